@@ -1,0 +1,107 @@
+"""The flow table: what the core decides and a data plane applies.
+
+A `Flow` says of one direction of one session at one place what becomes of its packets. The core inserts and
+deletes flows; the Python data path, the in-kernel fast path and the simulator each implement `FlowTable`.
+
+Ports name where packets come from and go to; the service maps them to devices:
+
+    HOST      read: what the host's stack (applications, or networks behind a gateway) sent and was captured
+              write: given to the host's stack, or sent on the wire, as though it had come from the wire
+    UNDERLAY  read: subsession packets addressed to this host; write: subsession packets of this host
+    LOOP      write only: looked up again as though read from UNDERLAY (two hops of a chain on one host)
+    FORWARD   write only: handed to the kernel to be forwarded through a middlebox in the agent's own
+              namespace; what it forwards is captured and read from HOST
+    FIRST_BOX and up: the left (even) and right (odd) device of a middlebox that has devices of its own
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from dysco.wire.tuples import FiveTuple
+
+HOST: Final = 0
+UNDERLAY: Final = 1
+LOOP: Final = 2
+FORWARD: Final = 3
+FIRST_BOX: Final = 4
+
+
+class Translation:
+    """What a flow adds to numbers besides addresses and ports. All modulo 2**32."""
+
+    __slots__ = ("ack_delta", "seq_delta", "tsecr_delta", "tsval_delta")
+
+    def __init__(self, seq_delta: int = 0, ack_delta: int = 0, tsval_delta: int = 0, tsecr_delta: int = 0) -> None:
+        self.seq_delta = seq_delta
+        self.ack_delta = ack_delta
+        self.tsval_delta = tsval_delta
+        self.tsecr_delta = tsecr_delta
+
+
+class Flow:
+    """One direction of a session at one place: packets `match` read from `port` leave as `rewrite` by `out`.
+
+    address_delta and full_delta are 16-bit ones-complement sums to add to a checksum (RFC 1624): of the
+    addresses alone, and of addresses and ports. `slow` hands every packet to the core instead. `owner` is
+    whatever the core needs to find its own state again; a data plane never looks at it. All but the
+    counters is fixed once made: to change a flow, insert another under the same port and match.
+    """
+
+    __slots__ = (
+        "address_delta", "bytes", "full_delta", "match", "out", "owner", "packets", "port", "rewrite", "slow",
+        "translation",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        port: int,
+        match: FiveTuple,
+        out: int,
+        rewrite: FiveTuple,
+        *,
+        owner: object = None,
+        slow: bool = False,
+        translation: Translation | None = None,
+    ) -> None:
+        self.port = port
+        self.match = match
+        self.out = out
+        self.rewrite = rewrite
+        self.owner = owner
+        self.slow = slow
+        self.translation = translation
+        self.packets = 0
+        self.bytes = 0
+        old, new = bytes(match), bytes(rewrite)
+        self.address_delta = _delta(old[:-4], new[:-4])
+        self.full_delta = _delta(old, new)
+
+
+class FlowTable(Protocol):
+    """Keeps flows by (port, match). An insert under a key that is there replaces that flow."""
+
+    def insert(self, flow: Flow) -> None: ...
+
+    def delete(self, port: int, match: FiveTuple) -> None:
+        """Forget a flow; no error if it is not there."""
+        ...
+
+    def get(self, port: int, match: FiveTuple) -> Flow | None: ...
+
+    def capture(self, match: FiveTuple) -> None:
+        """Have the kernel divert SYNs with this tuple to HOST although no flow exists yet; idempotent."""
+        ...
+
+    def release(self, match: FiveTuple) -> None:
+        """Undo `capture`; no error if there was none. Does not touch a flow with that key."""
+        ...
+
+    def refresh(self, flow: Flow) -> int:
+        """Bring `flow.packets` and `flow.bytes` up to date and return `flow.packets`."""
+        ...
+
+
+def _delta(old: bytes, new: bytes) -> int:
+    total = sum(int.from_bytes(new[i : i + 2], "big") - int.from_bytes(old[i : i + 2], "big") for i in range(0, len(old), 2))
+    return total % 0xFFFF
