@@ -1,0 +1,190 @@
+"""host.toml is accepted whole, or refused with everything that is wrong at its line and column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dysco import config
+from dysco.errors import ExitStatus
+
+HEAD = '[agent]\nname = "a"\n[keys]\ncertificate = "a.pem"\nkey = "a.key"\nca = "ca.pem"\n'
+PEERS = """\
+[[peer]]
+name = "fw"
+addresses = ["10.0.0.2", "2001:db8::2"]
+[[peer]]
+name = "ids"
+addresses = ["10.0.0.3", "2001:db8::3"]
+"""
+
+
+def findings(text: str) -> list[str]:
+    """Give the findings as lines, without the file's name."""
+    _, found = config.check_bytes(text.encode(), "host.toml", Path("/etc/dysco"))
+    return [str(one).removeprefix("host.toml:") for one in found]
+
+
+def accept(text: str) -> config.HostConfig:
+    loaded, found = config.check_bytes(text.encode(), "host.toml", Path("/etc/dysco"))
+    assert loaded is not None, found
+    return loaded
+
+
+def test_the_smallest_file_has_all_defaults() -> None:
+    loaded = accept('[agent]\nname = "a"\n')
+    assert loaded.agent.control_port == 2016
+    assert loaded.agent.port_range == (61000, 65535)
+    assert loaded.agent.underlay == ("eth0",)
+    assert str(loaded.socket) == "/run/dysco/a.sock"
+    assert str(loaded.run_directory) == "/run/dysco/a"
+    assert loaded.timers.established == 8100
+    assert loaded.default_box is None
+
+
+def test_relative_paths_begin_at_the_file() -> None:
+    loaded = accept(
+        HEAD + '[[box]]\nname = "p"\nkind = "packet"\npython = "boxes/p.py:P"\n'
+        '[[box]]\nname = "q"\nkind = "packet"\npython = "mine.boxes:Q"\n'
+    )
+    assert str(loaded.keys.certificate) == "/etc/dysco/a.pem"
+    assert loaded.box[0].python == "/etc/dysco/boxes/p.py:P"
+    assert loaded.box[1].python == "mine.boxes:Q"
+
+
+def test_everything_that_is_wrong_is_told_at_once() -> None:
+    text = """\
+[agent]
+name = "a"
+lop = "uvloop"
+port_range = [1, 2]
+control_port = "abc"
+[tun]
+  mtu = 99
+[[peer]]
+addresses = ["10.0.0.1", "127.0.0.1", 5]
+[[box]]
+name = "x"
+kind = "kernl"
+match = ["tupel"]
+"""
+    assert findings(text) == [
+        "3:1: agent.lop: unknown key; did you mean 'loop'?",
+        "4:1: agent.port_range: [1, 2]: ports of subsessions lie between 1024 and 65535",
+        "5:1: agent.control_port: expected a whole number, not 'abc'",
+        "7:3: tun.mtu: 99 is below 576",
+        "8:3: peer[1].name: is missing (Name of the peer, as in its certificate)",
+        "9:26: peer[1].addresses[2]: '127.0.0.1' is a loopback address: agents are reached by addresses that "
+        "other hosts can route",
+        "9:39: peer[1].addresses[3]: expected an address in quotes, not 5",
+        "12:1: box[x].kind: 'kernl' is not one of 'kernel', 'namespace', 'packet', 'stream', 'proxy'; "
+        "did you mean 'kernel'?",
+        "13:10: box[x].match[1]: 'tupel' is not one of 'tuple', 'tag', 'fingerprint', 'api'; "
+        "did you mean 'tuple'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[agent\n", "1:7: expected ']' at the end of a table declaration"),
+        ("a = 1\na = 2\n", "2:6: cannot overwrite a value"),
+        ("a = [1,", "1:8: invalid value at the end of the file"),
+        ("a = " + "[" * 5000, "1:1: is nested too deeply"),
+    ],
+)
+def test_a_file_that_is_no_toml(text: str, line: str) -> None:
+    assert findings(text) == [line]
+
+
+def test_bytes_that_are_no_utf8() -> None:
+    loaded, found = config.check_bytes(b"[agent]\nname = '\xff'", "h", Path("/"))
+    assert loaded is None
+    assert [str(one) for one in found] == ["h:2:9: byte 0xff is not UTF-8"]
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigErrors, match="cannot be read: No such file") as caught:
+        config.load(tmp_path / "host.toml")
+    assert caught.value.exit_status == ExitStatus.USAGE
+    assert len(caught.value.findings) == 1
+
+
+POLICY = '[[policy]]\nname = "web"\nmatch = "ip and tcp dst port 80"\n'
+AT = HEAD.count("\n") + PEERS.count("\n")  # lines before what a case adds
+
+
+@pytest.mark.parametrize(
+    ("addition", "expected"),
+    [
+        (POLICY + 'hops = ["fv"]\n', "4:9: policy[web].hops[1]: no peer is called 'fv'; did you mean 'fw'?"),
+        (
+            POLICY + 'hops = ["10.0.0.9"]\n',
+            "4:9: policy[web].hops[1]: 10.0.0.9 is an address of no peer; did you mean",
+        ),
+        (
+            POLICY + 'hops = ["fw", "ids/"]\n',
+            "4:15: policy[web].hops[2]: 'ids/': the name of a box is missing",
+        ),
+        (POLICY + 'hops = [{ group = "g" }]\n', "4:11: policy[web].hops[1].group: no group is called 'g'"),
+        (POLICY + 'hops = [{ to = "fw", pick = "hash" }]\n', "4:9: policy[web].hops[1]: pick is for groups"),
+        (POLICY + "hops = [5]\n", "4:9: policy[web].hops[1]: a hop is a peer, 'peer/box', an address"),
+        (
+            POLICY + "hops = [" + '"fw",' * 16 + "]\n",
+            "4:1: policy[web].hops: 16 hops and the final host are 17",
+        ),
+        (POLICY + "hops = [" + '"fw",' * 17 + "]\n", "4:1: policy[web].hops: 17 are too many: at most 16"),
+        (POLICY + 'hops = []\negress = "nat"\n', "4:1: policy[web].hops: egress = 'nat' needs a hop"),
+        (
+            '[[peer]]\nname = "fw"\naddresses = ["10.0.0.8"]\n',
+            "2:1: peer[fw].name: 'fw' is the name of two peers",
+        ),
+        (
+            '[[peer]]\nname = "x"\naddresses = ["10.0.0.2"]\n',
+            "3:14: peer[x].addresses[1]: 10.0.0.2 is an address of peer",
+        ),
+        (
+            '[[peer]]\nname = "a"\naddresses = ["10.0.0.8"]\n',
+            "2:1: peer[a].name: 'a' is the name of this agent",
+        ),
+        ('[[group]]\nname = "g"\nmembers = []\n', "3:1: group[g].members: must not be empty"),
+        (
+            '[[group]]\nname = "g"\nmembers = ["fw"]\ndrained = ["f"]\n',
+            "4:12: group[g].drained[1]: 'f' is no member",
+        ),
+        ('[[box]]\nname = "b"\nkind = "namespace"\n', "1:3: box[b]: namespace is missing"),
+        (
+            '[[box]]\nname = "b"\nkind = "kernel"\nleft = "l"\n',
+            "4:1: box[b].left: a box of kind 'kernel' has none",
+        ),
+        ('[[box]]\nname = "b"\nkind = "packet"\npython = "x"\n', "4:1: box[b].python: 'x' is neither"),
+        (
+            '[[box]]\nname = "b"\nkind = "kernel"\nchanges_tuple = true\nmatch = ["tuple"]\n',
+            "5:1: box[b].match: 'tuple' alone never finds",
+        ),
+    ],
+)
+def test_what_does_not_fit_together(addition: str, expected: str) -> None:
+    line, rest = expected.split(":", 1)
+    found = findings(HEAD + PEERS + addition)
+    assert len(found) == 1, found
+    assert found[0].startswith(f"{AT + int(line)}:{rest}")
+
+
+def test_boxes_whose_numbers_collide_are_refused() -> None:
+    # Found by search: SHA-256 of both names begins with the same four bytes.
+    first, second = "b82486", "b131142"
+    assert config.box_tag(first) == config.box_tag(second)
+    text = HEAD + "".join(
+        f'[[box]]\nname = "{n}"\nkind = "packet"\npython = "m:C"\n' for n in (first, second)
+    )
+    assert "choose another name" in findings(text)[0]
+
+
+def test_no_peer_without_proof_of_identity() -> None:
+    assert findings('[agent]\nname = "a"\n' + PEERS) == [
+        "1:1: keys: certificate and key are missing: agents prove to peers who they are",
+        "3:3: peer[fw]: neither a fingerprint here nor keys.ca: the peer could not prove who it is",
+        "6:3: peer[ids]: neither a fingerprint here nor keys.ca: the peer could not prove who it is",
+    ]
