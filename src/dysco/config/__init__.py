@@ -24,6 +24,7 @@ from dysco.config.models import (
     Tun,
     box_tag,
 )
+from dysco.config.policies import policy_set
 from dysco.config.positions import Position
 from dysco.config.reference import render_reference
 
@@ -48,5 +49,6 @@ __all__ = [
     "check_bytes",
     "diff",
     "load",
+    "policy_set",
     "render_reference",
 ]

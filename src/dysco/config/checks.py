@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from dysco.config.findings import did_you_mean
 from dysco.config.models import Box, HostConfig, Peer, box_tag
 from dysco.config.positions import Path
+from dysco.policy import clauses, parse
 
 
 class Problem(NamedTuple):
@@ -264,7 +265,7 @@ def _reachable_families(config: HostConfig, peers: dict[str, Peer]) -> Iterator[
 
 
 def _families(match: str) -> set[int]:
-    return {4, 6}
+    return {clause.family for clause in clauses(parse(match), limit=2)}
 
 
 def _ports(config: HostConfig) -> Iterator[Problem]:

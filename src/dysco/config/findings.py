@@ -47,7 +47,7 @@ class ConfigErrors(ConfigError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Give `; did you mean 'x'?` for the nearest known word, else nothing."""
     folded = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)
     return f"; did you mean '{folded[near[0]]}'?" if near else ""
 
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from dysco.policy import MatchError, parse
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
@@ -135,6 +137,14 @@ def _python(value: str) -> str:
     return value
 
 
+def _match(value: str) -> str:
+    try:
+        parse(value)
+    except MatchError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
 def _hop(value: object) -> object:
     if not isinstance(value, (str, dict)) or not value:
         raise ValueError("a hop is a peer, 'peer/box', an address, or { group = ... }")
@@ -149,6 +159,7 @@ FilePath = Annotated[Path, BeforeValidator(_path)]
 SocketPath = Annotated[Path, BeforeValidator(_path), AfterValidator(_socket)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_range)]
 Listen = Annotated[str, AfterValidator(_listen)]
+Match = Annotated[str, AfterValidator(_match)]
 PythonClass = Annotated[str, AfterValidator(_python)]
 Names = Annotated[tuple[Name, ...], Field(strict=False)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
@@ -288,7 +299,7 @@ class Peer(Section):
         doc="Peers to which chains that come from this peer may go on from here. Default: all peers of this "
         "file.",
     )
-    may_use: str | None = option(
+    may_use: Match | None = option(
         None,
         doc=(
             "Sessions that this peer may have sent on natively from here (`egress` of `native` or `nat`), "
@@ -400,7 +411,7 @@ class Policy(Section):
     """Which sessions go through which hops. The first that matches counts, by priority, then by order."""
 
     name: Name = option(doc="Name of the policy.")
-    match: str = option(
+    match: Match = option(
         doc="The sessions, in the part of the pcap filter language that speaks of five-tuples."
     )
     hops: Annotated[tuple[Hop, ...], Field(strict=False, max_length=16)] = option(
