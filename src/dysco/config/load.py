@@ -16,6 +16,7 @@ from dysco.config.positions import Position, locate
 
 # Bytes; ours: far above any real file, far below what would stall the agent on a reload.
 _SIZE_LIMIT = 1 << 20
+_DOTS_LIMIT = 6000  # in one line; ours: the time that tomllib takes for a dotted key grows with their square
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _FILE_KEYS: tuple[tuple[str, str], ...] = (
     ("agent", "run_directory"),
@@ -61,6 +62,9 @@ def check_bytes(data: bytes, name: str, directory: FilePath) -> tuple[HostConfig
         line = good.count("\n") + 1
         column = len(good) - good.rfind("\n")
         return refuse(Position(line, column), f"byte {data[error.start]:#04x} is not UTF-8")
+    for number, row in enumerate(text.split("\n"), 1):
+        if row.count(".") > _DOTS_LIMIT and not row.lstrip().startswith("#"):
+            return refuse(Position(number, 1), f"a line with more than {_DOTS_LIMIT} dots")
     try:
         document = tomllib.loads(text)
         places = locate(text)

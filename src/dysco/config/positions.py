@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 Path = tuple[str | int, ...]
 
+_DOTTED_LIMIT = 64  # parts of one key; ours: places of all its beginnings take the square of that
+
 
 class Position(NamedTuple):
     """Line and column, both counted from 1, the column in characters."""
@@ -35,7 +37,7 @@ _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\
 
 
 def locate(text: str) -> dict[Path, Position]:
-    """Give the place of every key and array element of a text that `tomllib` has accepted."""
+    """Give the place of every key and element of a text that `tomllib` accepted, or RecursionError."""
     return _Scanner(text).run()
 
 
@@ -76,7 +78,7 @@ class _Scanner:
         return Position(line, offset - self.line_starts[line - 1] + 1)
 
     def key(self) -> list[tuple[str, int]]:
-        """Read a dotted key; give its parts with their offsets."""
+        """Read a dotted key; give its parts with their offsets. RecursionError if it is absurdly long."""
         parts = []
         while True:
             self.skip(_SPACE)
@@ -88,6 +90,8 @@ class _Scanner:
             else:
                 part = self.skip(_BARE_KEY)
             parts.append((part, start))
+            if len(parts) > _DOTTED_LIMIT:
+                raise RecursionError
             self.skip(_SPACE)
             if self.text[self.at : self.at + 1] != ".":
                 return parts

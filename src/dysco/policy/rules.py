@@ -176,6 +176,10 @@ class PolicySet:
             address = place.address(family) if place is not None else None
             if place is None or address is None:
                 failure = f"{hop.name!r} has no IPv{family} address"
+                if isinstance(hop, Group):
+                    failure = (
+                        f"group {hop.name!r} has no member with an IPv{family} address that is not drained"
+                    )
                 return Choice(rule.name, (), rule.on_fail, rule.egress, failure)
             hops.append(ChosenHop(address, place.box, place.name, reason))
         if rule.egress == "agent":
