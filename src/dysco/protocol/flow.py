@@ -32,7 +32,9 @@ class Translation:
 
     __slots__ = ("ack_delta", "seq_delta", "tsecr_delta", "tsval_delta")
 
-    def __init__(self, seq_delta: int = 0, ack_delta: int = 0, tsval_delta: int = 0, tsecr_delta: int = 0) -> None:
+    def __init__(
+        self, seq_delta: int = 0, ack_delta: int = 0, tsval_delta: int = 0, tsecr_delta: int = 0
+    ) -> None:
         self.seq_delta = seq_delta
         self.ack_delta = ack_delta
         self.tsval_delta = tsval_delta
@@ -103,5 +105,8 @@ class FlowTable(Protocol):
 
 
 def _delta(old: bytes, new: bytes) -> int:
-    total = sum(int.from_bytes(new[i : i + 2], "big") - int.from_bytes(old[i : i + 2], "big") for i in range(0, len(old), 2))
+    total = sum(
+        int.from_bytes(new[i : i + 2], "big") - int.from_bytes(old[i : i + 2], "big")
+        for i in range(0, len(old), 2)
+    )
     return total % 0xFFFF

@@ -41,7 +41,7 @@ class FiveTuple(bytes):
 
     @classmethod
     def parse(cls, text: str) -> FiveTuple:
-        """Read `10.0.0.1:1234 > 10.0.0.9:80` or `[2001:db8::1]:1234 > [2001:db8::9]:80`, `tcp ` allowed before.
+        """Read `10.0.0.1:1234 > 10.0.0.9:80` or `[fd00::1]:1234 > [fd00::9]:80`, `tcp ` allowed before.
 
         Raises WireError.
         """
