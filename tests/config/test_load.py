@@ -8,6 +8,7 @@ import pytest
 
 from dysco import config
 from dysco.errors import ExitStatus
+from dysco.wire.tuples import FiveTuple
 
 HEAD = '[agent]\nname = "a"\n[keys]\ncertificate = "a.pem"\nkey = "a.key"\nca = "ca.pem"\n'
 PEERS = """\
@@ -153,6 +154,84 @@ AT = HEAD.count("\n") + PEERS.count("\n")  # lines before what a case adds
             '[[group]]\nname = "g"\nmembers = ["fw"]\ndrained = ["f"]\n',
             "4:12: group[g].drained[1]: 'f' is no member",
         ),
+        ('[[group]]\nname = "fw"\nmembers = ["fw"]\n', "2:1: group[fw].name: 'fw' is the name of a peer too"),
+        (
+            '[[group]]\nname = "g"\nmembers = ["fw", "fw"]\n',
+            "3:18: group[g].members[2]: 'fw' stands here twice",
+        ),
+        (POLICY + 'hops = ["a"]\n', "4:9: policy[web].hops[1]: 'a' is this agent, and it has no box"),
+        (POLICY + "hops = [{}]\n", "4:9: policy[web].hops[1]: a hop is a peer, 'peer/box', an address"),
+        (
+            POLICY + 'hops = [{ to = "fw", group = "g" }]\n',
+            "4:9: policy[web].hops[1]: a hop is a peer, 'peer/box'",
+        ),
+        (
+            POLICY + 'hops = ["fw"]\npriority = 1.5\n',
+            "5:1: policy[web].priority: expected a whole number, not 1.5",
+        ),
+        (POLICY + 'hops = "fw"\n', "4:1: policy[web].hops: expected a list, not 'fw'"),
+        (POLICY + 'hops = ["fw"]\nenabled = 1\n', "5:1: policy[web].enabled: expected true or false, not 1"),
+        ("[tun]\nmtu = true\n", "2:1: tun.mtu: expected a whole number, not true"),
+        ("[tun]\nmtu = 70000\n", "2:1: tun.mtu: 70000 is above 65535"),
+        ('[tun]\noffload = "yes"\n', "2:1: tun.offload: expected true or false, not 'yes'"),
+        ('[tun]\nunderlay = "dysco0"\n', "2:1: tun.underlay: 'dysco0' is the session device too"),
+        ('[tun]\nsession = "a/b"\n', "2:1: tun.session: 'a/b' is not a device name"),
+        ("[timers]\nestablished = inf\n", "2:1: timers.established: inf is not a finite number"),
+        (
+            "[timers]\nestablished = 1979-05-27\n",
+            "2:1: timers.established: expected a number, not 1979-05-27",
+        ),
+        ("[timer]\n", "1:2: timer: unknown key; did you mean 'timers'?"),
+        (
+            '[[peer]]\nname = "x"\naddresses = ["10.0.0.7", "10.0.0.7"]\n',
+            "3:26: peer[x].addresses[2]: 10.0.0.7 stands",
+        ),
+        ('[[peer]]\nname = "x y"\naddresses = ["10.0.0.7"]\n', "2:1: peer[x y].name: 'x y' is not a name"),
+        (
+            '[[peer]]\nname = "x"\naddresses = ["fe80::1%eth0"]\n',
+            "3:14: peer[x].addresses[1]: 'fe80::1%eth0': an addr",
+        ),
+        (
+            '[[peer]]\nname = "x"\naddresses = ["10.0.0"]\n',
+            "3:14: peer[x].addresses[1]: '10.0.0' is not an IPv4 or",
+        ),
+        (
+            '[[peer]]\nname = "x"\naddresses = ["10.0.0.7"]\nfingerprint = "ab:cd"\n',
+            "4:1: peer[x].fingerprint: 'ab:cd' is not a SHA-256 fingerprint",
+        ),
+        (
+            '[[peer]]\nname = "x"\naddresses = ["10.0.0.7"]\nnext_hops = ["idz"]\n',
+            "4:14: peer[x].next_hops[1]: no peer is called 'idz'; did you mean 'ids'?",
+        ),
+        (
+            '[[peer]]\nname = "x"\naddresses = ["10.0.0.7"]\naccept = false\nmay_use = "tcp"\n',
+            "5:1: warning: peer[x].may_use: has no effect: accept = false",
+        ),
+        (
+            '[[box]]\nname = "b"\nkind = "kernel"\n[[box]]\nname = "c"\nkind = "kernel"\n',
+            "6:1: box[c].kind: there is one 'kernel' box a host at most",
+        ),
+        (
+            '[[box]]\nname = "b"\nkind = "kernel"\ndefault = true\n'
+            '[[box]]\nname = "c"\nkind = "packet"\ndefault = true\n',
+            "8:1: box[c].default: another box is the default already",
+        ),
+        (
+            '[[box]]\nname = "b"\nkind = "stream"\nchanges_tuple = true\n',
+            "4:1: box[b].changes_tuple: a stream box sees bytes",
+        ),
+        (
+            '[[box]]\nname = "b"\nkind = "packet"\nmatch = ["tag", "tag"]\n',
+            "4:1: box[b].match: one way stands here twice",
+        ),
+        (
+            '[[box]]\nname = "b"\nkind = "namespace"\nnamespace = "n"\nleft = "x"\nright = "x"\n',
+            "6:1: box[b].right: 'x' is the left device too",
+        ),
+        (
+            '[[box]]\nname = "b"\nkind = "namespace"\nnamespace = "n"\nleft = "dysco0"\n',
+            "5:1: box[b].left: 'dysco0' is tun.session already",
+        ),
         ('[[box]]\nname = "b"\nkind = "namespace"\n', "1:3: box[b]: namespace is missing"),
         (
             '[[box]]\nname = "b"\nkind = "kernel"\nleft = "l"\n',
@@ -188,3 +267,86 @@ def test_no_peer_without_proof_of_identity() -> None:
         "3:3: peer[fw]: neither a fingerprint here nor keys.ca: the peer could not prove who it is",
         "6:3: peer[ids]: neither a fingerprint here nor keys.ca: the peer could not prove who it is",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('socket = "/' + "x" * 120 + '"', "agent.socket: '/x"),
+        ('socket = ""', "agent.socket: '' is not a path"),
+        ("socket = 5", "agent.socket: expected a path in quotes, not 5"),
+        ('metrics = "localhost:80"', "agent.metrics: 'localhost:80' is not ADDRESS:PORT"),
+        ("port_range = [61000]", "agent.port_range: [61000] is not a pair of ports"),
+        (
+            "port_range = [62000, 61000]",
+            "agent.port_range: [62000, 61000]: the first port must be below the last",
+        ),
+        ("port_range = 5", "agent.port_range: expected a list, not 5"),
+        ("port_range = [64000, 64009]", "warning: agent.port_range: 10 ports are few"),
+        ("port_range = [50000, 65535]", "warning: agent.port_range: reaches below 61000"),
+        ("underlay = []", "agent.underlay: must not be empty"),
+        ('underlay = ["eth0", "eth0"]', "agent.underlay[2]: 'eth0' stands here twice"),
+        ('underlay = ["dysco1"]', "agent.underlay[1]: 'dysco1' is a device that the agent makes itself"),
+        ('addresses = ["10.0.0.2"]', "peer[fw].addresses[1]: 10.0.0.2 is an address of this agent too"),
+        ('addresses = ["10.0.0.1", "10.0.0.1"]', "agent.addresses[2]: 10.0.0.1 stands here twice"),
+        ("control_port = 0", "agent.control_port: 0 is below 1"),
+    ],
+)
+def test_what_is_wrong_with_the_agent(line: str, expected: str) -> None:
+    found = findings(HEAD.replace("[keys]", line + "\n[keys]") + PEERS)
+    assert len(found) == 1, found
+    assert found[0].split(": ", 1)[1].startswith(expected)
+
+
+def test_sections_of_the_wrong_kind() -> None:
+    assert findings("agent = 5\npeer = {}\nbox = [1]\n") == [
+        "1:1: agent: expected a table, not 5",
+        "2:1: peer: expected a list, not a table",
+        "3:8: box[1]: expected a table, not 1",
+    ]
+
+
+def test_a_certificate_needs_its_key() -> None:
+    assert findings('[agent]\nname = "a"\n[keys]\ncertificate = "x"\n') == [
+        "3:2: keys: certificate without key"
+    ]
+
+
+def test_two_boxes_in_one_namespace_need_devices_of_their_own() -> None:
+    text = "".join(f'[[box]]\nname = "{n}"\nkind = "namespace"\nnamespace = "x"\n' for n in "bc")
+    assert [line.split(": ", 1)[1] for line in findings(HEAD + text)] == [
+        "box[c].left: 'dysco-left' in this namespace belongs to box 'b'",
+        "box[c].right: 'dysco-right' in this namespace belongs to box 'b'",
+    ]
+
+
+def test_how_a_box_finds_its_syns() -> None:
+    boxes = accept(
+        HEAD
+        + '[[box]]\nname = "b"\nkind = "kernel"\n[[box]]\nname = "c"\nkind = "packet"\nchanges_tuple = true\n'
+        '[[box]]\nname = "d"\nkind = "proxy"\nmatch = ["api"]\ndefault = true\n'
+    )
+    assert [box.matching for box in boxes.box] == [("tuple",), ("tag", "fingerprint"), ("api",)]
+    assert boxes.default_box is boxes.box[2]
+
+
+def test_policies_may_name_this_host_and_addresses() -> None:
+    loaded = accept(
+        HEAD.replace("[keys]", 'addresses = ["10.0.0.1", "2001:db8::1"]\n[keys]')
+        + PEERS
+        + '[[box]]\nname = "b"\nkind = "kernel"\n'
+        + POLICY
+        + 'hops = ["a/b", "10.0.0.2", { group = "g", pick = "least-sessions" }]\n'
+        + '[[group]]\nname = "g"\nmembers = ["ids"]\n'
+    )
+    choice = config.policy_set(loaded).decide(FiveTuple.parse("10.0.0.1:5 > 10.0.0.9:80"), 0.0)
+    assert choice is not None
+    assert [(hop.address[-1], hop.box) for hop in choice.hops] == [
+        (1, config.box_tag("b")),
+        (2, 0),
+        (3, 0),
+        (9, 0),
+    ]
+    assert findings(
+        HEAD + PEERS + '[[box]]\nname = "bees"\nkind = "kernel"\n' + POLICY + 'hops = ["a/bee"]\n'
+    )[0].endswith("no box here is called 'bee'; did you mean 'bees'?")

@@ -103,9 +103,9 @@ def _peers(config: HostConfig) -> Iterator[Problem]:
                     ("peer", index, "next_hops", number),
                     f"no peer is called '{hop}'{did_you_mean(hop, names)}",
                 )
-        if not peer.relay and (peer.next_hops is not None or peer.may_use is not None):
+        if not peer.accept and (peer.next_hops is not None or peer.may_use is not None):
             lost = "next_hops" if peer.next_hops is not None else "may_use"
-            yield Problem(("peer", index, lost), "has no effect: relay = false", "warning")
+            yield Problem(("peer", index, lost), "has no effect: accept = false", "warning")
 
 
 def _boxes(config: HostConfig) -> Iterator[Problem]:

@@ -147,6 +147,8 @@ def _sentence(entry: Any, path: Path, model: type[BaseModel]) -> str:
             return f"{context['actual_length']} are too many: at most {context['max_length']}"
         case "value_error":
             return str(context["error"])
+        case "is_instance_of" if context["class"] == "Path":
+            kind = "path_type"
     expected = _EXPECTED.get(kind)
     return f"expected {expected}, not {show(value)}" if expected else f"{show(value)}: {entry['msg']}"
 

@@ -214,13 +214,15 @@ class Agent(Section):
     on_stop: Literal["keep", "reset"] = option(
         "reset",
         doc=(
-            "What becomes of established sessions when the agent is told to stop. `keep`: devices, steering "
-            "and the "
-            "session journal stay, packets wait or vanish, and the sessions go on when an agent starts here "
-            "again "
-            "(`dysco tun down` ends it for good). `reset`: both sides of every session get a reset, and "
-            "everything "
-            "in the kernel is undone. New sessions are never chained by an agent that is down."
+            "What becomes of established sessions when the agent is told to stop. `reset`: both ends of "
+            "every session "
+            "get a reset, and everything in the kernel is undone; new sessions then go without a chain. "
+            "`keep`: "
+            "devices, steering and the session journal stay; packets of chained sessions, and new sessions "
+            "that a "
+            "policy matches, wait or vanish until an agent starts here again and the sessions go on (`dysco "
+            "tun down` "
+            "ends it for good)."
         ),
     )
     log_format: Literal["text", "json"] = option("text", doc="Lines for people, or one JSON object a line.")
@@ -293,11 +295,16 @@ class Peer(Section):
     fingerprint: Fingerprint | None = option(
         None, doc="SHA-256 of its certificate in hexadecimal; then the CA is not asked about this peer."
     )
-    relay: bool = option(True, doc="Whether this peer may use this host as a hop of its chains.")
+    accept: bool = option(
+        True,
+        doc="Whether chains that come from this peer are accepted here, passing through or ending. "
+        "`false`: this host only sends to it.",
+    )
     next_hops: Names | None = option(
         None,
-        doc="Peers to which chains that come from this peer may go on from here. Default: all peers of this "
-        "file.",
+        doc="Peers to which chains that come from this peer may go on from here; with `[]` they may only "
+        "end here. "
+        "Default: all peers of this file.",
     )
     may_use: Match | None = option(
         None,

@@ -17,6 +17,9 @@ from dysco.wire.tuples import Family, FiveTuple
 
 DEFAULT_LIMIT: Final = 64  # clauses of one expression; ours: the classifier looks at them one by one
 _COMPLEMENT_LIMIT: Final = 32  # clauses of one negated prefix; an IPv4 host takes 32, longer ones are widened
+_COMPARISONS: Final = (
+    400_000  # of clauses with clauses in intersections, about a second; then parts are widened
+)
 _ALL_PORTS: Final = (0, 65535)
 
 
@@ -77,6 +80,7 @@ def union(lists: Iterable[Sequence[Clause]], limit: int) -> list[Clause]:
 class _Builder:
     def __init__(self, family: Family, limit: int) -> None:
         self.limit = limit
+        self.budget = _COMPARISONS
         self.family = family
         size = 4 if family == 4 else 16
         self.whole = Clause(family, bytes(size), 0, bytes(size), 0)
@@ -156,10 +160,12 @@ class _Builder:
     def all(self, parts: Iterable[list[Clause]]) -> list[Clause]:
         found = [self.whole]
         for part in parts:
-            if len(found) * len(part) > 16 * self.limit * self.limit:
+            cost = (len(found) * len(part)) ** 2
+            if cost > self.budget:
                 # Each side alone covers the intersection; the shorter one is the cheaper.
                 found = min(found, part, key=len)
                 continue
+            self.budget -= cost
             meets = [meet for one in found for other in part if (meet := _meet(one, other)) is not None]
             found = _reduce(meets, self.limit)
         return found
@@ -174,7 +180,8 @@ def _reduce(items: list[Clause], limit: int) -> list[Clause]:
         joined: set[int] = set()
         made: list[Clause] = []
         for index in sorted(range(len(hulls)), key=lambda index: _size(hulls[index])):
-            if len(kept) - len(made) <= limit:
+            # An eighth at a time: the nearest are joined, and the far ones may find a nearer neighbour then.
+            if len(kept) - len(made) <= limit or len(made) > len(kept) // 8:
                 break
             if not joined & {index, index + 1}:
                 joined |= {index, index + 1}
