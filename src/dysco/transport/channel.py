@@ -1,0 +1,692 @@
+"""The channel: authenticated messages to and from the peers that the configuration names, over UDP.
+
+Knows asyncio, sockets and links, and which of a peer's links is used. Must not know what the messages of
+chains mean. Messages may be lost, repeated and reordered here; whoever needs an answer repeats.
+
+Every agent listens on the control port of each of its addresses, and calls its peers from a fresh port for
+each attempt. So two associations never share their addresses and ports, a restarted peer is never mistaken
+for the one before (RFC 6347, 4.2.8), and no association is given up before the next one has proved itself.
+
+Both sides call, at once when they start and after a silence. Who leads is settled by the names, which both
+sides know, and not by addresses, which a NAT shows differently to each: the smaller name leads.
+
+* A follower that is called by its leader drops its own call; a leader that has just called does not listen.
+* If two links come up all the same, the newer one counts, unless the leader closes it because its other one
+is   young and well. The leader closes a link that it has replaced when something still arrives on it. So
+both sides   end with the same link, whatever was lost or reordered. * A replaced link receives for a while
+longer, and its keys stay valid (which is the core's business).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import random
+import socket
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from dysco.errors import HostError, LocalError, WireError
+from dysco.transport import records, sockets
+from dysco.transport.association import Association, Listener, State
+from dysco.transport.identity import Identity
+from dysco.transport.link import Link
+from dysco.transport.mtu import LEAST_V4, LEAST_V6, Search
+from dysco.transport.peer import Bucket, Peer
+from dysco.transport.settings import ChannelSettings, Handler, PeerSettings, PeerStatus
+from dysco.wire import messages
+from dysco.wire.messages import (
+    Gone,
+    Hello,
+    Keepalive,
+    KeepaliveAck,
+    Message,
+    MtuProbe,
+    MtuProbeAck,
+    Padding,
+)
+
+PROTOCOL_VERSION: Final = 1
+# Largest datagram: with UDP and IPv6 headers it passes the minimum MTU of IPv6 (RFC 8200, 5).
+DATAGRAM_LIMIT: Final = 1200
+PLAINTEXT_LIMIT: Final = DATAGRAM_LIMIT - records.RECORD_OVERHEAD
+_PROBE_LEN: Final = len(messages.encode_one(MtuProbe(0, 0)))
+_EVERYTHING: Final = bytes(16)  # the chain id of a Gone that means the whole agent
+# Datagrams that one socket may hand over before the other callbacks of the loop get their turn.
+_BATCH: Final = 64
+# A leader does not listen to a follower for so long after its own call, nor replaces a link that young.
+_OWN_CALL_S: Final = 1.0
+_YOUNG_S: Final = 5.0
+# A silence of so many keepalives makes us call again, long before the peer counts as down.
+_SILENCE: Final = 1.6
+_CLOSE_AGAIN_S: Final = 2.0
+
+
+class Channel:
+    """All associations of an agent. `counters` counts every datagram by what became of it."""
+
+    def __init__(
+        self, settings: ChannelSettings, identity: Identity, handler: Handler, rng: random.Random
+    ) -> None:
+        """Prepare; nothing is opened before `start`. Raises LocalError if the certificate has another
+        name."""
+        if identity.name is not None and identity.name != settings.name:
+            raise LocalError(f"the certificate is for {identity.name!r}, this agent is {settings.name!r}")
+        self.settings = settings
+        self.counters: Counter[str] = Counter()
+        self._identity = identity
+        self._handler = handler
+        self._rng = rng
+        self._peers: dict[str, Peer] = {}
+        self._sources: dict[str, frozenset[str]] = {}
+        self._anywhere: frozenset[str] = frozenset()
+        self._listening: list[socket.socket] = []
+        self._served: dict[tuple[int, sockets.Endpoint], list[Link]] = {}
+        self._half_open: set[Link] = set()
+        self._buckets: dict[str, Bucket] = {}
+        self._reader = sockets.Reader()
+        self._listener: Listener | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._flush_due: set[str] = set()
+
+    async def start(self) -> None:
+        """Open the sockets and call the peers; raises ConfigError, PermissionDeniedError or HostError."""
+        self._loop = asyncio.get_running_loop()
+        self._listener = Listener(self._identity, self._loop.time())
+        try:
+            for address in self.settings.addresses:
+                self._listening.append(sockets.listen(address, self.settings.port))
+        except BaseException:
+            self._close_sockets()
+            raise
+        for opened in self._listening:
+            self._loop.add_reader(opened.fileno(), self._readable_listening, opened)
+        self.reconfigure(self.settings.peers)
+
+    async def close(self) -> None:
+        """Tell the peers that this agent goes, and close everything. Nothing is called any more."""
+        if self._loop is None:
+            return
+        now = self._loop.time()
+        for peer in self._peers.values():
+            if peer.current is not None:
+                self._flush(peer, now)
+                self._post(peer.current, [Gone(_EVERYTHING)], now)
+            self._forget(peer)
+        for link in list(self._half_open):
+            self._drop(link)
+        self._peers.clear()
+        self._close_sockets()
+        self._loop = None
+
+    def reconfigure(self, peers: Iterable[PeerSettings]) -> None:
+        """Take another list of peers: who stays unchanged keeps the association, who is gone is dropped."""
+        wanted = {peer.name: peer for peer in peers if peer.name != self.settings.name}
+        for name in [name for name, peer in self._peers.items() if wanted.get(name) != peer.settings]:
+            gone = self._peers.pop(name)
+            was_up = gone.current is not None
+            self._forget(gone)
+            if was_up:
+                self._handler.on_down(name)
+        sources: dict[str, set[str]] = {}
+        for peer in wanted.values():
+            for address in peer.addresses:
+                sources.setdefault(str(ipaddress.ip_address(address)), set()).add(peer.name)
+        self._sources = {address: frozenset(names) for address, names in sources.items()}
+        self._anywhere = frozenset(peer.name for peer in wanted.values() if peer.anywhere)
+        self._identity.pins = {p.fingerprint: p.name for p in wanted.values() if p.fingerprint is not None}
+        self._buckets = {source: bucket for source, bucket in self._buckets.items() if source in sources}
+        now = self._now()
+        for name, settings in wanted.items():
+            if name not in self._peers:
+                self._peers[name] = Peer(settings, self.settings.timing, leads=self.settings.name < name)
+                self._tick(name, now)
+
+    def send(self, peer: str, message: Message) -> bool:
+        """Queue a message; it goes out at the end of this turn of the loop. False: peer down or queue
+        full."""
+        known = self._peers.get(peer)
+        if known is None or known.current is None:
+            self.counters["not_sent_peer_down"] += 1
+            return False
+        if len(known.queue) >= self.settings.queue_limit:
+            self.counters["not_sent_queue_full"] += 1
+            return False
+        known.queue.append(message)
+        if not self._flush_due:
+            self._running().call_soon(self._flush_all)
+        self._flush_due.add(peer)
+        return True
+
+    def rekey(self, peer: str) -> None:
+        """Make a new association with a peer; the old one serves until then. Raises LocalError."""
+        self._call(self._known(peer), self._now())
+
+    def probe(self, peer: str) -> None:
+        """Search for the largest packet that reaches a peer, now; raises LocalError."""
+        known = self._known(peer)
+        if known.current is not None and known.settings.mtu is None:
+            self._begin_search(known, known.current, self._now())
+            self._tick(peer, self._now())
+
+    def status(self) -> list[PeerStatus]:
+        """Tell how every configured peer stands, by name."""
+        now = self._now()
+        return [peer.status(now) for _, peer in sorted(self._peers.items())]
+
+    # What arrives.
+
+    def _readable_listening(self, opened: socket.socket) -> None:
+        now = self._now()
+        for _ in range(_BATCH):
+            try:
+                found = self._reader.read(opened)
+            except OSError:
+                self.counters["receive_errors"] += 1
+                continue
+            if found is None:
+                return
+            datagram, source = found
+            names = self._sources.get(source[0]) or self._anywhere
+            if not names:
+                self.counters["dropped_unknown_source"] += 1
+            elif not records.sane(datagram):
+                self.counters["dropped_malformed"] += 1
+            else:
+                self._from_source(opened, datagram, source, names, now)
+
+    def _from_source(
+        self,
+        opened: socket.socket,
+        datagram: bytes,
+        source: sockets.Endpoint,
+        names: frozenset[str],
+        now: float,
+    ) -> None:
+        links = self._served.get((opened.fileno(), source))
+        if records.epoch(datagram) != 0:
+            if links is None:
+                self.counters["dropped_no_association"] += 1
+                return
+            for link in tuple(links):
+                self._receive(link, datagram, now)
+        elif records.is_client_hello(datagram):
+            self._client_hello(opened, datagram, source, names, now)
+        elif links is None:
+            self.counters["dropped_no_association"] += 1
+        else:
+            self._receive(links[-1], datagram, now)
+
+    def _client_hello(
+        self,
+        opened: socket.socket,
+        hello: bytes,
+        source: sockets.Endpoint,
+        names: frozenset[str],
+        now: float,
+    ) -> None:
+        key = (opened.fileno(), source)
+        expected = records.client_random(hello)
+        for link in self._served.get(key, ()):
+            if link.expected == expected:
+                self.counters["dropped_repeated_hello"] += 1
+                return
+        bucket_key = source[0] if source[0] in self._sources else ""
+        bucket = self._buckets.get(bucket_key)
+        if bucket is None:
+            rate = self.settings.hellos_per_second
+            bucket = self._buckets[bucket_key] = Bucket(rate, 2 * rate, now)
+        if not bucket.take(now):
+            self.counters["dropped_hello_rate"] += 1
+            return
+        if any(self._prefers_own_call(self._peers[name], now) for name in names if len(names) == 1):
+            self.counters["dropped_own_call_first"] += 1
+            return
+        if len(self._half_open) >= self.settings.half_open_limit or (
+            sum(link.remote[0] == source[0] for link in self._half_open)
+            >= self.settings.half_open_source_limit
+        ):
+            self.counters["dropped_half_open_full"] += 1
+            return
+        assert self._listener is not None
+        answers, association = self._listener.receive(hello, sockets.packed(source), names, now)
+        for answer in answers:
+            with contextlib.suppress(OSError):
+                opened.sendto(answer, source)
+                self.counters["cookies_out"] += 1
+        if association is None:
+            return
+        link = Link(association, opened, source, self.counters, now, connected=False)
+        link.expected = expected
+        self._half_open.add(link)
+        self._served.setdefault(key, []).append(link)
+        for name in names:
+            peer = self._peers[name]
+            if not peer.leads and peer.call is not None:
+                self.counters["calls_yielded"] += 1
+                self._end_call(peer)
+                peer.call_at = now + _YOUNG_S
+                self._tick(name, now)
+        self._after(link, State.HANDSHAKE, now)
+
+    def _prefers_own_call(self, peer: Peer, now: float) -> bool:
+        return peer.leads and peer.call is not None and now < peer.call.began_at + _OWN_CALL_S
+
+    def _readable_link(self, link: Link) -> None:
+        now = self._now()
+        for _ in range(_BATCH):
+            if link.socket.fileno() < 0:
+                return
+            try:
+                found = self._reader.read(link.socket)
+            except OSError:
+                # An ICMP error that anyone may have forged; the time-outs decide.
+                self.counters["receive_errors"] += 1
+                continue
+            if found is None:
+                return
+            if records.sane(found[0]):
+                self._receive(link, found[0], now)
+            else:
+                self.counters["dropped_malformed"] += 1
+
+    def _receive(self, link: Link, datagram: bytes, now: float) -> None:
+        before, ignored = link.association.state, link.association.ignored
+        plaintexts = link.association.receive(datagram, now)
+        if link.association.ignored != ignored:
+            self.counters["dropped_not_authentic"] += 1
+        if before is State.HANDSHAKE and link.up:
+            self._handshake_done(link, now)
+        for plaintext in plaintexts:
+            self.counters["datagrams_in"] += 1
+            self.counters["bytes_in"] += len(plaintext) + records.RECORD_OVERHEAD
+            try:
+                received = messages.decode(plaintext)
+            except WireError:
+                self.counters["dropped_undecodable"] += 1
+                continue
+            link.heard_at = now
+            for message in received:
+                self._message(link, message, now)
+        self._after(link, before, now)
+
+    def _after(self, link: Link, before: State, now: float) -> None:
+        """Send what the association has to say, notice its end, and arm its timer while it is in
+        handshake."""
+        if link.association.state is State.CLOSED:
+            self._closed(link, before, now)
+            return
+        link.transmit()
+        deadline = link.association.next_deadline()
+        if link.timer is not None:
+            link.timer.cancel()
+            link.timer = None
+        if deadline is not None:
+            link.timer = self._running().call_at(deadline, self._handshake_deadline, link)
+
+    def _handshake_deadline(self, link: Link) -> None:
+        now = self._now()
+        link.timer = None
+        link.association.handle_deadline(now)
+        self._after(link, State.HANDSHAKE, now)
+
+    def _handshake_done(self, link: Link, now: float) -> None:
+        self._half_open.discard(link)
+        name = link.association.peer
+        peer = self._peers.get(name) if name is not None else None
+        if name is None or peer is None:
+            link.association.close()  # the configuration has dropped it meanwhile
+            return
+        self.counters["handshakes"] += 1
+        if peer.call is link:
+            peer.call = None
+        link.peer = name
+        peer.links.append(link)
+        link.hello_at = now
+        self._handler.on_key(name, link.association.receive_key)
+        self._tick(name, now)
+
+    def _message(self, link: Link, message: Message, now: float) -> None:
+        peer = self._peers.get(link.peer) if link.peer is not None else None
+        if peer is None or not link.up:
+            return
+        if isinstance(message, Hello):
+            self._hello(peer, link, message, now)
+            return
+        if not link.confirmed:
+            link.confirmed = True
+            self._ready_if(peer, link, now)
+        if link.hello is None:
+            self.counters["dropped_before_hello"] += 1
+            return
+        if link.retired_at is not None and peer.leads and now > link.retired_at + _CLOSE_AGAIN_S:
+            self.counters["links_closed_replaced"] += 1
+            self._drop(link)
+        match message:
+            case MtuProbe():
+                self._post(link, [MtuProbeAck(message.number, message.size)], now)
+            case KeepaliveAck():
+                pass  # that it came is all it says
+            case MtuProbeAck():
+                if link.search is not None and link is peer.current:
+                    link.search.passed(message.size)
+                    self._search_on(peer, link, now)
+            case Gone() if message.chain_id == _EVERYTHING:
+                self._say_gone(peer, link, now)
+            case _:
+                if isinstance(message, Keepalive):
+                    self._post(link, [KeepaliveAck(message.number)], now)
+                self.counters["messages_in"] += 1
+                self._handler.on_message(peer.settings.name, message)
+
+    def _hello(self, peer: Peer, link: Link, hello: Hello, now: float) -> None:
+        if hello.version != PROTOCOL_VERSION or hello.name != peer.settings.name:
+            peer.last_failure = (
+                f"it calls itself {hello.name!r}"
+                if hello.name != peer.settings.name
+                else f"it speaks version {hello.version}, we speak {PROTOCOL_VERSION}"
+            )
+            self.counters["hello_refused"] += 1
+            self._drop(link)
+            self._lost(peer, link, now)
+            return
+        link.hello = hello
+        self._post(link, [KeepaliveAck()], now)
+        self._ready_if(peer, link, now)
+
+    # Which link is used.
+
+    def _ready_if(self, peer: Peer, link: Link, now: float) -> None:
+        if not link.ready or link.ready_at is not None:
+            return
+        link.ready_at = now
+        peer.pause_s = peer.timing.first_pause_s
+        old = peer.current
+        if old is not None and old.hello is not None and link.hello is not None:
+            same_boot = old.hello.boot_id == link.hello.boot_id
+            well = old.ready_at is not None and now < old.ready_at + _YOUNG_S
+            if same_boot and well and peer.leads and not peer.rekeying:
+                self.counters["links_closed_double"] += 1
+                link.retired_at = now
+                self._drop(link)
+                return
+            if not same_boot:
+                self.counters["peer_restarts"] += 1
+        self._use(peer, link, now)
+
+    def _use(self, peer: Peer, link: Link, now: float) -> None:
+        old, peer.current = peer.current, link
+        peer.rekeying = False
+        self._end_call(peer)
+        link.retired_at = None
+        if old is not None:
+            old.retired_at = now
+            old.search = None
+        assert link.hello is not None
+        association = link.association
+        self._handler.on_up(
+            peer.settings.name,
+            link.hello,
+            association.send_key,
+            association.receive_key,
+            ipaddress.ip_address(link.remote[0]).packed,
+        )
+        if peer.current is not link:
+            return
+        if peer.settings.mtu is not None:
+            self._report_mtu(peer, peer.settings.mtu)
+        else:
+            self._begin_search(peer, link, now)
+        self._tick(peer.settings.name, now)
+
+    def _say_gone(self, peer: Peer, link: Link, now: float) -> None:
+        if link is peer.current:
+            self.counters["peers_gone"] += 1
+        peer.call_at = max(peer.call_at, now + peer.pause_s)
+        self._drop(link)
+        self._lost(peer, link, now)
+
+    def _closed(self, link: Link, before: State, now: float) -> None:
+        """A link has ended: by the peer, by a failed handshake, or by its time."""
+        reason = link.association.reason or "closed"
+        self._drop(link)
+        if before is State.HANDSHAKE:
+            self.counters["handshakes_failed"] += 1
+        for peer in self._peers.values():
+            if peer.call is link:
+                peer.call = None
+                peer.last_failure = reason
+                peer.failed(now, self._rng)
+                self._tick(peer.settings.name, now)
+                return
+        known = self._peers.get(link.peer) if link.peer is not None else None
+        if known is not None:
+            self._lost(known, link, now)
+
+    def _lost(self, peer: Peer, link: Link, now: float) -> None:
+        """Go on without a link that has ended: with another one that is alive, or with none."""
+        if peer.current is link:
+            others = [other for other in peer.links if other.ready]
+            if others:
+                peer.current = None
+                self._use(peer, max(others, key=lambda other: other.heard_at), now)
+                return
+            peer.current = None
+            peer.queue.clear()
+            self._handler.on_down(peer.settings.name)
+        self._tick(peer.settings.name, now)
+
+    def _drop(self, link: Link) -> None:
+        """End a link, and forget where it is found; not which link is used."""
+        self._half_open.discard(link)
+        descriptor = link.socket.fileno()
+        if link.connected:
+            if descriptor >= 0:
+                self._running().remove_reader(descriptor)
+        else:
+            key = (descriptor, link.remote)
+            links = self._served.get(key, [])
+            if link in links:
+                links.remove(link)
+            if not links:
+                self._served.pop(key, None)
+        link.close()
+        peer = self._peers.get(link.peer) if link.peer is not None else None
+        if peer is not None and link in peer.links:
+            peer.links.remove(link)
+
+    def _forget(self, peer: Peer) -> None:
+        self._end_call(peer)
+        for link in list(peer.links):
+            self._drop(link)
+            if link in peer.links:
+                peer.links.remove(link)
+        peer.current = None
+        peer.queue.clear()
+        if peer.timer is not None:
+            peer.timer.cancel()
+            peer.timer = None
+
+    # Calling.
+
+    def _call(self, peer: Peer, now: float) -> None:
+        """Begin a handshake as client, unless one is going on."""
+        if peer.call is not None or not peer.settings.addresses:
+            return
+        settings = peer.settings
+        address = str(ipaddress.ip_address(settings.addresses[peer.attempts % len(settings.addresses)]))
+        peer.attempts += 1
+        self.counters["calls"] += 1
+        try:
+            opened = sockets.connect((address, settings.port), self.settings.addresses)
+        except HostError as error:
+            peer.last_failure = str(error)
+            peer.failed(now, self._rng)
+            return
+        association = Association.connect(self._identity, settings.name, now)
+        link = Link(association, opened, (address, settings.port), self.counters, now, connected=True)
+        peer.call = link
+        peer.rekeying = peer.current is not None
+        self._running().add_reader(opened.fileno(), self._readable_link, link)
+        self._after(link, State.HANDSHAKE, now)
+
+    def _end_call(self, peer: Peer) -> None:
+        if peer.call is not None:
+            link, peer.call = peer.call, None
+            self._drop(link)
+
+    # What time brings.
+
+    def _tick(self, name: str, now: float) -> None:
+        """Do what is due for a peer, and arm its timer for what comes next."""
+        peer = self._peers.get(name)
+        if peer is None:
+            return
+        timing = peer.timing
+        for link in list(peer.links):
+            if link.hello_due(now):
+                self._post(link, [self._own_hello(link)], now)
+            limit = timing.linger_s if link.retired_at is not None else timing.dead_s
+            since = link.retired_at if link.retired_at is not None else link.heard_at
+            if now >= since + limit:
+                self._drop(link)
+                if link is peer.current:
+                    self.counters["peers_silent"] += 1
+                    peer.last_failure = f"silent for {timing.dead_s:g} s"
+                    self._lost(peer, link, now)
+                    return
+        current = peer.current
+        if current is not None:
+            if now >= peer.keepalive_at:
+                peer.keepalive_at = now + timing.keepalive_s
+                peer.keepalives += 1
+                self._post(current, [Keepalive(peer.keepalives, self._handler.digest(name))], now)
+            if peer.silent(now, _SILENCE) or peer.aged(now):
+                self._call_if_due(peer, now)
+            if current.search is not None:
+                self._search_step(peer, current, now)
+            elif now >= peer.probe_at and peer.settings.mtu is None:
+                self._begin_search(peer, current, now)
+                self._search_step(peer, current, now)
+        elif not peer.greeting(now):
+            self._call_if_due(peer, now)
+        self._arm(peer, now)
+
+    def _call_if_due(self, peer: Peer, now: float) -> None:
+        if peer.call is None and now >= peer.call_at:
+            self._call(peer, now)
+
+    def _arm(self, peer: Peer, now: float) -> None:
+        deadline = max(peer.next_deadline(now, _SILENCE), now + 0.001)
+        if peer.timer is not None:
+            if peer.armed_for == deadline:
+                return
+            peer.timer.cancel()
+        peer.armed_for = deadline
+        peer.timer = self._running().call_at(deadline, self._timer, peer.settings.name)
+
+    def _timer(self, name: str) -> None:
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.timer = None
+            self._tick(name, self._now())
+
+    # Sending.
+
+    def _flush_all(self) -> None:
+        due, self._flush_due = self._flush_due, set()
+        if self._loop is None:
+            return
+        now = self._now()
+        for name in due:
+            peer = self._peers.get(name)
+            if peer is not None:
+                self._flush(peer, now)
+
+    def _flush(self, peer: Peer, now: float) -> None:
+        if peer.queue and peer.current is not None:
+            waiting = list(peer.queue)
+            peer.queue.clear()
+            self.counters["messages_out"] += len(waiting)
+            self._post(peer.current, waiting, now)
+
+    def _post(self, link: Link, batch: list[Message], now: float) -> None:
+        packed = b""
+        for message in batch:
+            frame = messages.encode_one(message)
+            if packed and len(packed) + len(frame) > PLAINTEXT_LIMIT:
+                link.send(packed, now)
+                packed = b""
+            packed += frame
+        link.send(packed, now)
+
+    def _own_hello(self, link: Link) -> Hello:
+        return Hello(
+            version=PROTOCOL_VERSION,
+            capabilities=self.settings.capabilities,
+            boot_id=self.settings.boot_id,
+            name=self.settings.name,
+            port_range=self.settings.port_range,
+            observed_address=ipaddress.ip_address(link.remote[0]).packed,
+        )
+
+    # The path's MTU.
+
+    def _begin_search(self, peer: Peer, link: Link, now: float) -> None:
+        overhead = sockets.ip_udp_length(link.remote[0]) + records.RECORD_OVERHEAD
+        least = LEAST_V6 if ":" in link.remote[0] else LEAST_V4
+        link.search = Search(least, min(self.settings.mtu, records.RECORD_LIMIT + overhead))
+        peer.probe_at = now + peer.timing.probe_s
+
+    def _search_on(self, peer: Peer, link: Link, now: float) -> None:
+        self._search_step(peer, link, now)
+        self._arm(peer, now)
+
+    def _search_step(self, peer: Peer, link: Link, now: float) -> None:
+        overhead = sockets.ip_udp_length(link.remote[0]) + records.RECORD_OVERHEAD
+        search = link.search
+        while search is not None and (sizes := search.sizes(now)):
+            refused = False
+            for size in sizes:
+                padding = Padding(max(0, size - overhead - _PROBE_LEN))
+                link.send(messages.encode_one(MtuProbe(peer.attempts, size, padding)), now)
+                self.counters["mtu_probes"] += 1
+                if link.refused_size:
+                    refused = True
+                    search.refused(size)
+            if not refused:
+                break
+        if search is not None and search.done:
+            link.search = None
+            if search.found is not None:
+                self._report_mtu(peer, search.found)
+
+    def _report_mtu(self, peer: Peer, mtu: int) -> None:
+        if peer.mtu != mtu:
+            peer.mtu = mtu
+            self._handler.on_mtu(peer.settings.name, mtu)
+
+    # Small things.
+
+    def _known(self, name: str) -> Peer:
+        peer = self._peers.get(name)
+        if peer is None:
+            raise LocalError(f"no peer {name!r} is configured")
+        return peer
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise LocalError("the channel is not started")
+        return self._loop
+
+    def _now(self) -> float:
+        return self._running().time()
+
+    def _close_sockets(self) -> None:
+        for opened in self._listening:
+            if self._loop is not None:
+                self._loop.remove_reader(opened.fileno())
+            opened.close()
+        self._listening.clear()

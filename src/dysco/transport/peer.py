@@ -1,0 +1,149 @@
+"""What the channel remembers of a peer, and when it wants to be looked at again.
+
+Plain state with a few questions; who acts on it is channel.py. Times are the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+
+from dysco.transport.link import Link
+from dysco.transport.settings import PeerSettings, PeerStatus, Timing
+from dysco.wire.messages import Message
+
+# Pauses are spread by this much either way, so that peers do not call in step.
+_JITTER = 0.25
+
+
+class Bucket:
+    """A token bucket: `rate` a second on average, `burst` at once."""
+
+    __slots__ = ("_at", "_burst", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        """Begin full."""
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Take one token if there is one."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Peer:
+    """A configured peer: its links, which of them is used, the call that is going on, and what waits."""
+
+    __slots__ = (
+        "armed_for",
+        "attempts",
+        "call",
+        "call_at",
+        "current",
+        "keepalive_at",
+        "keepalives",
+        "last_failure",
+        "leads",
+        "links",
+        "mtu",
+        "pause_s",
+        "probe_at",
+        "queue",
+        "rekeying",
+        "settings",
+        "timer",
+        "timing",
+    )
+
+    def __init__(self, settings: PeerSettings, timing: Timing, *, leads: bool) -> None:
+        """Begin without a link; `leads` tells whether we are the one who settles which link is used."""
+        self.settings = settings
+        self.timing = timing
+        self.leads = leads
+        self.links: list[Link] = []
+        self.current: Link | None = None
+        self.call: Link | None = None
+        self.call_at = 0.0
+        self.pause_s = timing.first_pause_s
+        self.attempts = 0
+        self.rekeying = False
+        self.last_failure: str | None = None
+        self.queue: deque[Message] = deque()
+        self.keepalive_at = 0.0
+        self.keepalives = 0
+        self.probe_at = 0.0
+        self.mtu: int | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.armed_for = 0.0
+
+    def failed(self, now: float, rng: random.Random) -> None:
+        """Wait before the next call, longer each time."""
+        self.call_at = now + self.pause_s * rng.uniform(1 - _JITTER, 1 + _JITTER)
+        self.pause_s = min(2 * self.pause_s, self.timing.last_pause_s)
+        self.rekeying = False
+
+    def silent(self, now: float, keepalives: float) -> bool:
+        """Tell whether the peer has missed so many keepalives."""
+        if self.current is None:
+            return False
+        return now >= self.current.heard_at + keepalives * self.timing.keepalive_s
+
+    def aged(self, now: float) -> bool:
+        """Tell whether the association is so old that the leader should replace it."""
+        ready_at = self.current.ready_at if self.current is not None else None
+        return self.leads and ready_at is not None and now >= ready_at + self.timing.rekey_s
+
+    def greeting(self, now: float) -> bool:
+        """Tell whether a link is up whose exchange of Hello is going on."""
+        return any(link.up and link.ready_at is None for link in self.links)
+
+    def next_deadline(self, now: float, keepalives: float) -> float:
+        """Tell when the peer is to be looked at again."""
+        timing = self.timing
+        deadlines = []
+        for link in self.links:
+            if link.retired_at is not None:
+                deadlines.append(link.retired_at + timing.linger_s)
+            else:
+                deadlines.append(link.heard_at + timing.dead_s)
+            if link.hello_at is not None and not link.confirmed:
+                deadlines.append(link.hello_at)
+        if self.current is not None:
+            deadlines.append(self.keepalive_at)
+            if self.call is None:
+                silence = self.current.heard_at + keepalives * timing.keepalive_s
+                ages = (self.current.ready_at or now) + timing.rekey_s
+                deadlines.append(max(self.call_at, silence))
+                if self.leads:
+                    deadlines.append(max(self.call_at, ages))
+            if self.current.search is not None:
+                deadlines.append(self.current.search.next_deadline() or now)
+            elif self.settings.mtu is None:
+                deadlines.append(self.probe_at)
+        elif self.call is None and self.settings.addresses:
+            deadlines.append(self.call_at)
+        return min(deadlines, default=now + timing.last_pause_s)
+
+    def status(self, now: float) -> PeerStatus:
+        """Tell how the peer stands."""
+        link = self.current
+        return PeerStatus(
+            name=self.settings.name,
+            up=link is not None,
+            address=link.remote[0] if link is not None else None,
+            boot_id=link.hello.boot_id if link is not None and link.hello is not None else None,
+            client=link.association.client if link is not None else None,
+            up_for_s=now - link.ready_at if link is not None and link.ready_at is not None else None,
+            heard_s=now - link.heard_at if link is not None else None,
+            mtu=self.mtu,
+            attempts=self.attempts,
+            last_failure=self.last_failure,
+        )
