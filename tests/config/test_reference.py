@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,16 @@ def test_errors_of_match_tell_the_column() -> None:
     assert [str(one) for one in findings] == [
         "h:12:1: policy[web].match: column 8: 'prot' is no keyword; did you mean 'port'?"
     ]
+
+
+def test_whole_configurations_in_the_documentation_load() -> None:
+    blocks = [
+        (page.name, block)
+        for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+        for block in re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+        if "[agent]" in block
+    ]
+    assert blocks
+    for page, block in blocks:
+        loaded, findings = config.check_bytes(block.encode(), page, Path("/etc/dysco"))
+        assert loaded is not None, findings
