@@ -1,0 +1,196 @@
+"""Tables and texts from plain values. Pure: nothing here asks, waits, or knows the time.
+
+What comes from other hosts (names, reasons) is shown without its control characters: a peer shall not write
+on anybody's terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dysco.cli import chain
+
+Record = Mapping[str, Any]
+
+_UNITS: Final = ("", "k", "M", "G", "T")
+_SHORT_ID: Final = 8  # hexadecimal digits that tell chains apart for a person
+_BARS: Final = " ▁▂▃▄▅▆▇█"
+_STATE_STYLE: Final = {
+    "established": "green",
+    "up": "green",
+    "opening": "yellow",
+    "connecting": "yellow",
+    "closing": "yellow",
+    "down": "red",
+}
+
+
+def clean(value: object) -> str:
+    """Show a value with nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+
+
+def number(value: float, unit: str = "") -> str:
+    """Show a quantity with three digits and a decimal prefix: 999, 1.23k, 45.6M."""
+    step = 0
+    value = float(value)
+    while abs(value) >= 999.5 and step < len(_UNITS) - 1:
+        value /= 1000
+        step += 1
+    digits = (
+        f"{value:.0f}"
+        if step == 0 or value >= 99.95
+        else f"{value:.1f}"
+        if value >= 9.995
+        else f"{value:.2f}"
+    )
+    return f"{digits}{_UNITS[step]}{unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """Show a time span by its two largest units: 12s, 3m07s, 2h05m, 4d03h."""
+    if seconds is None:
+        return "-"
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    minutes, second = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m{second:02d}s"
+    hours, minute = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h{minute:02d}m"
+    days, hour = divmod(hours, 24)
+    return f"{days}d{hour:02d}h"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Draw the last `width` values as bars of eight heights; the highest of them fills its cell."""
+    shown = list(values)[-width:]
+    top = max(shown, default=0)
+    bars = [_BARS[min(8, -(-int(v * 8) // int(top)))] if top >= 1 else _BARS[0] for v in shown]
+    return "".join(bars).rjust(width)
+
+
+def table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """Make an empty table in our manner: no lines, columns named here flush right."""
+    made = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold"
+    )
+    flush = set(right)
+    for column in columns:
+        made.add_column(column, justify="right" if column in flush else "left", no_wrap=True)
+    return made
+
+
+def sessions(records: Sequence[Record]) -> RenderableType:
+    """List the sessions of one agent."""
+    if not records:
+        return Text("no sessions")
+    made = table(
+        "chain", "session", "state", "box", "left", "right", "packets", "bytes", "age", "idle",
+        right=("packets", "bytes", "age", "idle"),
+    )  # fmt: skip
+    for record in records:
+        stop = chain.stop_of("", record)
+        made.add_row(
+            short_id(record),
+            clean(record["session"]),
+            state(record.get("state")),
+            clean(stop.box or "-"),
+            clean(stop.left_peer or "-") if stop.left else "-",
+            clean(stop.right_peer or "-") if stop.right else "-",
+            number(record.get("packets", 0)),
+            number(record.get("bytes", 0)),
+            duration(record.get("age_s")),
+            duration(record.get("idle_s")),
+        )
+    return made
+
+
+def short_id(record: Record) -> str:
+    return clean(record.get("chain_id", ""))[:_SHORT_ID]
+
+
+def state(word: object) -> Text:
+    shown = clean(word or "-")
+    return Text(shown, style=_STATE_STYLE.get(shown, ""))
+
+
+def chains(found: Mapping[str, Sequence[tuple[str, Record]]]) -> RenderableType:
+    """Draw chains: for each chain id, what each agent said of it."""
+    if not found:
+        return Text("no chains")
+    parts: list[RenderableType] = []
+    for said in found.values():
+        record = said[0][1]
+        stops = chain.in_order([chain.stop_of(agent, one) for agent, one in said])
+        head = Text(f"chain {short_id(record)}  tcp {clean(record['session'])}  ", style="bold")
+        parts.append(head.append_text(state(record.get("state"))))
+        parts.append(Text("  " + clean(chain.line(stops)), style="cyan"))
+        parts += [Text("  " + clean(row)) for row in chain.drawing(stops)]
+        parts.append(Text())
+    return Group(*parts[:-1])
+
+
+def peers(records: Sequence[Record]) -> RenderableType:
+    """List the neighbours of one agent."""
+    if not records:
+        return Text("no peers")
+    made = table(
+        "peer",
+        "state",
+        "address",
+        "since",
+        "heard",
+        "rtt",
+        "mtu",
+        "sessions",
+        right=("since", "heard", "rtt", "mtu", "sessions"),
+    )
+    for record in records:
+        rtt = record.get("rtt_s")
+        made.add_row(
+            clean(record["name"]),
+            state(record.get("state")),
+            clean(record.get("address") or ", ".join(map(str, record.get("addresses", ()))) or "-"),
+            duration(record.get("since_s")),
+            duration(record.get("heard_s")),
+            "-" if rtt is None else f"{rtt * 1000:.1f}ms",
+            clean(record.get("mtu") or "-"),
+            clean(record.get("sessions", "-")),
+        )
+    return made
+
+
+def status(record: Record) -> RenderableType:
+    """Show an agent in a few lines of key and value."""
+    made = Table.grid(padding=(0, 2))
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            text = "  ".join(f"{clean(k)}={clean(v)}" for k, v in value.items())
+        elif isinstance(value, (list, tuple)):
+            text = ", ".join(map(clean, value)) or "-"
+        elif key.endswith("_s"):
+            key, text = key.removesuffix("_s"), duration(value)
+        else:
+            text = clean("-" if value is None else value)
+        made.add_row(Text(clean(key), style="bold"), Text(text))
+    return made
+
+
+def event(record: Record) -> Text:
+    """Show one event in a line: when, what, and its fields."""
+    when = clean(record.get("time", ""))
+    line = Text(f"{when}  " if when else "")
+    line.append(clean(record.get("event", "?")), style="bold")
+    for key, value in record.items():
+        if key not in ("time", "event", "at") and value is not None:
+            line.append(f"  {clean(key)}=", style="dim").append(clean(value))
+    return line

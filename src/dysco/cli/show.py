@@ -1,0 +1,117 @@
+"""Commands that ask the running agent: what it has, what it does, what a reload would change."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dysco.cli import fetch
+from dysco.cli.options import JsonOption, socket_of
+from dysco.cli.output import console, emit, print_json, say
+
+
+def sessions(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the sessions chained through this host."""
+    from dysco.cli import render
+
+    emit(fetch.ask(socket_of(context), lambda agent: agent.sessions()), as_json, render.sessions)
+
+
+def chains(
+    context: typer.Context,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="Control socket of another agent on the way; may be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw chains with their subsessions. As far as the agents asked know them."""
+    from dysco.cli import render
+
+    found = gather([socket_of(context), *(others or ())])
+    if as_json:
+        print_json(
+            [
+                {"chain_id": chain_id, "agents": [{"agent": agent, **record} for agent, record in said]}
+                for chain_id, said in found.items()
+            ]
+        )
+    else:
+        console().print(render.chains(found))
+
+
+def gather(sockets: Sequence[Path | None]) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    """Ask several agents for their sessions and join what they say of the same chain."""
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for socket in sockets:
+        name, records = fetch.ask(socket, _name_and_sessions)
+        for record in records:
+            found.setdefault(record["chain_id"], []).append((name, record))
+    return found
+
+
+async def _name_and_sessions(agent: Any) -> tuple[str, Any]:
+    status = await agent.status()
+    return fetch.plain(status)["name"], await agent.sessions()
+
+
+def peers(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the neighbours."""
+    from dysco.cli import render
+
+    emit(fetch.ask(socket_of(context), lambda agent: agent.peers()), as_json, render.peers)
+
+
+def metrics(context: typer.Context) -> None:
+    """Print counters in Prometheus' text format."""
+    print(fetch.ask(socket_of(context), lambda agent: agent.metrics()), end="")
+
+
+def events(
+    context: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as events happen.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the last events. With --json one object a line."""
+    asyncio.run(_events(socket_of(context), follow, as_json))
+
+
+async def _events(socket: Path | None, follow: bool, as_json: bool) -> None:
+    from dysco.client import connect
+
+    shown = None
+    if not as_json:
+        from dysco.cli import render
+
+        shown = console()
+    async with connect(socket) as agent:
+        async for event in agent.events(follow=follow):
+            record = fetch.plain(event)
+            if shown is None:
+                print(json.dumps(record, ensure_ascii=False), flush=True)
+            else:
+                shown.print(render.event(record), soft_wrap=True)
+
+
+def reload(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the difference, change nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read the configuration again. Shows what differs; live sessions stay as they are."""
+    answer = fetch.ask(socket_of(context), lambda agent: agent.reload(dry_run=dry_run))
+    if as_json:
+        print_json(answer)
+        return
+    changes = answer["changes"]
+    for change in changes:
+        say(change if isinstance(change, str) else change["text"])
+    if not changes:
+        say("nothing differs")
+    elif dry_run:
+        say("nothing was changed (--dry-run)")

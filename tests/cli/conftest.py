@@ -1,0 +1,92 @@
+"""An agent that answers from memory in the place of the one behind the control socket."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import fakes
+from dysco.cli.app import run
+from dysco.errors import NoAgentError
+
+
+class FakeAgent:
+    """Gives the records of `fakes`; `error` is raised in the place of any answer."""
+
+    def __init__(self) -> None:
+        self.there = True
+        self.error: Exception | None = None
+        self.sockets: list[Path | None] = []
+        self.reloads: list[bool] = []
+        self.by_socket: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+        self.socket: Path | None = None
+
+    @contextlib.asynccontextmanager
+    async def connect(self, path: Path | None = None) -> AsyncIterator[FakeAgent]:
+        self.sockets.append(path)
+        if not self.there:
+            raise NoAgentError("no agent answers at /run/dysco/A.sock")
+        self.socket = path
+        yield self
+
+    def _answer(self, value: Any) -> Any:
+        if self.error is not None:
+            raise self.error
+        return value
+
+    async def status(self) -> Any:
+        name, _ = self.by_socket.get(str(self.socket), ("A", []))
+        return self._answer(fakes.STATUS | {"name": name, "drops": {"malformed": 3}})
+
+    async def sessions(self) -> Any:
+        _, records = self.by_socket.get(str(self.socket), ("A", [fakes.AT_A]))
+        return self._answer(records)
+
+    async def peers(self) -> Any:
+        return self._answer(fakes.PEERS)
+
+    async def metrics(self) -> Any:
+        return self._answer("dysco_sessions 1\n")
+
+    async def explain(self, session: str) -> Any:
+        return self._answer({"session": session, "text": f"session  tcp {session}"})
+
+    async def reload(self, dry_run: bool = False) -> Any:
+        self.reloads.append(dry_run)
+        return self._answer({"changes": ["tun.mtu: 1500 -> 1400 (needs a restart)"], "applied": not dry_run})
+
+    async def events(self, follow: bool = False) -> AsyncIterator[Any]:
+        for event in self._answer(fakes.EVENTS):
+            yield event
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> FakeAgent:
+    fake = FakeAgent()
+    module: Any = types.ModuleType("dysco.client")
+    module.connect = fake.connect
+    monkeypatch.setitem(sys.modules, "dysco.client", module)
+    monkeypatch.delenv("DYSCO_SOCKET", raising=False)
+    return fake
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def dysco(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run one command line in this process; give status, stdout, stderr."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        status = run(arguments)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return command
