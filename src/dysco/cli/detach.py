@@ -5,8 +5,7 @@ The child is this same command in a session of its own; what it logs goes to a f
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
 import subprocess
 import sys
 import time
@@ -14,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from dysco.errors import DyscoError, ExitStatus, HostError, TimedOutError
+from dysco.errors import DyscoError, ExitStatus, HostError, PermissionDeniedError, TimedOutError
 
 START_S: Final = 30.0  # seconds until a new agent must answer
+STOP_S: Final = 10.0  # seconds that an agent has to undo what it did
 _LOOK_S: Final = 0.05
 _TAIL: Final = 20  # lines of the log that are shown when it fails
 
@@ -39,8 +39,8 @@ def start(arguments: Sequence[str], log: Path, answers: Callable[[], bool]) -> i
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         output = log.open("ab")
-    except PermissionError:
-        raise
+    except PermissionError as error:
+        raise PermissionDeniedError(f"{log}: {error.strerror}") from error
     except OSError as error:
         raise HostError(f"{log}: {error.strerror}") from error
     with output:
@@ -59,7 +59,9 @@ def start(arguments: Sequence[str], log: Path, answers: Callable[[], bool]) -> i
         if answers():
             return child.pid
         if time.monotonic() > deadline:
-            os.kill(child.pid, signal.SIGTERM)
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(STOP_S)
             raise TimedOutError(f"the agent did not answer within {START_S:g} s; see {log}")
         time.sleep(_LOOK_S)
     raise DetachedError(_last_words(log, begin) or f"the agent ended; see {log}", child.returncode)
