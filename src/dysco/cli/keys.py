@@ -15,7 +15,10 @@ app = typer.Typer(no_args_is_help=True)
 DIRECTORY: Final = Path("keys")
 
 DirectoryOption = Annotated[
-    Path, typer.Option("--dir", "-d", help="Directory of the CA; its private key never needs to leave it.")
+    Path,
+    typer.Option(
+        "--directory", "--dir", "-d", help="Directory of the CA; its private key never needs to leave it."
+    ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
