@@ -1,0 +1,225 @@
+"""The protocol core of one agent: packets, messages, times and commands in; packets, messages and events out.
+
+Knows no socket, no clock, no asyncio. The driver calls `receive_packet`, `receive_message`,
+`handle_deadline` and the commands, each with the time in monotonic seconds; after each it takes what
+`outgoing` and `next_event` give and looks at `next_deadline`. The data plane hands over only what its flow
+table cannot do: packets that no flow matches, packets with SYN, FIN or RST, ICMP errors. Established
+sessions never come here.
+
+    setup.py   how a chain begins: policy, chain header, middlebox, next hop, refusal
+    life.py    how it ends: FIN, RST, timers
+    this       who gets what, ICMP, sessions for people, the journal
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from dysco.protocol.chain import Chain, FacingInfo, SessionInfo, role
+from dysco.protocol.events import Event, PeerDown, PeerUp
+from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
+from dysco.protocol.life import Life
+from dysco.protocol.neighbours import SELF, Neighbours
+from dysco.protocol.output import MessageOut, Output, PacketOut
+from dysco.protocol.records import read_record
+from dysco.protocol.settings import Decide, Settings
+from dysco.protocol.setup import Setup
+from dysco.wire.chain_header import Hop
+from dysco.wire.decode import Malformed, decode
+from dysco.wire.icmp import parse_error, translate_error
+from dysco.wire.messages import Gone, Hello, Message, SynRefused
+from dysco.wire.packet import ACK, FIN, RST, SYN, Packet, Reason, locate, why
+from dysco.wire.rewrite import apply
+from dysco.wire.tuples import FiveTuple
+
+__all__ = ["Agent", "MessageOut", "PacketOut"]
+
+
+class Agent:
+    """One agent. rng(n) gives n random bytes; decide is asked once for each session that begins here."""
+
+    def __init__(
+        self, settings: Settings, table: FlowTable, decide: Decide, rng: Callable[[int], bytes]
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self._output = Output()
+        self._neighbours = Neighbours(settings, rng)
+        self._table = table
+        self._life = Life(settings, table, self._neighbours, self._output, self.counters)
+        self._setup = Setup(
+            settings, table, self._neighbours, self._life, self._output, self.counters, decide, rng
+        )
+
+    def configure(self, settings: Settings, decide: Decide) -> None:
+        """Take changed settings and policies; sessions that live are left alone."""
+        self._neighbours.configure(settings)
+        self._life.settings = settings
+        self._setup.settings = settings
+        self._setup.decide = decide
+
+    def receive_packet(self, port: int, packet: Packet, now: float) -> None:
+        """Take a packet that was read from `port` and that the data plane did not handle by itself."""
+        at = locate(packet)
+        if at is None:
+            if why(packet) is Reason.NOT_TCP and self._receive_icmp(port, packet, now):
+                return
+            self._pass(port, packet, (why(packet) or Reason.MALFORMED).value)
+            return
+        flow = self._table.get(port, at.five_tuple)
+        if at.flags & (SYN | FIN | RST):
+            decoded = decode(packet)
+            if isinstance(decoded, Malformed):
+                self.counters[decoded.reason] += 1
+                return
+            if at.flags & SYN and not at.flags & ACK:
+                self._setup.syn(port, packet, at, flow, now)
+                return
+        if flow is None:
+            if port == UNDERLAY:
+                self.counters["unknown_subsession"] += 1
+            else:
+                self._pass(port, packet, "unknown_session")
+            return
+        chain = flow.owner
+        assert isinstance(chain, Chain)
+        if at.flags & SYN:
+            self._setup.syn_ack(chain, flow, packet, at, now)
+            return
+        apply(packet, flow)
+        flow.packets += 1
+        flow.bytes += len(packet.data)
+        self._output.packet(flow.out, packet)
+        if at.flags & (FIN | RST):
+            self._life.closing(chain, forward=chain.is_forward(flow), reset=bool(at.flags & RST), now=now)
+
+    def receive_message(self, peer: str, message: Message, now: float) -> None:
+        """Take a message that the association with `peer` has authenticated."""
+        if peer not in self._neighbours.by_name or peer == SELF:
+            self.counters["message_of_unknown_peer"] += 1
+        elif isinstance(message, SynRefused):
+            self._setup.refused_by(peer, message, now)
+        elif isinstance(message, Gone):
+            self.counters["gone"] += 1
+
+    def outgoing(self) -> list[PacketOut | MessageOut]:
+        """Take what is to be sent, in order."""
+        return self._output.take()
+
+    def next_event(self) -> Event | None:
+        """Take the oldest event, if there is one."""
+        return self._output.next_event()
+
+    def next_deadline(self) -> float | None:
+        """When `handle_deadline` must be called; None: no need."""
+        return self._life.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        """Do what time asks for."""
+        for chain in self._life.due(now):
+            self._setup.expired(chain, now) if chain.opening is not None else self._life.expired(chain, now)
+
+    def peer_up(self, peer: str, hello: Hello, send_key: bytes, receive_key: bytes, now: float) -> None:
+        """An association is there; keys of 32 bytes, one for each direction."""
+        neighbour = self._neighbours.by_name.get(peer)
+        if neighbour is None:
+            return
+        fresh = not neighbour.up
+        neighbour.associate(hello, send_key, receive_key, now)
+        if fresh:
+            self._output.event(PeerUp(peer))
+        self._setup.associated(peer, now)
+
+    def peer_down(self, peer: str, now: float) -> None:
+        """An association is gone; sessions stay, for their packets need none."""
+        neighbour = self._neighbours.by_name.get(peer)
+        if neighbour is not None and neighbour.up:
+            neighbour.up = False
+            self._output.event(PeerDown(peer))
+
+    def peer_mtu(self, peer: str, mtu: int) -> None:
+        """Probing has found that IP packets of `mtu` bytes reach the peer."""
+        if peer in self._neighbours.by_name:
+            self._neighbours.by_name[peer].probed_mtu = mtu
+
+    def peer_is_up(self, peer: str) -> bool:
+        """Whether there is an association with the peer."""
+        neighbour = self._neighbours.by_name.get(peer)
+        return neighbour is not None and neighbour.up
+
+    def set_hops(self, session: FiveTuple, hops: tuple[Hop, ...]) -> bool:
+        """Let a middlebox choose the hops behind it before its SYN leaves; False if none is waited for."""
+        return self._setup.set_hops(session, hops)
+
+    def expect(self, session_in: FiveTuple, session_out: FiveTuple) -> bool:
+        """A middlebox says that `session_in` will leave it as `session_out`; False if none is waited for."""
+        return self._setup.expect(session_in, session_out)
+
+    def reset_all(self, now: float) -> None:
+        """Reset both sides of every session, because this agent goes down for good."""
+        for chain in list(self._life.chains.values()):
+            self._life.stop(chain, now)
+
+    def restore(self, data: bytes, now: float) -> bool:
+        """Take up a session that a journal remembers; False if the record does not fit this host any more."""
+        chain = read_record(data, self._setup.settings.boxes, now)
+        return chain is not None and self._life.restore(chain, now)
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """Key and record of every session, for a journal that begins anew."""
+        return self._life.records()
+
+    def sessions(self, now: float = 0.0) -> Iterator[SessionInfo]:
+        """Every session of this agent; ages count up to `now`."""
+        for chain in list(self._life.chains.values()):
+            packets, octets = self._life.traffic(chain)
+            right = chain.right
+            yield SessionInfo(
+                chain.chain_id,
+                chain.hop_index,
+                role(chain),
+                chain.state.value,
+                chain.session_in,
+                chain.session_out,
+                chain.policy,
+                None if chain.box is None else chain.box.name,
+                FacingInfo(chain.left.peer, chain.left.tuple),
+                None if right is None else FacingInfo(right.peer, right.tuple),
+                max(0.0, now - chain.created_at),
+                packets,
+                octets,
+            )
+
+    def __len__(self) -> int:
+        """How many sessions this agent has."""
+        return len(self._life.chains)
+
+    def _pass(self, port: int, packet: Packet, reason: str) -> None:
+        """Let a packet go on as if there were no agent, and count it. Nothing foreign goes into a box."""
+        self.counters[reason] += 1
+        if port in (HOST, UNDERLAY) and reason != Reason.MALFORMED.value:
+            self._output.packet(HOST, packet)
+
+    def _receive_icmp(self, port: int, packet: Packet, now: float) -> bool:
+        """Translate an error about a packet that a flow has sent; True if it was about one of ours.
+
+        The quoted packet is what some flow wrote. The flow of the other direction, read where the error was
+        read, knows what that packet was before and where it had come from.
+        """
+        error = parse_error(packet)
+        if error is None:
+            return False
+        back = self._table.get(port, error.five_tuple.reversed())
+        if back is None:
+            return False
+        self.counters["icmp_translated"] += 1
+        quoted = back.rewrite.reversed()
+        if port == UNDERLAY and error.mtu:
+            neighbour = self._neighbours.at(error.five_tuple.dst)
+            if neighbour is not None:
+                neighbour.learn_mtu(error.mtu, error.dst, now)
+        ours = back.rewrite.src if quoted.src != quoted.dst and back.out != HOST else error.src
+        seq_delta = 0 if back.translation is None else back.translation.ack_delta
+        translate_error(packet, error, quoted, src=ours, dst=quoted.src, seq_delta=seq_delta)
+        self._output.packet(back.out, packet)
+        return True

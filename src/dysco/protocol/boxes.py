@@ -1,0 +1,114 @@
+"""SYNs that are inside a middlebox: how they are known again when they leave it.
+
+By their tuple; by a tag, a TCP option that we insert and that NAT leaves alone; by a fingerprint of what
+NAT does not change; or by what the box told through the API. A fingerprint counts only while it names one
+candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dysco.protocol.chain import Chain, Fingerprint, Opening, State
+from dysco.protocol.flow import HOST, FlowTable
+from dysco.wire.options import TAG_LEN, find_tag, insert_tag, syn_options
+from dysco.wire.packet import Located, Packet, locate
+from dysco.wire.tuples import FiveTuple
+
+
+class AtBox:
+    """The SYNs that were delivered to boxes and have not left yet."""
+
+    def __init__(self, table: FlowTable, rng: Callable[[int], bytes]) -> None:
+        self._table = table
+        self._rng = rng
+        self._by_tuple: dict[tuple[int, FiveTuple], Chain] = {}
+        self._by_tag: dict[bytes, Chain] = {}
+        self._by_fingerprint: dict[Fingerprint, list[tuple[Chain, float]]] = {}
+        self._by_session: dict[FiveTuple, Chain] = {}
+        self._expected: dict[Chain, FiveTuple] = {}
+
+    def deliver(
+        self, chain: Chain, opening: Opening, packet: Packet, at: Located, now: float, patience: float
+    ) -> None:
+        """Remember a SYN that goes into its box; it may get a tag."""
+        box = chain.box
+        assert box is not None
+        self._by_session[chain.session_in] = chain
+        if "tuple" in box.match:
+            self._by_tuple[box.right_read, chain.session_in] = chain
+            if box.right_read == HOST:
+                self._table.capture(chain.session_in)
+        if "fingerprint" in box.match:
+            opening.fingerprint = _fingerprint(packet, at)
+            self._by_fingerprint.setdefault(opening.fingerprint, []).append((chain, now + patience))
+        if "tag" in box.match:
+            tag = self._rng(TAG_LEN)
+            if self.mark(packet, tag):
+                opening.tag = tag
+                self._by_tag[tag] = chain
+
+    def mark(self, packet: Packet, tag: bytes) -> bool:
+        """Insert the tag; False if the SYN has no room for it."""
+        return insert_tag(packet, tag)
+
+    def match(self, port: int, packet: Packet, at: Located, now: float) -> Chain | None:
+        """The chain whose SYN this is, read from the right side of its box."""
+        chain = self._by_tuple.get((port, at.five_tuple))
+        if chain is None and self._by_tag:
+            tag = find_tag(packet)
+            chain = None if tag is None else self._by_tag.get(tag)
+        if chain is None and self._by_fingerprint:
+            candidates = self._by_fingerprint.get(_fingerprint(packet, at), ())
+            fitting = [one for one, until in candidates if now < until and one.state is State.AT_BOX]
+            chain = fitting[0] if len(fitting) == 1 else None
+        if (
+            chain is None
+            or chain.box is None
+            or chain.box.right_read != port
+            or chain.state is not State.AT_BOX
+        ):
+            return None
+        return chain
+
+    def waiting_for(self, session: FiveTuple) -> Chain | None:
+        """The chain whose SYN went into its box with this tuple and has not left."""
+        chain = self._by_session.get(session)
+        return chain if chain is not None and chain.state is State.AT_BOX else None
+
+    def expect(self, chain: Chain, session_out: FiveTuple) -> None:
+        """The SYN of this chain will leave with this tuple."""
+        assert chain.box is not None
+        self._by_tuple[chain.box.right_read, session_out] = chain
+        self._expected[chain] = session_out
+        if chain.box.right_read == HOST:
+            self._table.capture(session_out)
+
+    def forget(self, chain: Chain, opening: Opening) -> None:
+        """The SYN has left, or will not."""
+        box = chain.box
+        if box is None:
+            return
+        for session in (chain.session_in, self._expected.pop(chain, None)):
+            if session is not None:
+                if self._by_tuple.get((box.right_read, session)) is chain:
+                    del self._by_tuple[box.right_read, session]
+                if box.right_read == HOST:
+                    self._table.release(session)
+        if self._by_session.get(chain.session_in) is chain:
+            del self._by_session[chain.session_in]
+        self._by_tag.pop(opening.tag, None)
+        candidates = self._by_fingerprint.get(opening.fingerprint)
+        if candidates is not None:
+            kept = [pair for pair in candidates if pair[0] is not chain]
+            if kept:
+                self._by_fingerprint[opening.fingerprint] = kept
+            else:
+                del self._by_fingerprint[opening.fingerprint]
+
+
+def _fingerprint(packet: Packet, at: Located) -> Fingerprint:
+    """What NAT leaves alone: initial sequence number, timestamp, window, MSS."""
+    now_at = locate(packet) or at
+    options = syn_options(packet)
+    return now_at.seq, options.tsval, now_at.window, options.mss

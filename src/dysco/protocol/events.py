@@ -1,0 +1,99 @@
+"""What the core tells its driver: things that happened to sessions and peers, and what the journal must keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dysco.wire.tuples import FiveTuple
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """A SYN began a chain here, or came along one."""
+
+    chain_id: bytes
+    hop_index: int
+    session: FiveTuple
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEstablished:
+    """The SYN-ACK passed."""
+
+    chain_id: bytes
+    hop_index: int
+    session: FiveTuple
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """Nothing of the session is left here. reason: closed, reset, idle, embryonic, refused, replaced, stopped."""
+
+    chain_id: bytes
+    hop_index: int
+    session: FiveTuple
+    reason: str
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetupRefused:
+    """A chain could not be made; `by` is who said so (a peer, or this agent)."""
+
+    chain_id: bytes
+    session: FiveTuple
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentNatively:
+    """A session goes without its chain, because the policy says `on_fail = "open"`."""
+
+    session: FiveTuple
+    policy: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    """An association with a peer is there."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDown:
+    """An association with a peer is gone."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """The journal must remember this; `data` is what `dysco.protocol.records` reads back."""
+
+    key: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionForgotten:
+    """The journal may forget the session with this key."""
+
+    key: bytes
+
+
+Event = (
+    SessionOpened
+    | SessionEstablished
+    | SessionClosed
+    | SetupRefused
+    | SentNatively
+    | PeerUp
+    | PeerDown
+    | SessionRecord
+    | SessionForgotten
+)

@@ -1,0 +1,101 @@
+"""What the core is told about its host: values that the configuration makes, all immutable.
+
+Times in seconds, sizes in bytes, addresses packed (4 or 16 bytes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dysco.wire.chain_header import Egress, Hop
+from dysco.wire.tuples import FiveTuple
+
+Match = Literal["tuple", "tag", "fingerprint", "api"]
+
+
+def nothing(_: FiveTuple) -> bool:
+    """Allow no session; what a peer may have sent on natively unless the configuration says more."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another agent. next_hops: names of peers to which its chains may go on from here, None for all.
+
+    may_use: which of its sessions this host may send on without an agent at the other end.
+    """
+
+    name: str
+    addresses: tuple[bytes, ...]
+    mtu: int | None = None
+    relay: bool = True
+    next_hops: frozenset[str] | None = None
+    may_use: Callable[[FiveTuple], bool] = nothing
+
+
+@dataclass(frozen=True, slots=True)
+class LocalBox:
+    """A middlebox of this host and the ports of its two sides (see `dysco.protocol.flow`)."""
+
+    name: str
+    tag: int
+    left_read: int
+    left_write: int
+    right_read: int
+    right_write: int
+    changes_tuple: bool = False
+    match: tuple[Match, ...] = ("tuple",)
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """How long things last, in seconds; `[timers]` of the configuration explains each."""
+
+    embryonic: float = 75.0
+    established: float = 8100.0
+    half_closed: float = 3600.0
+    time_wait: float = 60.0
+    quarantine: float = 60.0
+    avoid: float = 60.0
+    association_wait: float = 1.0
+    fingerprint: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much there may be: sessions in all, sessions being opened, chains a peer begins per second."""
+
+    sessions: int = 200_000
+    embryonic: int = 16_384
+    setups_per_second: int = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it. The first box is the one that a hop means which names only this host."""
+
+    name: str
+    addresses: tuple[bytes, ...]
+    port_range: tuple[int, int] = (61000, 65535)
+    control_port: int = 2016
+    mtu: int = 1500
+    boxes: tuple[LocalBox, ...] = ()
+    peers: tuple[Peer, ...] = ()
+    timers: Timers = field(default_factory=Timers)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy wants of a new session: the hops in order, the final host's agent last unless egress says."""
+
+    policy: str
+    hops: tuple[Hop, ...]
+    on_fail_open: bool = False
+    egress: Egress = Egress.AGENT
+
+
+Decide = Callable[[FiveTuple, float], Decision | None]
+"""Give the decision for a session that begins; the time is monotonic seconds."""

@@ -1,0 +1,191 @@
+"""A simulated host: a TCP stack, perhaps an agent with its flow table, perhaps a middlebox.
+
+It steers as the kernel programs of `dysco.dataplane` do: what the stack sends is diverted to the agent if a
+flow or a policy wants it, what comes from the wire if it is addressed to a reserved port. The agent inside
+is the real protocol core.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dysco.protocol.agent import Agent, MessageOut, PacketOut
+from dysco.protocol.events import Event
+from dysco.protocol.flow import FORWARD, HOST, LOOP, UNDERLAY
+from dysco.sim.box import Box
+from dysco.sim.clock import Clock, Timer
+from dysco.sim.endpoint import Endpoint, Profile, State
+from dysco.sim.table import SimFlowTable
+from dysco.wire.packet import ACK, FIN, RST, SYN, Packet, locate
+from dysco.wire.rewrite import apply
+from dysco.wire.tuples import FiveTuple
+
+if TYPE_CHECKING:
+    from dysco.sim.network import Network
+
+
+@dataclass
+class Listener:
+    """A server: what each new session gets to send, and what kind of stack it has."""
+
+    profile: Profile
+    accept: Callable[[Endpoint], None]
+
+
+@dataclass
+class Host:
+    """One machine of the simulated network."""
+
+    name: str
+    addresses: tuple[bytes, ...]
+    network: Network
+    clock: Clock
+    rng: random.Random
+    agent: Agent | None = None
+    table: SimFlowTable = field(default_factory=SimFlowTable)
+    port_range: tuple[int, int] = (61000, 65535)
+    box: Box | None = None
+    boxes: dict[int, Box] = field(default_factory=dict)
+    listeners: dict[int, Listener] = field(default_factory=dict)
+    endpoints: dict[FiveTuple, Endpoint] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    strays: int = 0
+    _timer: Timer | None = None
+    _armed_at: float | None = None
+
+    def connect(self, tuple_: FiveTuple, isn: int, profile: Profile) -> Endpoint:
+        """Open a session from this host; the tuple's source is one of its addresses."""
+        endpoint = self._endpoint(tuple_, isn, profile)
+        endpoint.open(self.clock.now)
+        self.arm(endpoint)
+        return endpoint
+
+    def from_wire(self, packet: Packet) -> None:
+        """Take a packet that the network delivers."""
+        at = locate(packet)
+        if at is None:
+            self.strays += 1
+            return
+        ours = at.five_tuple.dst in self.addresses
+        if self.agent is not None:
+            reserved = ours and self.port_range[0] <= at.five_tuple.dport <= self.port_range[1]
+            if reserved or self.table.get(UNDERLAY, at.five_tuple) is not None:
+                self._to_agent(UNDERLAY, packet)
+                return
+        self._to_stack(packet, at.five_tuple, at.flags)
+
+    def from_stack(self, packet: Packet) -> None:
+        """Take a packet that the TCP stack sends or that the kernel forwards."""
+        at = locate(packet)
+        if at is None:
+            self.strays += 1
+            return
+        if self.agent is not None and (
+            self.table.get(HOST, at.five_tuple) is not None
+            or at.five_tuple in self.table.captured
+            or (at.flags & SYN and not at.flags & ACK)
+        ):
+            self._to_agent(HOST, packet)
+        else:
+            self.network.send(self, packet)
+
+    def write(self, port: int, packet: Packet) -> None:
+        """Do what the data plane does with a packet that leaves by `port`."""
+        if port in (HOST, UNDERLAY):
+            at = locate(packet)
+            if at is not None and at.five_tuple.dst in self.addresses and port == HOST:
+                self._to_stack(packet, at.five_tuple, at.flags)
+            else:
+                self.network.send(self, packet)
+        elif port == LOOP:
+            self._to_agent(UNDERLAY, packet)
+        elif port == FORWARD:
+            if self.box is not None:
+                for out in self.box.forward(packet, "left"):
+                    self.from_stack(out)
+        else:
+            for out in self.boxes[port & ~1].forward(packet, "right" if port & 1 else "left"):
+                self._to_agent(port ^ 1, out)
+
+    def drain(self) -> None:
+        """Carry out what the core wants and plan its next deadline."""
+        assert self.agent is not None
+        while True:
+            out = self.agent.outgoing()
+            if not out:
+                break
+            for item in out:
+                if isinstance(item, PacketOut):
+                    self.write(item.port, item.packet)
+                elif isinstance(item, MessageOut):
+                    self.network.message(self, item.peer, item.message)
+        while (event := self.agent.next_event()) is not None:
+            self.events.append(event)
+        deadline = self.agent.next_deadline()
+        if deadline != self._armed_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._armed_at = deadline
+            self._timer = None if deadline is None else self.clock.call_at(deadline, self._deadline)
+
+    def arm(self, endpoint: Endpoint) -> None:
+        """Plan the retransmission timer of an endpoint."""
+        deadline = endpoint.deadline
+        if deadline is not None:
+
+            def due() -> None:
+                if endpoint.deadline == deadline:
+                    endpoint.handle_deadline(self.clock.now)
+                    self.arm(endpoint)
+
+            self.clock.call_at(deadline, due)
+
+    def _endpoint(self, tuple_: FiveTuple, isn: int, profile: Profile) -> Endpoint:
+        endpoint = Endpoint(tuple_, isn, profile, self.from_stack, self.rng)
+        self.endpoints[tuple_] = endpoint
+        return endpoint
+
+    def _deadline(self) -> None:
+        assert self.agent is not None
+        self._armed_at = None
+        self.agent.handle_deadline(self.clock.now)
+        self.drain()
+
+    def _to_agent(self, port: int, packet: Packet) -> None:
+        assert self.agent is not None
+        at = locate(packet)
+        assert at is not None
+        flow = self.table.get(port, at.five_tuple)
+        if flow is not None and not flow.slow and not at.flags & (SYN | FIN | RST):
+            flow.packets += 1
+            flow.bytes += len(packet.data)
+            apply(packet, flow)
+            self.write(flow.out, packet)
+            return
+        self.agent.receive_packet(port, packet, self.clock.now)
+        self.drain()
+
+    def _to_stack(self, packet: Packet, tuple_: FiveTuple, flags: int) -> None:
+        if tuple_.dst not in self.addresses:
+            if self.box is not None:
+                for out in self.box.forward(packet, "left"):
+                    self.from_stack(out)
+            else:
+                self.from_stack(packet)
+            return
+        mine = tuple_.reversed()
+        endpoint = self.endpoints.get(mine)
+        if endpoint is None:
+            listener = self.listeners.get(tuple_.dport)
+            if listener is None or flags & (SYN | ACK) != SYN:
+                self.strays += 1
+                return
+            endpoint = self._endpoint(mine, self.rng.randrange(1 << 32), listener.profile)
+            listener.accept(endpoint)
+        before = endpoint.deadline
+        endpoint.receive(packet, self.clock.now)
+        if endpoint.deadline != before or endpoint.state is State.OPEN:
+            self.arm(endpoint)

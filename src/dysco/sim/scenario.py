@@ -1,0 +1,264 @@
+"""One random run of whole chains, made from a seed, and its verdict.
+
+A scenario draws a chain of hosts, boxes, TCP stacks, faults, amounts of data and ways to close. It runs until
+everything has come to rest and long enough after that for every timer, and judges: the streams at both ends
+are equal, nobody was given a number that a correct path cannot deliver, no agent keeps anything.
+
+    client A --- box 1 --- box 2 --- ... --- server Z
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from dataclasses import dataclass, field
+from functools import partial
+
+from dysco.protocol.agent import Agent
+from dysco.protocol.flow import FIRST_BOX, FORWARD, HOST
+from dysco.protocol.settings import Decision, LocalBox, Peer, Settings
+from dysco.sim.box import Box, Firewall, SourceNat
+from dysco.sim.clock import Clock
+from dysco.sim.endpoint import Endpoint, Profile, State
+from dysco.sim.host import Host, Listener
+from dysco.sim.link import Fault
+from dysco.sim.network import Network
+from dysco.wire.chain_header import Hop
+from dysco.wire.messages import Hello
+from dysco.wire.tuples import FiveTuple
+
+TIME_LIMIT_S = 600.0
+REST_S = 6 * 3600.0
+SERVER_PORT = 80
+
+
+@dataclass
+class Verdict:
+    """What a seed showed: `faults` is empty if all was right."""
+
+    seed: int
+    faults: list[str] = field(default_factory=list)
+    sessions: int = 0
+    completed: int = 0
+    bytes: int = 0
+    dialogue: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Pair:
+    """The two ends of one session and what each means to send."""
+
+    upload: bytes
+    download: bytes
+    aborted: bool = False
+    client: Endpoint | None = None
+    server: Endpoint | None = None
+    incarnations: int = 1
+
+
+class Scenario:
+    """A whole network made from `seed`; `run()` once."""
+
+    def __init__(self, seed: int, *, record: bool = False) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.clock = Clock()
+        rng = self.rng
+        hostile = rng.random()
+        fault = Fault(
+            delay_s=rng.choice((0.0005, 0.005, 0.05)),
+            jitter_s=rng.choice((0.0, 0.0, 0.002)),
+            loss=rng.choice((0.0, 0.02, 0.1, 0.2)) * (hostile > 0.3),
+            repeat=rng.choice((0.0, 0.02, 0.1)),
+            late=rng.choice((0.0, 0.02, 0.1)),
+        )
+        control = Fault(
+            delay_s=fault.delay_s, loss=rng.choice((0.0, 0.1, 0.3)), repeat=rng.choice((0.0, 0.2)), late=0.1
+        )
+        self.network = Network(self.clock, rng, fault, control)
+        self.network.dialogue = [] if record else None
+        self.family = rng.choice((4, 6))
+        self.pairs: list[Pair] = []
+        self.hosts = [self.network.add(f"h{i}", self._address(i)) for i in range(rng.randint(2, 5))]
+        self.client, self.server = self.hosts[0], self.hosts[-1]
+        self._make_agents()
+        self._make_sessions()
+
+    def run(self) -> Verdict:
+        """Run to rest and judge."""
+        verdict = Verdict(self.seed)
+        end = self.clock.now + TIME_LIMIT_S
+        while self.clock.now < end and not all(self._settled(pair) for pair in self.pairs):
+            if not self.clock.step():
+                break
+        verdict.sessions = len(self.pairs)
+        for number, pair in enumerate(self.pairs):
+            self._judge(number, pair, verdict)
+        self.clock.run_until(self.clock.now + REST_S)
+        for host in self.hosts:
+            self._judge_rest(host, verdict)
+        verdict.dialogue = self.network.dialogue or []
+        return verdict
+
+    def _address(self, number: int) -> bytes:
+        base = "10.0.0.1" if self.family == 4 else "fd00::1"
+        return (ipaddress.ip_address(base) + number).packed
+
+    def _make_agents(self) -> None:
+        hops = tuple(Hop(host.addresses[0], 0) for host in self.hosts[1:])
+        names = [host.name for host in self.hosts]
+        for index, host in enumerate(self.hosts):
+            boxes: tuple[LocalBox, ...] = ()
+            if 0 < index < len(self.hosts) - 1:
+                boxes = (self._make_box(host, index),)
+            peers = tuple(
+                Peer(name=n, addresses=self.network.hosts[n].addresses) for n in names if n != host.name
+            )
+            settings = Settings(name=host.name, addresses=host.addresses, boxes=boxes, peers=peers)
+            first = index == 0
+
+            def decide(tuple_: FiveTuple, now: float, first: bool = first) -> Decision | None:
+                return Decision("all", hops) if first else None
+
+            seeded = random.Random(self.rng.randrange(1 << 62))
+            host.agent = Agent(settings, host.table, decide, seeded.randbytes)
+        for left in self.hosts:
+            for right in self.hosts:
+                if left is not right and left.agent is not None:
+                    pair = sorted((left.name, right.name))
+                    one, two = (bytes([names.index(n)]) * 32 for n in pair)
+                    send, receive = (one, two) if left.name == pair[0] else (two, one)
+                    left.agent.peer_up(right.name, self._hello(right), send, receive, self.clock.now)
+        for host in self.hosts:
+            host.drain()
+
+    def _hello(self, host: Host) -> Hello:
+        return Hello(
+            name=host.name, boot_id=bytes(16), port_range=host.port_range, observed_address=host.addresses[0]
+        )
+
+    def _make_box(self, host: Host, index: int) -> LocalBox:
+        kind = self.rng.choice(("kernel", "pair", "nat"))
+        box: Box = SourceNat(host.addresses[0]) if kind == "nat" else Firewall()
+        if kind == "pair":
+            host.boxes[FIRST_BOX] = box
+            ports = (FIRST_BOX, FIRST_BOX, FIRST_BOX + 1, FIRST_BOX + 1)
+        else:
+            host.box = box
+            ports = (HOST, FORWARD, HOST, FORWARD)
+        return LocalBox(
+            name=f"box{index}",
+            tag=0,
+            left_read=ports[0],
+            left_write=ports[1],
+            right_read=ports[2],
+            right_write=ports[3],
+            changes_tuple=box.changes_tuple,
+            match=("tuple", "tag", "fingerprint") if box.changes_tuple else ("tuple",),
+        )
+
+    def _profile(self) -> Profile:
+        rng = self.rng
+        return Profile(
+            mss=rng.choice((536, 1220, 1460)),
+            wscale=rng.choice((None, 0, 7)),
+            timestamps=rng.random() < 0.7,
+            sack=rng.random() < 0.7,
+            buffer=rng.choice((2000, 20000, 65535)),
+            burst=rng.choice((1, 1, 4)),
+        )
+
+    def _make_sessions(self) -> None:
+        for number in range(self.rng.randint(1, 3)):
+            sizes = (0, 1, 3000, 40000)
+            pair = Pair(
+                self.rng.randbytes(self.rng.choice(sizes)), self.rng.randbytes(self.rng.choice(sizes))
+            )
+            self.pairs.append(pair)
+            port = SERVER_PORT + number
+            self.server.listeners[port] = Listener(self._profile(), partial(self._accept, pair))
+            self.clock.call_at(self.clock.now + self.rng.random() * 0.2, partial(self._begin, number))
+
+    def _accept(self, pair: Pair, endpoint: Endpoint) -> None:
+        if pair.server is not None:
+            pair.incarnations += 1
+        pair.server = endpoint
+        self._talk(self.server, endpoint, pair.download)
+
+    def _begin(self, number: int) -> None:
+        rng = self.rng
+        pair = self.pairs[number]
+        wanted = FiveTuple.of(
+            self.client.addresses[0], 30000 + number, self.server.addresses[0], SERVER_PORT + number
+        )
+        isn = rng.choice((rng.randrange(1 << 32), (1 << 32) - rng.randrange(1, 30000)))
+        pair.client = client = self.client.connect(wanted, isn, self._profile())
+        self._talk(self.client, client, pair.upload)
+        if rng.random() < 0.1:
+            pair.aborted = True
+            self.clock.call_at(self.clock.now + rng.random(), partial(self._abort, client))
+
+    def _abort(self, endpoint: Endpoint) -> None:
+        endpoint.abort(self.clock.now)
+
+    def _talk(self, host: Host, endpoint: Endpoint, data: bytes) -> None:
+        """Send it all, and close at once or when the other side has closed, at the latest after 2 s."""
+        endpoint.write(data, self.clock.now)
+        if self.rng.random() < 0.5:
+            endpoint.close(self.clock.now)
+            return
+        last = self.clock.now + 2
+
+        def look() -> None:
+            if endpoint.state in (State.DONE, State.FAILED):
+                return
+            if endpoint.fin_received or self.clock.now >= last:
+                endpoint.close(self.clock.now)
+                host.arm(endpoint)
+            else:
+                self.clock.call_at(self.clock.now + 0.1, look)
+
+        look()
+
+    def _settled(self, pair: Pair) -> bool:
+        if pair.aborted:
+            return pair.client is not None and pair.client.state is State.FAILED
+        return all(
+            end is not None and end.state in (State.DONE, State.FAILED) for end in (pair.client, pair.server)
+        )
+
+    def _judge(self, number: int, pair: Pair, verdict: Verdict) -> None:
+        for end, received, who in (
+            (pair.client, pair.download, "client"),
+            (pair.server, pair.upload, "server"),
+        ):
+            if end is None:
+                if not pair.aborted:
+                    verdict.faults.append(f"session {number}: the {who} never began")
+                continue
+            verdict.faults += [f"session {number}: {who}: {text}" for text in end.violations]
+            if bytes(end.received) != received[: len(end.received)]:
+                verdict.faults.append(f"session {number}: the {who} received other bytes than were sent")
+            if pair.aborted:
+                continue
+            if end.state is not State.DONE:
+                verdict.faults.append(f"session {number}: {who} {end.state.value} {end.why_failed}")
+            elif len(end.received) != len(received):
+                verdict.faults.append(f"session {number}: the {who} lacks bytes")
+            verdict.bytes += len(end.received)
+        verdict.completed += not pair.aborted
+
+    def _judge_rest(self, host: Host, verdict: Verdict) -> None:
+        assert host.agent is not None
+        left = [str(info) for info in host.agent.sessions()]
+        if left:
+            verdict.faults.append(f"{host.name} keeps sessions: {left}")
+        if host.table.flows:
+            verdict.faults.append(f"{host.name} keeps flows: {list(host.table.flows)}")
+        if host.table.captured:
+            verdict.faults.append(f"{host.name} keeps captures: {host.table.captured}")
+
+
+def run(seed: int, *, record: bool = False) -> Verdict:
+    """Make the scenario of a seed and run it; the same seed gives the same run."""
+    return Scenario(seed, record=record).run()
