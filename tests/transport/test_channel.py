@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import ipaddress
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dysco.errors import ConfigError, LocalError
+from dysco.transport import keys
+from dysco.transport.identity import Identity
+from dysco.transport.settings import PeerSettings
 from dysco.wire.messages import SynRefused
-from transport.rig import both_up, pair, running
+from transport.rig import FAST, Node, both_up, free_port, pair, running
+
+
+def numbered(count: int) -> list[SynRefused]:
+    return [SynRefused(i.to_bytes(16, "big"), "because") for i in range(count)]
+
+
+def refused(node: Node) -> list[SynRefused]:
+    return [message for _, message in node.messages if isinstance(message, SynRefused)]
 
 
 @pytest.mark.parametrize("v6", [False, True])
@@ -17,22 +34,331 @@ async def test_two_agents_find_each_other(pki: Path, v6: bool) -> None:
         await both_up(a, b)
         assert a.hellos["b"].name == "b"
         assert a.hellos["b"].boot_id == b.channel.settings.boot_id
+        assert a.hellos["b"].observed_address == ipaddress.ip_address("::1" if v6 else "127.0.0.1").packed
         assert a.keys["b"][0] != a.keys["b"][1]
-        sent = [SynRefused(i.to_bytes(16, "big"), "because") for i in range(500)]
-        before = a.channel.counters["datagrams_out"]
-        for message in sent:
-            assert a.channel.send("b", message)
-        await b.until(lambda: sum(isinstance(m, SynRefused) for _, m in b.messages) == 500)
-        assert [m for _, m in b.messages if isinstance(m, SynRefused)] == sent
-        assert a.channel.counters["datagrams_out"] - before < 25  # packed
         await a.until(lambda: a.mtus.get("b") == 1500)
+        before = a.channel.counters["datagrams_out"]
+        for message in numbered(500):
+            assert a.channel.send("b", message)
+        await b.until(lambda: len(refused(b)) == 500)
+        assert refused(b) == numbered(500)
+        assert a.channel.counters["datagrams_out"] - before < 25  # packed
+        (status,) = a.channel.status()
+        assert (status.up, status.mtu, status.boot_id) == (True, 1500, a.hellos["b"].boot_id)
     assert b.count("down") == 0  # closed, nothing is called any more
 
 
-async def test_a_peer_that_goes_is_down_at_once(pki: Path) -> None:
+async def test_a_peer_that_goes_is_down_at_once_and_comes_back(pki: Path) -> None:
     a, b = pair(pki)
     async with running(a):
         async with running(b):
             await both_up(a, b)
         await a.until(lambda: "b" not in a.up)
         assert a.channel.counters["peers_gone"] == 1
+        assert not a.channel.send("b", SynRefused(bytes(16)))
+        again = Node(
+            "b", pki, address="127.0.0.2", port=b.channel.settings.port, peers=b.channel.settings.peers
+        )
+        async with running(again):
+            await both_up(a, again)
+            assert a.hellos["b"].boot_id == again.channel.settings.boot_id
+
+
+async def test_a_silent_restart_is_noticed_at_once(pki: Path) -> None:
+    slow = replace(FAST, keepalive_s=30.0, dead_s=90.0)
+    a, b = pair(pki, timing=slow)
+    loop = asyncio.get_running_loop()
+    async with running(a):
+        await b.channel.start()
+        await both_up(a, b)
+        old = a.keys["b"]
+        crash(b)
+        again = Node(
+            "b", pki, address="127.0.0.2", port=b.channel.settings.port, peers=b.channel.settings.peers
+        )
+        began = loop.time()
+        async with running(again):
+            await both_up(a, again)
+            assert loop.time() - began < 1.0
+            assert a.keys["b"] != old
+            assert a.count("down") == 0  # replaced, never without one
+            assert a.channel.counters["peer_restarts"] == 1
+            assert len(a.channel._peers["b"].links) == 1
+
+
+def reborn(node: Node, pki: Path) -> Node:
+    settings = node.channel.settings
+    return Node(
+        node.name,
+        pki,
+        address=settings.addresses[0],
+        port=settings.port,
+        peers=settings.peers,
+        timing=settings.timing,
+    )
+
+
+def crash(node: Node) -> None:
+    """Let a channel vanish without a word, as `kill -9` does."""
+    channel = node.channel
+    loop = asyncio.get_running_loop()
+    for peer in channel._peers.values():
+        if peer.timer is not None:
+            peer.timer.cancel()
+        for link in [*peer.links, *([peer.call] if peer.call else [])]:
+            if link.timer is not None:
+                link.timer.cancel()
+            if link.connected:
+                loop.remove_reader(link.socket.fileno())
+                link.socket.close()
+    channel._close_sockets()
+    channel._loop = None
+
+
+async def test_a_peer_that_falls_silent_is_down_after_a_while(pki: Path) -> None:
+    a, b = pair(pki)
+    async with running(a):
+        await b.channel.start()
+        await both_up(a, b)
+        crash(b)
+        await a.until(lambda: "b" not in a.up)
+        assert a.channel.counters["peers_silent"] == 1
+        (status,) = a.channel.status()
+        assert status.attempts > 1
+        await a.until(lambda: a.channel.status()[0].attempts > status.attempts + 1)  # goes on calling
+
+
+async def test_a_process_that_was_stopped_keeps_its_peers(pki: Path) -> None:
+    a, b = pair(pki)
+    async with running(a, b):
+        await both_up(a, b)
+        peer = a.channel._peers["b"]
+        assert peer.timer is not None
+        peer.timer.cancel()
+        # As if the clock had gone on for a minute while nothing ran here.
+        peer.armed_for -= 60
+        for link in peer.links:
+            link.heard_at -= 60
+        a.channel._timer("b")
+        await a.until(lambda: peer.links[0].heard_at > asyncio.get_running_loop().time() - FAST.keepalive_s)
+        assert a.count("down") == 0
+
+
+@pytest.mark.parametrize("_", range(20))
+async def test_simultaneous_opening_leaves_exactly_one(pki: Path, _: int) -> None:
+    a, b = pair(pki)
+    async with running(a, b):
+        await both_up(a, b)
+        a.channel.rekey("b")
+        b.channel.rekey("a")
+        await a.until(lambda: a.channel._peers["b"].call is b.channel._peers["a"].call is None)
+        await a.until(lambda: settled(a, b), "for one association")
+        await both_up(a, b)
+        assert a.count("down") == b.count("down") == 0
+        for message in numbered(20):
+            a.channel.send("b", message)
+        await b.until(lambda: len(refused(b)) == 20)
+
+
+def settled(a: Node, b: Node) -> bool:
+    """Both use the two ends of one association."""
+    ours, theirs = a.channel._peers["b"].current, b.channel._peers["a"].current
+    return (
+        ours is not None
+        and theirs is not None
+        and ours.association.send_key == theirs.association.receive_key
+        and not a.channel._half_open
+        and not b.channel._half_open
+    )
+
+
+def more_ups(node: Node, than: int) -> bool:
+    return node.count("up") > than
+
+
+async def test_new_keys_replace_the_old_without_a_gap(pki: Path) -> None:
+    a, b = pair(pki, timing=replace(FAST, rekey_s=0.2, linger_s=0.1))
+    async with running(a, b):
+        await both_up(a, b)
+        sent = 0
+        while a.count("up") < 4:
+            assert a.channel.send("b", numbered(1)[0])
+            sent += 1
+            ups = a.count("up")
+            await a.until(functools.partial(more_ups, a, ups))
+        await b.until(lambda: len(refused(b)) == sent)
+        assert a.count("down") == b.count("down") == 0
+        assert a.channel.counters["peer_restarts"] == 0
+        await a.until(lambda: len(a.channel._peers["b"].links) <= 2)  # lingering ones go
+
+
+async def test_unknown_peers_and_strange_names_get_nothing(pki: Path) -> None:
+    port = free_port()
+    a = Node("a", pki, port=port, peers=[])
+    b = Node("b", pki, address="127.0.0.2", port=port, peers=[PeerSettings("a", ("127.0.0.1",), port)])
+    async with running(a, b):
+        await a.until(lambda: a.channel.counters["dropped_unknown_source"] >= 2)
+        assert a.channel.counters["cookies_out"] == a.channel.counters["bytes_out"] == 0
+        # Named by address, but as somebody else: no association either.
+        a.channel.reconfigure([PeerSettings("c", ("127.0.0.2",), port + 1)])
+        await a.until(lambda: a.channel.counters["handshakes_failed"] > 0)
+        assert not a.up
+        assert not b.up
+        # Now it is named.
+        a.channel.reconfigure([PeerSettings("b", ("127.0.0.2",), port)])
+        await both_up(a, b)
+        a.channel.reconfigure([])
+        await a.until(lambda: "b" not in a.up)
+        await b.until(lambda: "a" not in b.up)
+
+
+async def test_another_authority_gets_nowhere(pki: Path, tmp_path: Path) -> None:
+    keys.init(tmp_path)
+    keys.issue(tmp_path, "b")
+    port = free_port()
+    a = Node("a", pki, port=port, peers=[PeerSettings("b", ("127.0.0.2",), port)])
+    b = Node("b", tmp_path, address="127.0.0.2", port=port, peers=[PeerSettings("a", ("127.0.0.1",), port)])
+    async with running(a, b):
+        await a.until(
+            lambda: a.channel.counters["handshakes_failed"] and b.channel.counters["handshakes_failed"]
+        )
+        assert not a.accepted
+        assert not b.accepted
+        assert "certificate" in str(b.channel.status()[0].last_failure) + str(
+            a.channel.status()[0].last_failure
+        )
+
+
+async def test_pinned_fingerprints(pki: Path) -> None:
+    port = free_port()
+    prints = {name: keys.show(pki / f"{name}.pem").fingerprint for name in "ab"}
+    a = Node("a", pki, port=port, peers=[PeerSettings("b", ("127.0.0.2",), port, prints["b"])], ca=False)
+    b = Node(
+        "b",
+        pki,
+        address="127.0.0.2",
+        port=port,
+        peers=[PeerSettings("a", ("127.0.0.1",), port, prints["a"])],
+        ca=False,
+    )
+    async with running(a, b):
+        await both_up(a, b)
+
+
+async def test_a_peer_from_anywhere_calls(pki: Path) -> None:
+    port = free_port()
+    a = Node("a", pki, port=port, peers=[PeerSettings("b", anywhere=True)])
+    b = Node("b", pki, address="127.0.0.77", port=port, peers=[PeerSettings("a", ("127.0.0.1",), port)])
+    async with running(a, b):
+        await both_up(a, b)
+        assert a.channel.status()[0].address == "127.0.0.77"
+
+
+async def test_another_address_leads_to_another_association(pki: Path) -> None:
+    a, b = pair(pki)
+    port = a.channel.settings.port
+    async with running(a, b):
+        await both_up(a, b)
+        moved = Node("b", pki, address="127.0.0.3", port=port, peers=b.channel.settings.peers)
+        async with running(moved):
+            a.channel.reconfigure([PeerSettings("b", ("127.0.0.3",), port)])
+            await a.until(lambda: a.channel.status()[0].address == "127.0.0.3")
+            await both_up(a, moved)
+            assert a.count("down") == 0
+
+
+async def test_the_second_address_is_tried(pki: Path) -> None:
+    port = free_port()
+    a = Node(
+        "a", pki, port=port, peers=[PeerSettings("b", ("::1", "127.0.0.2"), port)]
+    )  # no own IPv6 address
+    b = Node("b", pki, address="127.0.0.2", port=port, peers=[PeerSettings("a", anywhere=True)])
+    async with running(a, b):
+        await both_up(a, b)
+
+
+async def test_known_mtu_is_not_searched(pki: Path) -> None:
+    port = free_port()
+    a = Node("a", pki, port=port, peers=[PeerSettings("b", ("127.0.0.2",), port, mtu=1400)])
+    b = Node("b", pki, address="127.0.0.2", port=port, peers=[PeerSettings("a", ("127.0.0.1",), port)])
+    async with running(a, b):
+        await both_up(a, b)
+        await a.until(lambda: a.mtus.get("b") == 1400)
+        assert a.channel.counters["mtu_probes"] == 0
+
+
+@pytest.mark.parametrize("limit", [576, 1280, 1333, 1499])
+async def test_mtu_of_a_narrow_path(pki: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a and b packets above the limit vanish without a word, as behind a tunnel that filters ICMP."""
+    from dysco.transport.association import Association
+
+    a, b = pair(pki)
+    real = Association.outgoing
+    # The same exactness for packets that a real device would carry: IPv4 and UDP headers are 28 bytes.
+    monkeypatch.setattr(Association, "outgoing", lambda self: [d for d in real(self) if len(d) + 28 <= limit])
+    async with running(a, b):
+        await both_up(a, b)
+        await a.until(lambda: a.mtus.get("b") == limit, f"for {limit}")
+        await b.until(lambda: b.mtus.get("a") == limit)
+        monkeypatch.setattr(Association, "outgoing", real)
+        a.channel.probe("b")
+        await a.until(lambda: a.mtus.get("b") == 1500)
+
+
+async def test_mtu_of_a_device_with_large_packets(pki: Path) -> None:
+    a, b = pair(pki, mtu=9001)
+    async with running(a, b):
+        await both_up(a, b)
+        await a.until(lambda: a.mtus.get("b") == 9001)
+        assert a.channel.counters["mtu_probes"] == 1
+
+
+async def test_the_queue_is_bounded(pki: Path) -> None:
+    a, b = pair(pki, queue_limit=10)
+    async with running(a, b):
+        await both_up(a, b)
+        assert [a.channel.send("b", message) for message in numbered(12)] == [True] * 10 + [False] * 2
+        assert a.channel.counters["not_sent_queue_full"] == 2
+        await b.until(lambda: len(refused(b)) == 10)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_lossy_start(pki: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every third datagram lost, repeated or late both come up, stay up and agree."""
+    from dysco.transport.association import Association
+
+    rng = random.Random(seed)
+    real = Association.outgoing
+
+    def lossy(self: Association) -> list[bytes]:
+        out = [d for d in real(self) if rng.random() > 0.2]
+        out += [d for d in out if rng.random() < 0.2]
+        rng.shuffle(out)
+        return out
+
+    monkeypatch.setattr(Association, "outgoing", lossy)
+    a, b = pair(pki, timing=replace(FAST, dead_s=3.0, handshake_s=3.0))
+    async with running(a, b):
+        await both_up(a, b)
+        await a.until(lambda: settled(a, b))
+
+
+async def test_misuse_and_errors_are_named(pki: Path) -> None:
+    a, b = pair(pki)
+    with pytest.raises(LocalError, match="not started"):
+        a.channel.status()
+    async with running(a):
+        with pytest.raises(LocalError, match="nobody"):
+            a.channel.rekey("nobody")
+        double = Node("a", pki, port=a.channel.settings.port, peers=[])
+        with pytest.raises(ConfigError, match="Address already in use"):
+            await double.channel.start()
+    with pytest.raises(LocalError, match="is for 'a'"):
+        type(a.channel)(
+            b.channel.settings,
+            Identity(pki / "a.pem", pki / "a.key", None),
+            b,
+            random.Random(1),
+        )
+    with pytest.raises(ConfigError, match="not the private key"):
+        Identity(pki / "a.pem", pki / "b.key", None)

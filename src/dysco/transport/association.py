@@ -4,11 +4,15 @@ Knows OpenSSL through memory BIOs, and the time that it is handed. Must not know
 messages.
 
 A server's association begins only after the cookie has come back (Listener): until then nothing is kept and
-the answer is smaller than the question. Lost flights are repeated by this layer on the caller's monotonic
-clock, 200 ms doubling, by sending the same datagrams again: OpenSSL's own timer runs on the wall clock,
-which may be stepped by years, and starts at a second. It is served too, when it says so: its repetition has
-new record numbers and so heals what a peer has taken note of and yet thrown away. The last flight of a
-handshake has no timer (RFC 6347, 4.2.4): the server repeats it when the client repeats the flight before.
+the answer is smaller than the question.
+
+Lost flights are repeated by this layer on the caller's monotonic clock, 200 ms doubling, by sending what
+OpenSSL wrote once more. (OpenSSL's own timer starts at a second and runs on the wall clock, which may be
+stepped by years.) Records in clear get new sequence numbers each time, as RFC 6347, 4.2.4 wants it: a
+receiver notes the number of a ChangeCipherSpec that came too early, throws it away, and would take the same
+number for a replay for ever. Protected ones cannot be numbered anew and need it not: one that comes too
+early is kept. The last flight of a handshake has no timer: the server repeats it when the client repeats
+the flight before.
 """
 
 from __future__ import annotations
@@ -28,8 +32,9 @@ from dysco.transport.identity import Handshake, Identity
 EXPORTER_LABEL: Final = b"EXPORTER-dysco-syn"
 KEY_LEN: Final = 32
 
-# Largest datagram of a handshake: passes IPv6's minimum MTU of 1280 (RFC 8200, 5).
-HANDSHAKE_DATAGRAM: Final = 1200
+# Largest datagram of a handshake: with DF it must pass every path of IPv4, 576 bytes with its headers (RFC
+# 791).
+HANDSHAKE_DATAGRAM: Final = 576 - 28
 FIRST_REPEAT_S: Final = 0.2
 LAST_REPEAT_S: Final = 2.0
 HANDSHAKE_LIMIT_S: Final = 8.0
@@ -58,6 +63,7 @@ class Association:
         "_expires_at",
         "_flight",
         "_handshake",
+        "_number",
         "_out",
         "_pause",
         "_repeat_at",
@@ -70,7 +76,15 @@ class Association:
         "state",
     )
 
-    def __init__(self, connection: SSL.Connection, handshake: Handshake, *, client: bool, now: float) -> None:
+    def __init__(
+        self,
+        connection: SSL.Connection,
+        handshake: Handshake,
+        now: float,
+        *,
+        client: bool,
+        limit_s: float = HANDSHAKE_LIMIT_S,
+    ) -> None:
         """Take over a connection at the beginning of its handshake; see `connect` and `Listener`."""
         self.client = client
         self.state = State.HANDSHAKE
@@ -82,19 +96,22 @@ class Association:
         self._connection = connection
         self._handshake = handshake
         self._out: list[bytes] = []
-        self._flight: list[bytes] = []
+        self._flight = b""
+        self._number: int | None = None
         self._pause = FIRST_REPEAT_S
         self._repeat_at: float | None = None
-        self._expires_at = now + HANDSHAKE_LIMIT_S
+        self._expires_at = now + limit_s
         self._answered_at = now
         self._advance(now)
 
     @classmethod
-    def connect(cls, identity: Identity, peer: str, now: float) -> Association:
+    def connect(
+        cls, identity: Identity, peer: str, now: float, limit_s: float = HANDSHAKE_LIMIT_S
+    ) -> Association:
         """Begin a handshake as client with the peer of that name, and no other."""
         connection, handshake = _connection(identity, frozenset((peer,)))
         connection.set_connect_state()
-        return cls(connection, handshake, client=True, now=now)
+        return cls(connection, handshake, now, client=True, limit_s=limit_s)
 
     def receive(self, datagram: bytes, now: float) -> list[bytes]:
         """Take a datagram whose header is sane, give the plaintexts that it carried."""
@@ -132,7 +149,7 @@ class Association:
         return self._expires_at if self._repeat_at is None else min(self._repeat_at, self._expires_at)
 
     def handle_deadline(self, now: float) -> None:
-        """Repeat the last flight if that is due; give up after HANDSHAKE_LIMIT_S."""
+        """Repeat the last flight if that is due; give up after its limit."""
         if self.state is not State.HANDSHAKE:
             return
         if now >= self._expires_at:
@@ -140,8 +157,7 @@ class Association:
         elif self._repeat_at is not None and now >= self._repeat_at:
             self._pause = min(2 * self._pause, LAST_REPEAT_S)
             self._repeat_at = now + self._pause
-            if not self._openssl_repeats():
-                self._out += self._flight
+            self._send_flight()
 
     def close(self) -> None:
         """Tell the peer, if there is one, and end."""
@@ -168,8 +184,8 @@ class Association:
     def _keep_flight(self, now: float) -> None:
         written = self._written()
         if written:
-            self._flight = records.pack(written, HANDSHAKE_DATAGRAM)
-            self._out += self._flight
+            self._flight = written
+            self._send_flight()
             self._pause = FIRST_REPEAT_S
             self._repeat_at = now + self._pause
 
@@ -188,25 +204,19 @@ class Association:
         self.state = State.UP
         self._repeat_at = None
         if self.client:
-            self._flight = []
+            self._flight = b""
 
     def _answer_repetition(self, now: float) -> None:
         if self._flight and now >= self._answered_at + _ANSWER_PAUSE_S:
             self._answered_at = now
-            self._out += self._flight
+            self._send_flight()
 
-    def _openssl_repeats(self) -> bool:
-        if self._connection.DTLSv1_get_timeout() != 0:
-            return False
-        try:
-            self._connection.DTLSv1_handle_timeout()
-        except SSL.Error:
-            return False
-        written = self._written()
-        if written:
-            self._flight = records.pack(written, HANDSHAKE_DATAGRAM)
-            self._out += self._flight
-        return bool(written)
+    def _send_flight(self) -> None:
+        if self._number is None:
+            # A server begins with the number of the hello that brought the cookie (RFC 6347, 4.2.1).
+            self._number = records.number_of(self._flight)
+        numbered, self._number = records.renumber(self._flight, self._number)
+        self._out += records.pack(numbered, HANDSHAKE_DATAGRAM)
 
     def _read(self) -> list[bytes]:
         plaintexts: list[bytes] = []
@@ -215,7 +225,7 @@ class Association:
                 plaintexts.append(self._connection.recv(records.RECORD_LIMIT))
         except SSL.WantReadError:
             if plaintexts:
-                self._flight = []  # the client has what it needs
+                self._flight = b""  # the client has what it needs
             else:
                 self.ignored += 1
         except SSL.ZeroReturnError:
@@ -234,19 +244,27 @@ class Association:
         if self.state is not State.CLOSED:
             self.state = State.CLOSED
             self.reason = reason
-            self._flight = []
+            self._flight = b""
 
 
 class Listener:
     """The stateless half of a server: answers ClientHellos with cookies, and makes associations of proved
     ones."""
 
-    def __init__(self, identity: Identity, now: float) -> None:
+    def __init__(self, identity: Identity, now: float, limit_s: float = HANDSHAKE_LIMIT_S) -> None:
         """Begin with a secret of its own; cookies live for one to two minutes."""
+        self._limit_s = limit_s
         self._identity = identity
         self._secrets = [secrets.token_bytes(32)]
         self._rotated_at = now
         self._spare: tuple[SSL.Connection, Handshake] | None = None
+
+    def proved(self, hello: bytes, source: bytes, now: float) -> bool:
+        """Tell whether a ClientHello carries a cookie that was given to `source`; cheap."""
+        cookie = records.cookie(hello)
+        return len(cookie) == _COOKIE_LEN and any(
+            hmac.compare_digest(cookie, good) for good in self._cookies(source, now)
+        )
 
     def receive(
         self, hello: bytes, source: bytes, accepts: frozenset[str], now: float
@@ -256,9 +274,6 @@ class Listener:
         Gives the datagrams to answer with, or the association that begins for one of the peers that are
         accepted from there. The answer to a hello without a cookie is smaller than the hello.
         """
-        if now >= self._rotated_at + COOKIE_LIFE_S:
-            self._secrets = [secrets.token_bytes(32), *self._secrets[:1]]
-            self._rotated_at = now
         if self._spare is None:
             connection, handshake = _connection(self._identity, accepts)
             connection.set_accept_state()
@@ -266,9 +281,7 @@ class Listener:
             connection, handshake = self._spare
             handshake.accepts = accepts
         self._spare = (connection, handshake)
-        handshake.cookies = tuple(
-            hmac.digest(secret, source, "sha256")[:_COOKIE_LEN] for secret in self._secrets
-        )
+        handshake.cookies = self._cookies(source, now)
         connection.bio_write(hello)
         try:
             connection.DTLSv1_listen()
@@ -279,7 +292,15 @@ class Listener:
             self._spare = None
             return [], None
         self._spare = None
-        return [], Association(connection, handshake, client=False, now=now)
+        return [], Association(connection, handshake, now, client=False, limit_s=self._limit_s)
+
+    def _cookies(self, source: bytes, now: float) -> tuple[bytes, ...]:
+        if now >= self._rotated_at + COOKIE_LIFE_S:
+            # After a long silence the one before is too old as well.
+            kept = self._secrets[:1] if now < self._rotated_at + 2 * COOKIE_LIFE_S else []
+            self._secrets = [secrets.token_bytes(32), *kept]
+            self._rotated_at = now
+        return tuple(hmac.digest(secret, source, "sha256")[:_COOKIE_LEN] for secret in self._secrets)
 
 
 def _connection(identity: Identity, accepts: frozenset[str]) -> tuple[SSL.Connection, Handshake]:

@@ -29,12 +29,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from dysco.errors import HostError, LocalError, WireError
-from dysco.transport import records, sockets
-from dysco.transport.association import Association, Listener, State
+from dysco.transport import probing, records, sockets
+from dysco.transport.association import Association, State
+from dysco.transport.gate import Gate
 from dysco.transport.identity import Identity
 from dysco.transport.link import Link
-from dysco.transport.mtu import LEAST_V4, LEAST_V6, Search
-from dysco.transport.peer import Bucket, Peer
+from dysco.transport.peer import Peer
 from dysco.transport.settings import ChannelSettings, Handler, PeerSettings, PeerStatus
 from dysco.wire import messages
 from dysco.wire.messages import (
@@ -45,14 +45,9 @@ from dysco.wire.messages import (
     Message,
     MtuProbe,
     MtuProbeAck,
-    Padding,
 )
 
 PROTOCOL_VERSION: Final = 1
-# Largest datagram: with UDP and IPv6 headers it passes the minimum MTU of IPv6 (RFC 8200, 5).
-DATAGRAM_LIMIT: Final = 1200
-PLAINTEXT_LIMIT: Final = DATAGRAM_LIMIT - records.RECORD_OVERHEAD
-_PROBE_LEN: Final = len(messages.encode_one(MtuProbe(0, 0)))
 _EVERYTHING: Final = bytes(16)  # the chain id of a Gone that means the whole agent
 # Datagrams that one socket may hand over before the other callbacks of the loop get their turn.
 _BATCH: Final = 64
@@ -62,6 +57,7 @@ _YOUNG_S: Final = 5.0
 # A silence of so many keepalives makes us call again, long before the peer counts as down.
 _SILENCE: Final = 1.6
 _CLOSE_AGAIN_S: Final = 2.0
+_STALL_S: Final = 0.5
 
 
 class Channel:
@@ -80,21 +76,18 @@ class Channel:
         self._handler = handler
         self._rng = rng
         self._peers: dict[str, Peer] = {}
-        self._sources: dict[str, frozenset[str]] = {}
-        self._anywhere: frozenset[str] = frozenset()
         self._listening: list[socket.socket] = []
         self._served: dict[tuple[int, sockets.Endpoint], list[Link]] = {}
         self._half_open: set[Link] = set()
-        self._buckets: dict[str, Bucket] = {}
         self._reader = sockets.Reader()
-        self._listener: Listener | None = None
+        self._gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_due: set[str] = set()
 
     async def start(self) -> None:
         """Open the sockets and call the peers; raises ConfigError, PermissionDeniedError or HostError."""
         self._loop = asyncio.get_running_loop()
-        self._listener = Listener(self._identity, self._loop.time())
+        self._gate = Gate(self._identity, self.counters, self._loop.time(), self.settings.timing.handshake_s)
         try:
             for address in self.settings.addresses:
                 self._listening.append(sockets.listen(address, self.settings.port))
@@ -122,27 +115,44 @@ class Channel:
         self._loop = None
 
     def reconfigure(self, peers: Iterable[PeerSettings]) -> None:
-        """Take another list of peers: who stays unchanged keeps the association, who is gone is dropped."""
-        wanted = {peer.name: peer for peer in peers if peer.name != self.settings.name}
-        for name in [name for name, peer in self._peers.items() if wanted.get(name) != peer.settings]:
-            gone = self._peers.pop(name)
-            was_up = gone.current is not None
-            self._forget(gone)
-            if was_up:
-                self._handler.on_down(name)
-        sources: dict[str, set[str]] = {}
-        for peer in wanted.values():
-            for address in peer.addresses:
-                sources.setdefault(str(ipaddress.ip_address(address)), set()).add(peer.name)
-        self._sources = {address: frozenset(names) for address, names in sources.items()}
-        self._anywhere = frozenset(peer.name for peer in wanted.values() if peer.anywhere)
-        self._identity.pins = {p.fingerprint: p.name for p in wanted.values() if p.fingerprint is not None}
-        self._buckets = {source: bucket for source, bucket in self._buckets.items() if source in sources}
+        """Take another list of peers: who stays keeps the association, who is gone is dropped.
+
+        Another fingerprint makes it another peer; another address leads to a new association, and until that
+        is there the old one serves.
+        """
+        assert self._gate is not None
         now = self._now()
+        wanted = {peer.name: peer for peer in peers if peer.name != self.settings.name}
+        for name, peer in list(self._peers.items()):
+            new = wanted.get(name)
+            if new is None or new.fingerprint != peer.settings.fingerprint:
+                del self._peers[name]
+                was_up = peer.current is not None
+                self._forget(peer)
+                if was_up:
+                    self._handler.on_down(name)
+        self._gate.allow(wanted.values())
+        self._identity.pins = {p.fingerprint: p.name for p in wanted.values() if p.fingerprint is not None}
         for name, settings in wanted.items():
-            if name not in self._peers:
+            known = self._peers.get(name)
+            if known is None:
                 self._peers[name] = Peer(settings, self.settings.timing, leads=self.settings.name < name)
-                self._tick(name, now)
+            elif known.settings != settings:
+                self._change(known, settings, now)
+            self._tick(name, now)
+
+    def _change(self, peer: Peer, settings: PeerSettings, now: float) -> None:
+        """Take over other addresses or another MTU; the association serves until another one is there."""
+        moved = (peer.settings.addresses, peer.settings.port) != (settings.addresses, settings.port)
+        peer.settings = settings
+        if moved:
+            self._end_call(peer)
+            peer.call_at = now
+            peer.attempts = 0
+            if peer.current is not None and peer.current.remote[0] not in settings.addresses:
+                self._call(peer, now)
+        if peer.current is not None:
+            self._path_mtu(peer, peer.current, now)
 
     def send(self, peer: str, message: Message) -> bool:
         """Queue a message; it goes out at the end of this turn of the loop. False: peer down or queue
@@ -168,7 +178,7 @@ class Channel:
         """Search for the largest packet that reaches a peer, now; raises LocalError."""
         known = self._known(peer)
         if known.current is not None and known.settings.mtu is None:
-            self._begin_search(known, known.current, self._now())
+            probing.begin(known, known.current, self.settings.mtu, self._now())
             self._tick(peer, self._now())
 
     def status(self) -> list[PeerStatus]:
@@ -188,36 +198,29 @@ class Channel:
                 continue
             if found is None:
                 return
-            datagram, source = found
-            names = self._sources.get(source[0]) or self._anywhere
-            if not names:
-                self.counters["dropped_unknown_source"] += 1
-            elif not records.sane(datagram):
-                self.counters["dropped_malformed"] += 1
-            else:
-                self._from_source(opened, datagram, source, names, now)
+            self._from_source(opened, found[0], found[1], now)
 
     def _from_source(
-        self,
-        opened: socket.socket,
-        datagram: bytes,
-        source: sockets.Endpoint,
-        names: frozenset[str],
-        now: float,
+        self, opened: socket.socket, datagram: bytes, source: sockets.Endpoint, now: float
     ) -> None:
+        """Find out for whom a datagram is, by checks that cost little, before OpenSSL sees it."""
+        assert self._gate is not None
         links = self._served.get((opened.fileno(), source))
-        if records.epoch(datagram) != 0:
-            if links is None:
-                self.counters["dropped_no_association"] += 1
-                return
-            for link in tuple(links):
-                self._receive(link, datagram, now)
-        elif records.is_client_hello(datagram):
-            self._client_hello(opened, datagram, source, names, now)
+        names = self._gate.names(source[0])
+        if links is None and not names:
+            self.counters["dropped_unknown_source"] += 1
+        elif not records.sane(datagram):
+            self.counters["dropped_malformed"] += 1
+        elif records.epoch(datagram) == 0 and records.is_client_hello(datagram):
+            if names:
+                self._client_hello(opened, datagram, source, names, now)
         elif links is None:
             self.counters["dropped_no_association"] += 1
-        else:
+        elif records.epoch(datagram) == 0:
             self._receive(links[-1], datagram, now)
+        else:
+            for link in tuple(links):
+                self._receive(link, datagram, now)
 
     def _client_hello(
         self,
@@ -227,31 +230,20 @@ class Channel:
         names: frozenset[str],
         now: float,
     ) -> None:
+        assert self._gate is not None
         key = (opened.fileno(), source)
         expected = records.client_random(hello)
-        for link in self._served.get(key, ()):
-            if link.expected == expected:
-                self.counters["dropped_repeated_hello"] += 1
-                return
-        bucket_key = source[0] if source[0] in self._sources else ""
-        bucket = self._buckets.get(bucket_key)
-        if bucket is None:
-            rate = self.settings.hellos_per_second
-            bucket = self._buckets[bucket_key] = Bucket(rate, 2 * rate, now)
-        if not bucket.take(now):
-            self.counters["dropped_hello_rate"] += 1
+        if any(link.expected == expected for link in self._served.get(key, ())):
+            self.counters["dropped_repeated_hello"] += 1
             return
-        if any(self._prefers_own_call(self._peers[name], now) for name in names if len(names) == 1):
+        if len(names) == 1 and any(self._prefers_own_call(self._peers[name], now) for name in names):
             self.counters["dropped_own_call_first"] += 1
             return
-        if len(self._half_open) >= self.settings.half_open_limit or (
+        room = len(self._half_open) < self.settings.half_open_limit and (
             sum(link.remote[0] == source[0] for link in self._half_open)
-            >= self.settings.half_open_source_limit
-        ):
-            self.counters["dropped_half_open_full"] += 1
-            return
-        assert self._listener is not None
-        answers, association = self._listener.receive(hello, sockets.packed(source), names, now)
+            < self.settings.half_open_source_limit
+        )
+        answers, association = self._gate.knock(hello, source, names, now, room=room)
         for answer in answers:
             with contextlib.suppress(OSError):
                 opened.sendto(answer, source)
@@ -315,6 +307,8 @@ class Channel:
     def _after(self, link: Link, before: State, now: float) -> None:
         """Send what the association has to say, notice its end, and arm its timer while it is in
         handshake."""
+        if link.released:
+            return
         if link.association.state is State.CLOSED:
             self._closed(link, before, now)
             return
@@ -372,7 +366,8 @@ class Channel:
             case MtuProbeAck():
                 if link.search is not None and link is peer.current:
                     link.search.passed(message.size)
-                    self._search_on(peer, link, now)
+                    self._probe_on(peer, link, now)
+                    self._arm(peer, now)
             case Gone() if message.chain_id == _EVERYTHING:
                 self._say_gone(peer, link, now)
             case _:
@@ -390,6 +385,7 @@ class Channel:
             )
             self.counters["hello_refused"] += 1
             self._drop(link)
+            peer.failed(now, self._rng)
             self._lost(peer, link, now)
             return
         link.hello = hello
@@ -417,14 +413,18 @@ class Channel:
         self._use(peer, link, now)
 
     def _use(self, peer: Peer, link: Link, now: float) -> None:
+        assert link.hello is not None
         old, peer.current = peer.current, link
         peer.rekeying = False
+        peer.last_failure = None
         self._end_call(peer)
         link.retired_at = None
         if old is not None:
             old.retired_at = now
             old.search = None
-        assert link.hello is not None
+        for other in list(peer.links):
+            if other.hello is not None and other.hello.boot_id != link.hello.boot_id:
+                self._drop(other)
         association = link.association
         self._handler.on_up(
             peer.settings.name,
@@ -435,10 +435,7 @@ class Channel:
         )
         if peer.current is not link:
             return
-        if peer.settings.mtu is not None:
-            self._report_mtu(peer, peer.settings.mtu)
-        else:
-            self._begin_search(peer, link, now)
+        self._path_mtu(peer, link, now)
         self._tick(peer.settings.name, now)
 
     def _say_gone(self, peer: Peer, link: Link, now: float) -> None:
@@ -463,6 +460,9 @@ class Channel:
                 return
         known = self._peers.get(link.peer) if link.peer is not None else None
         if known is not None:
+            if link.ready_at is None:
+                known.last_failure = reason
+                known.failed(now, self._rng)
             self._lost(known, link, now)
 
     def _lost(self, peer: Peer, link: Link, now: float) -> None:
@@ -480,6 +480,8 @@ class Channel:
 
     def _drop(self, link: Link) -> None:
         """End a link, and forget where it is found; not which link is used."""
+        if link.released:
+            return
         self._half_open.discard(link)
         descriptor = link.socket.fileno()
         if link.connected:
@@ -525,7 +527,7 @@ class Channel:
             peer.last_failure = str(error)
             peer.failed(now, self._rng)
             return
-        association = Association.connect(self._identity, settings.name, now)
+        association = Association.connect(self._identity, settings.name, now, peer.timing.handshake_s)
         link = Link(association, opened, (address, settings.port), self.counters, now, connected=True)
         peer.call = link
         peer.rekeying = peer.current is not None
@@ -563,14 +565,12 @@ class Channel:
                 peer.keepalive_at = now + timing.keepalive_s
                 peer.keepalives += 1
                 self._post(current, [Keepalive(peer.keepalives, self._handler.digest(name))], now)
-            if peer.silent(now, _SILENCE) or peer.aged(now):
+            if (peer.silent(now, _SILENCE) or peer.aged(now)) and not peer.greeting():
                 self._call_if_due(peer, now)
-            if current.search is not None:
-                self._search_step(peer, current, now)
-            elif now >= peer.probe_at and peer.settings.mtu is None:
-                self._begin_search(peer, current, now)
-                self._search_step(peer, current, now)
-        elif not peer.greeting(now):
+            if current.search is None and peer.settings.mtu is None and now >= peer.probe_at:
+                probing.begin(peer, current, self.settings.mtu, now)
+            self._probe_on(peer, current, now)
+        elif not peer.greeting():
             self._call_if_due(peer, now)
         self._arm(peer, now)
 
@@ -590,8 +590,13 @@ class Channel:
     def _timer(self, name: str) -> None:
         peer = self._peers.get(name)
         if peer is not None:
+            now = self._now()
             peer.timer = None
-            self._tick(name, self._now())
+            if now > peer.armed_for + _STALL_S:
+                # This process was stopped or busy: what the peer said meanwhile waits in the socket.
+                for link in peer.links:
+                    link.heard_at = max(link.heard_at, now - peer.timing.keepalive_s)
+            self._tick(name, now)
 
     # Sending.
 
@@ -616,7 +621,7 @@ class Channel:
         packed = b""
         for message in batch:
             frame = messages.encode_one(message)
-            if packed and len(packed) + len(frame) > PLAINTEXT_LIMIT:
+            if packed and len(packed) + len(frame) > link.room:
                 link.send(packed, now)
                 packed = b""
             packed += frame
@@ -634,36 +639,20 @@ class Channel:
 
     # The path's MTU.
 
-    def _begin_search(self, peer: Peer, link: Link, now: float) -> None:
-        overhead = sockets.ip_udp_length(link.remote[0]) + records.RECORD_OVERHEAD
-        least = LEAST_V6 if ":" in link.remote[0] else LEAST_V4
-        link.search = Search(least, min(self.settings.mtu, records.RECORD_LIMIT + overhead))
-        peer.probe_at = now + peer.timing.probe_s
-
-    def _search_on(self, peer: Peer, link: Link, now: float) -> None:
-        self._search_step(peer, link, now)
-        self._arm(peer, now)
-
-    def _search_step(self, peer: Peer, link: Link, now: float) -> None:
-        overhead = sockets.ip_udp_length(link.remote[0]) + records.RECORD_OVERHEAD
-        search = link.search
-        while search is not None and (sizes := search.sizes(now)):
-            refused = False
-            for size in sizes:
-                padding = Padding(max(0, size - overhead - _PROBE_LEN))
-                link.send(messages.encode_one(MtuProbe(peer.attempts, size, padding)), now)
-                self.counters["mtu_probes"] += 1
-                if link.refused_size:
-                    refused = True
-                    search.refused(size)
-            if not refused:
-                break
-        if search is not None and search.done:
+    def _path_mtu(self, peer: Peer, link: Link, now: float) -> None:
+        if peer.settings.mtu is not None:
             link.search = None
-            if search.found is not None:
-                self._report_mtu(peer, search.found)
+            self._report_mtu(peer, link, peer.settings.mtu)
+        else:
+            probing.begin(peer, link, self.settings.mtu, now)
 
-    def _report_mtu(self, peer: Peer, mtu: int) -> None:
+    def _probe_on(self, peer: Peer, link: Link, now: float) -> None:
+        found = probing.step(peer, link, now)
+        if found is not None:
+            self._report_mtu(peer, link, found)
+
+    def _report_mtu(self, peer: Peer, link: Link, mtu: int) -> None:
+        link.fit(mtu)
         if peer.mtu != mtu:
             peer.mtu = mtu
             self._handler.on_mtu(peer.settings.name, mtu)

@@ -17,11 +17,14 @@ import socket
 from collections import Counter
 from typing import Final
 
+from dysco.transport import records
 from dysco.transport.association import Association, State
-from dysco.transport.mtu import Search
-from dysco.transport.sockets import Endpoint
+from dysco.transport.mtu import LEAST_V4, LEAST_V6, Search
+from dysco.transport.sockets import Endpoint, ip_udp_length
 from dysco.wire.messages import Hello
 
+# Largest datagram that many messages are packed into, whatever the path carries.
+DATAGRAM_LIMIT: Final = 1200
 _HELLO_FIRST_S: Final = 0.2
 _HELLO_LAST_S: Final = 2.0
 
@@ -43,8 +46,10 @@ class Link:
         "peer",
         "ready_at",
         "refused_size",
+        "released",
         "remote",
         "retired_at",
+        "room",
         "search",
         "sent_at",
         "socket",
@@ -78,8 +83,11 @@ class Link:
         self.hello_at: float | None = None
         self.hello_pause_s = _HELLO_FIRST_S
         self.confirmed = False
+        self.released = False
         self.search: Search | None = None
         self.refused_size = False
+        self.room = 0  # bytes of plaintext that a datagram has room for
+        self.fit(LEAST_V6 if ":" in remote[0] else LEAST_V4)
         self.timer: asyncio.TimerHandle | None = None
 
     @property
@@ -89,6 +97,10 @@ class Link:
     @property
     def ready(self) -> bool:
         return self.up and self.hello is not None and self.confirmed
+
+    def fit(self, mtu: int) -> None:
+        """Pack no more into a datagram than IP packets of `mtu` bytes carry."""
+        self.room = min(DATAGRAM_LIMIT, mtu - ip_udp_length(self.remote[0])) - records.RECORD_OVERHEAD
 
     def send(self, plaintext: bytes, now: float) -> None:
         """Send a protected datagram; it is lost if the link is not up or the kernel does not take it."""
@@ -132,8 +144,10 @@ class Link:
 
     def release(self) -> None:
         """Send what is left, and let go of the timer and the socket."""
-        if self.socket.fileno() >= 0:
-            self.transmit()
+        if self.released:
+            return
+        self.released = True
+        self.transmit()
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

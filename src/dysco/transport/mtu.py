@@ -17,22 +17,23 @@ LEAST_V6: Final = 1280
 _USUAL: Final = (1280, 1400, 1420, 1440, 1450, 1460, 1480, 1492, 1500, 4352, 8900, 9000)
 _RUNGS: Final = 8
 _TRIES: Final = 3
-_TRY_S: Final = 0.3
+_TRY_S: Final = 0.2  # so a round trip may take 0.6 s
 
 
 class Search:
-    """One search between `least`, which is taken to pass, and `most`, the MTU of the own device.
+    """One search from `least` to `most`, the MTU of the own device.
 
     `sizes` gives what to send now; `passed` and `refused` (by the own kernel) report; `found` is the answer
     as soon as the search is `done`, or None if no probe at all was answered.
     """
 
-    __slots__ = ("_deadline", "_fails", "_most", "_open", "_passes", "_tries", "answered", "done")
+    __slots__ = ("_deadline", "_fails", "_least", "_most", "_open", "_passes", "_tries", "answered", "done")
 
     def __init__(self, least: int, most: int) -> None:
         """Begin a search; it does nothing until `sizes` is called."""
         self._most = max(least, most)
-        self._passes = least
+        self._least = least
+        self._passes = least - 1
         self._fails = self._most + 1
         self._open = {self._most}
         self._tries = 0
@@ -65,7 +66,7 @@ class Search:
 
     def passed(self, size: int) -> None:
         """Report that the peer has acknowledged a packet of `size` bytes."""
-        if not self._passes <= size <= self._most:
+        if not max(self._least, self._passes) <= size <= self._most:
             return
         self.answered = True
         self._passes = size

@@ -17,28 +17,6 @@ from dysco.wire.messages import Message
 _JITTER = 0.25
 
 
-class Bucket:
-    """A token bucket: `rate` a second on average, `burst` at once."""
-
-    __slots__ = ("_at", "_burst", "_rate", "_tokens")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        """Begin full."""
-        self._rate = rate
-        self._burst = burst
-        self._tokens = burst
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        """Take one token if there is one."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
 class Peer:
     """A configured peer: its links, which of them is used, the call that is going on, and what waits."""
 
@@ -56,6 +34,7 @@ class Peer:
         "mtu",
         "pause_s",
         "probe_at",
+        "probes",
         "queue",
         "rekeying",
         "settings",
@@ -80,6 +59,7 @@ class Peer:
         self.keepalive_at = 0.0
         self.keepalives = 0
         self.probe_at = 0.0
+        self.probes = 0
         self.mtu: int | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.armed_for = 0.0
@@ -97,11 +77,16 @@ class Peer:
         return now >= self.current.heard_at + keepalives * self.timing.keepalive_s
 
     def aged(self, now: float) -> bool:
-        """Tell whether the association is so old that the leader should replace it."""
-        ready_at = self.current.ready_at if self.current is not None else None
-        return self.leads and ready_at is not None and now >= ready_at + self.timing.rekey_s
+        """Tell whether the association is to be replaced for its age."""
+        return self.current is not None and now >= self._ages_at()
 
-    def greeting(self, now: float) -> bool:
+    def _ages_at(self) -> float:
+        # The leader first; the other side if the leader cannot call.
+        ready_at = self.current.ready_at if self.current is not None else None
+        limit = self.timing.rekey_s if self.leads else 1.1 * self.timing.rekey_s
+        return (ready_at or 0.0) + limit
+
+    def greeting(self) -> bool:
         """Tell whether a link is up whose exchange of Hello is going on."""
         return any(link.up and link.ready_at is None for link in self.links)
 
@@ -116,19 +101,17 @@ class Peer:
                 deadlines.append(link.heard_at + timing.dead_s)
             if link.hello_at is not None and not link.confirmed:
                 deadlines.append(link.hello_at)
+        may_call = self.call is None and bool(self.settings.addresses) and not self.greeting()
         if self.current is not None:
             deadlines.append(self.keepalive_at)
-            if self.call is None:
-                silence = self.current.heard_at + keepalives * timing.keepalive_s
-                ages = (self.current.ready_at or now) + timing.rekey_s
-                deadlines.append(max(self.call_at, silence))
-                if self.leads:
-                    deadlines.append(max(self.call_at, ages))
+            if may_call:
+                silent_at = self.current.heard_at + keepalives * timing.keepalive_s
+                deadlines.append(max(self.call_at, min(silent_at, self._ages_at())))
             if self.current.search is not None:
                 deadlines.append(self.current.search.next_deadline() or now)
             elif self.settings.mtu is None:
                 deadlines.append(self.probe_at)
-        elif self.call is None and self.settings.addresses:
+        elif may_call:
             deadlines.append(self.call_at)
         return min(deadlines, default=now + timing.last_pause_s)
 

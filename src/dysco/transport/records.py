@@ -66,6 +66,15 @@ def client_random(datagram: bytes) -> bytes:
     return datagram[_RANDOM_AT : _RANDOM_AT + _RANDOM_LEN]
 
 
+def cookie(datagram: bytes) -> bytes:
+    """Give the cookie of a ClientHello, empty if it has none or is cut off."""
+    session_at = _RANDOM_AT + _RANDOM_LEN
+    cookie_at = session_at + 1 + datagram[session_at]
+    if cookie_at >= len(datagram):
+        return b""
+    return datagram[cookie_at + 1 : cookie_at + 1 + datagram[cookie_at]]
+
+
 def split(stream: bytes) -> Iterator[bytes]:
     """Cut what OpenSSL has written into its records."""
     at = 0
@@ -74,6 +83,25 @@ def split(stream: bytes) -> Iterator[bytes]:
         end = at + HEADER_LEN + length
         yield stream[at:end]
         at = end
+
+
+def renumber(stream: bytes, number: int) -> tuple[bytes, int]:
+    """Give the records in clear new sequence numbers from `number` on; gives the next number too.
+
+    They are not authenticated, so this is allowed; protected ones stay as they are.
+    """
+    numbered: list[bytes] = []
+    for record in split(stream):
+        if epoch(record) == 0:
+            record = record[:5] + number.to_bytes(6, "big") + record[11:]
+            number += 1
+        numbered.append(record)
+    return b"".join(numbered), number
+
+
+def number_of(datagram: bytes) -> int:
+    """Give the sequence number of the first record."""
+    return int.from_bytes(datagram[5:11], "big")
 
 
 def pack(stream: bytes, limit: int) -> list[bytes]:

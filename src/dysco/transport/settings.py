@@ -34,6 +34,7 @@ class Timing:
 
     keepalive_s: float = 5.0
     dead_s: float = 15.0
+    handshake_s: float = 8.0  # a handshake that takes longer has failed
     first_pause_s: float = 0.25  # before a failed handshake is tried again; doubled each time
     last_pause_s: float = 30.0
     rekey_s: float = 86_400.0
@@ -57,7 +58,6 @@ class ChannelSettings:
     queue_limit: int = 65_536  # messages waiting to be packed, a peer
     half_open_limit: int = 256
     half_open_source_limit: int = 8
-    hellos_per_second: float = 20.0  # ClientHellos of one source that are looked at
 
 
 class Handler(Protocol):
