@@ -1,0 +1,191 @@
+"""Load the programs of an object file through bpf(2), and read and write their maps.
+
+Knows ELF as far as clang writes it for this target and the few commands of bpf(2) that are needed; knows nothing of
+what the programs do. No compiler and no libbpf is needed where this runs. Constants are those of linux/bpf.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from elftools.elf.elffile import ELFFile
+
+from dysco.errors import HostError, PermissionDeniedError
+
+_MAP_CREATE: Final = 0
+_MAP_LOOKUP: Final = 1
+_MAP_UPDATE: Final = 2
+_MAP_DELETE: Final = 3
+_PROG_LOAD: Final = 5
+_PROG_FD_BY_ID: Final = 13
+_MAP_FD_BY_ID: Final = 14
+_OBJ_INFO: Final = 15
+_SYS_BPF: Final = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 321)
+_SCHED_CLS: Final = 3
+_PSEUDO_MAP_FD: Final = 1
+_LOG_BYTES: Final = 1 << 20
+_NO_PREALLOC: Final = 1
+HASH: Final = 1
+ARRAY: Final = 2
+PERCPU_ARRAY: Final = 6
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """How to make a map: type, sizes of key and value in bytes, and how many entries."""
+
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    entries: int
+
+
+class Map:
+    """A map by its descriptor. Keys and values are bytes of the sizes that its spec gives."""
+
+    def __init__(self, spec: MapSpec, fd: int) -> None:
+        self.spec = spec
+        self.fd = fd
+        self._key = ctypes.create_string_buffer(spec.key_size)
+        cpus = os.sysconf("SC_NPROCESSORS_CONF") if spec.type == PERCPU_ARRAY else 1
+        self._value = ctypes.create_string_buffer(spec.value_size * cpus)
+        self._attribute = ctypes.create_string_buffer(
+            struct.pack("=I4xQQQ", fd, ctypes.addressof(self._key), ctypes.addressof(self._value), 0), 32
+        )
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Insert or replace; HostError if the map is full."""
+        self._key.raw = key
+        self._value.raw = value
+        if _libc.syscall(_SYS_BPF, _MAP_UPDATE, self._attribute, 32) < 0:
+            raise _error(f"the map {self.spec.name!r} takes no more entries")
+
+    def delete(self, key: bytes) -> None:
+        """Remove; no error if it is not there."""
+        self._key.raw = key
+        _libc.syscall(_SYS_BPF, _MAP_DELETE, self._attribute, 32)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, of all CPUs one after the other for a per-CPU map; None if the key is not there."""
+        self._key.raw = key
+        if _libc.syscall(_SYS_BPF, _MAP_LOOKUP, self._attribute, 32) < 0:
+            return None
+        return self._value.raw
+
+    def close(self) -> None:
+        """Give the descriptor back; the map lives as long as a program uses it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def create_map(spec: MapSpec) -> Map:
+    """Make a map in the kernel. Raises HostError, PermissionDeniedError."""
+    flags = _NO_PREALLOC if spec.type == HASH else 0
+    sizes = (spec.type, spec.key_size, spec.value_size, spec.entries, flags)
+    attribute = struct.pack("=IIIIIII16s", *sizes, 0, 0, spec.name.encode()[:15])
+    return Map(spec, _call(_MAP_CREATE, attribute, f"the map {spec.name!r} cannot be made"))
+
+
+def load_program(object_file: Path, section: str, maps: dict[str, Map]) -> int:
+    """Load the program of an ELF section and return its descriptor. Raises HostError with the verifier's words."""
+    code = _relocated(object_file, section, maps)
+    instructions = ctypes.create_string_buffer(code, len(code))
+    licence = ctypes.create_string_buffer(b"Dual MIT/GPL")
+    name = section.rpartition("/")[2].encode()[:15]
+    for log_size in (0, _LOG_BYTES):
+        log = ctypes.create_string_buffer(log_size or 1)
+        attribute = struct.pack(
+            "=IIQQIIQII16s",
+            _SCHED_CLS,
+            len(code) // 8,
+            ctypes.addressof(instructions),
+            ctypes.addressof(licence),
+            1 if log_size else 0,
+            log_size,
+            ctypes.addressof(log) if log_size else 0,
+            0,
+            0,
+            name,
+        )
+        try:
+            return _call(_PROG_LOAD, attribute, f"the program {section!r} cannot be loaded")
+        except PermissionDeniedError:
+            raise
+        except HostError as error:
+            if log_size:
+                tail = log.value.decode(errors="replace").strip().splitlines()[-12:]
+                raise HostError(f"{error}; the verifier says:\n" + "\n".join(tail)) from None
+    raise AssertionError("unreachable")
+
+
+def program_by_id(number: int) -> int:
+    """A descriptor for a program that the kernel has. Raises HostError."""
+    return _call(_PROG_FD_BY_ID, struct.pack("=III", number, 0, 0), f"program {number} is gone")
+
+
+def maps_of_program(fd: int, specs: tuple[MapSpec, ...]) -> dict[str, Map]:
+    """The maps that a loaded program uses, as far as name and sizes agree with the specs."""
+    ids = (ctypes.c_uint32 * 64)()
+    # struct bpf_prog_info: nr_map_ids at 52, map_ids at 56; the rest may stay zero.
+    info = ctypes.create_string_buffer(256)
+    struct.pack_into("=IQ", info, 52, 64, ctypes.addressof(ids))
+    attribute = struct.pack("=IIQ", fd, 256, ctypes.addressof(info))
+    _call(_OBJ_INFO, attribute, "the program cannot be asked for its maps")
+    found: dict[str, Map] = {}
+    for number in ids[: struct.unpack_from("=I", info, 52)[0]]:
+        map_fd = _call(_MAP_FD_BY_ID, struct.pack("=III", number, 0, 0), f"map {number} is gone")
+        about = ctypes.create_string_buffer(128)
+        _call(
+            _OBJ_INFO,
+            struct.pack("=IIQ", map_fd, 128, ctypes.addressof(about)),
+            f"map {number} tells nothing",
+        )
+        kind, _, key_size, value_size, entries, _, name = struct.unpack_from("=IIIIII16s", about)
+        spec = MapSpec(name.rstrip(b"\0").decode(), kind, key_size, value_size, entries)
+        if spec in specs:
+            found[spec.name] = Map(spec, map_fd)
+        else:
+            os.close(map_fd)
+    return found
+
+
+def _relocated(object_file: Path, section: str, maps: dict[str, Map]) -> bytes:
+    with object_file.open("rb") as stream:
+        elf = ELFFile(stream)
+        body = elf.get_section_by_name(section)
+        if body is None:
+            raise HostError(f"{object_file}: no program {section!r}")
+        code = bytearray(body.data())
+        relocations = elf.get_section_by_name(f".rel{section}")
+        symbols = elf.get_section_by_name(".symtab")
+        for relocation in relocations.iter_relocations() if relocations is not None else ():
+            name = symbols.get_symbol(relocation["r_info_sym"]).name
+            offset = relocation["r_offset"]
+            code[offset + 1] = code[offset + 1] & 0x0F | _PSEUDO_MAP_FD << 4
+            struct.pack_into("=i", code, offset + 4, maps[name].fd)
+    return bytes(code)
+
+
+def _call(command: int, attribute: bytes, what: str) -> int:
+    buffer = ctypes.create_string_buffer(attribute, max(len(attribute), 128))
+    result = int(_libc.syscall(_SYS_BPF, command, buffer, len(buffer)))
+    if result < 0:
+        raise _error(what)
+    return result
+
+
+def _error(what: str) -> HostError:
+    number = ctypes.get_errno()
+    if number in (errno.EPERM, errno.EACCES):
+        return PermissionDeniedError(f"{what}: {os.strerror(number)}; CAP_BPF and CAP_NET_ADMIN are needed")
+    return HostError(f"{what}: {os.strerror(number)}")

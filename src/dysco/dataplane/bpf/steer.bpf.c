@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+// Steering: which packets of the host go to the agent, and where the agent's packets go.
+//
+//   egress   on each underlay device, outgoing: sessions that are chained, SYNs that a policy may want  -> session TUN
+//   ingress  on each underlay device, incoming: subsessions, ICMP errors about them                     -> underlay TUN
+//   inject   on the underlay TUN, what the agent writes: to this host as if it came from the wire, else to the wire
+//
+// What no map names passes at once; what the programs do not understand passes too, never is it dropped. Nothing here
+// touches netfilter: egress stands behind it, ingress before it, and what inject sends does not meet it again.
+// Addresses of both families are kept in 16 bytes, IPv4 in the first four.
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define OUR_MARK 0x64797363 // "dysc": written by inject, read and cleared by egress
+#define MAX_CLAUSES 128
+#define MAX_ADDRESSES 16
+#define FLOW_OUT 1 // a session packet that leaves: egress
+#define FLOW_IN 2  // a session packet that arrives without a subsession: ingress
+
+enum counter { CAPTURED_OUT, CAPTURED_IN, SYN_CAPTURED, TO_HOST, TO_WIRE, NO_ROUTE, TOO_BIG, COUNTERS };
+
+struct key {
+	__u8 src[16];
+	__u8 dst[16];
+	__be16 sport;
+	__be16 dport;
+	__u8 family; // 4 or 6
+	__u8 direction;
+	__u8 pad[2];
+};
+
+struct clause { // all must hold; a port range in host byte order
+	__u32 src[4], src_mask[4];
+	__u32 dst[4], dst_mask[4];
+	__u16 sport_low, sport_high, dport_low, dport_high;
+	__u8 family; // 4, 6, or 0 for both
+	__u8 pad[7];
+};
+
+struct config {
+	__u32 session_ifindex;  // where egress redirects to
+	__u32 underlay_ifindex; // where ingress redirects to
+	__u32 device_ifindex;   // underlay device that packets for this host seem to come from
+	__u32 clauses;
+	__u16 port_low, port_high;
+	__u8 device_mac[6];
+	__u8 device_has_mac;
+	__u8 capture_all_syn;
+	__u32 addresses;
+	__u8 address[MAX_ADDRESSES][16];
+	__u8 address_family[MAX_ADDRESSES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 20);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct key);
+	__type(value, __u8);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_CLAUSES);
+	__type(key, __u32);
+	__type(value, struct clause);
+} clauses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct config);
+} config SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+static __always_inline void count(__u32 which)
+{
+	__u64 *value = bpf_map_lookup_elem(&counters, &which);
+	if (value)
+		*value += 1;
+}
+
+static __always_inline struct config *settings(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&config, &zero);
+}
+
+struct found {
+	struct key key;
+	__u32 tcp; // offset of the TCP header
+	__u8 flags;
+	__u8 quoted; // the key is what an ICMP error quotes
+};
+
+static __always_inline int tcp_ports(struct __sk_buff *skb, __u32 offset, struct found *found)
+{
+	struct { __be16 sport, dport; __be32 seq, ack; __u8 offset, flags; } tcp;
+	if (bpf_skb_load_bytes(skb, offset, &tcp, 14))
+		return 0;
+	found->tcp = offset;
+	found->key.sport = tcp.sport;
+	found->key.dport = tcp.dport;
+	found->flags = tcp.flags;
+	return 1;
+}
+
+static __always_inline int quoted_ports(struct __sk_buff *skb, __u32 offset, struct found *found)
+{
+	__be16 ports[2];
+	if (bpf_skb_load_bytes(skb, offset, ports, 4))
+		return 0;
+	found->key.sport = ports[0];
+	found->key.dport = ports[1];
+	found->quoted = 1;
+	return 1;
+}
+
+// Find the tuple of a TCP packet, or the tuple that an ICMP error quotes. 0: not ours to look at.
+static __always_inline int parse(struct __sk_buff *skb, __u32 l2, struct found *found)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+		if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)) || ip.frag_off & bpf_htons(0x3fff))
+			return 0;
+		__u32 next = l2 + ip.ihl * 4;
+		found->key.family = 4;
+		if (ip.protocol == IPPROTO_TCP) {
+			__builtin_memcpy(found->key.src, &ip.saddr, 4);
+			__builtin_memcpy(found->key.dst, &ip.daddr, 4);
+			return tcp_ports(skb, next, found);
+		}
+		if (ip.protocol != IPPROTO_ICMP)
+			return 0;
+		__u8 type;
+		struct iphdr inner;
+		if (bpf_skb_load_bytes(skb, next, &type, 1) || (type != 3 && type != 11 && type != 12))
+			return 0;
+		if (bpf_skb_load_bytes(skb, next + 8, &inner, sizeof(inner)) || inner.protocol != IPPROTO_TCP)
+			return 0;
+		__builtin_memcpy(found->key.src, &inner.saddr, 4);
+		__builtin_memcpy(found->key.dst, &inner.daddr, 4);
+		return quoted_ports(skb, next + 8 + inner.ihl * 4, found);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr ip;
+		if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)))
+			return 0;
+		__u32 next = l2 + sizeof(ip);
+		found->key.family = 6;
+		if (ip.nexthdr == IPPROTO_TCP) {
+			__builtin_memcpy(found->key.src, &ip.saddr, 32);
+			return tcp_ports(skb, next, found);
+		}
+		if (ip.nexthdr != IPPROTO_ICMPV6)
+			return 0;
+		__u8 type;
+		struct ipv6hdr inner;
+		if (bpf_skb_load_bytes(skb, next, &type, 1) || type < 1 || type > 4)
+			return 0;
+		if (bpf_skb_load_bytes(skb, next + 8, &inner, sizeof(inner)) || inner.nexthdr != IPPROTO_TCP)
+			return 0;
+		__builtin_memcpy(found->key.src, &inner.saddr, 32);
+		return quoted_ports(skb, next + 8 + sizeof(inner), found);
+	}
+	return 0;
+}
+
+static __always_inline void reverse(struct key *key)
+{
+	__u8 address[16];
+	__be16 port = key->sport;
+	__builtin_memcpy(address, key->src, 16);
+	__builtin_memcpy(key->src, key->dst, 16);
+	__builtin_memcpy(key->dst, address, 16);
+	key->sport = key->dport;
+	key->dport = port;
+}
+
+static __always_inline int wanted(const struct key *key, __u32 count)
+{
+	const __u32 *src = (const __u32 *)key->src, *dst = (const __u32 *)key->dst;
+	__u16 sport = bpf_ntohs(key->sport), dport = bpf_ntohs(key->dport);
+	for (__u32 index = 0; index < MAX_CLAUSES; index++) {
+		__u32 at = index;
+		if (index >= count)
+			return 0;
+		const struct clause *clause = bpf_map_lookup_elem(&clauses, &at);
+		if (!clause)
+			return 0;
+		if (clause->family && clause->family != key->family)
+			continue;
+		if (dport < clause->dport_low || dport > clause->dport_high || sport < clause->sport_low ||
+		    sport > clause->sport_high)
+			continue;
+		__u32 differs = 0;
+#pragma unroll
+		for (int i = 0; i < 4; i++)
+			differs |= ((src[i] ^ clause->src[i]) & clause->src_mask[i]) |
+				   ((dst[i] ^ clause->dst[i]) & clause->dst_mask[i]);
+		if (!differs)
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int is_tagged(struct __sk_buff *skb, __u32 tcp)
+{
+	__u8 option[4];
+	if (bpf_skb_load_bytes(skb, tcp + sizeof(struct tcphdr), option, 4))
+		return 0;
+	return option[0] == 253 && option[1] == 12 && option[2] == 0xd1 && option[3] == 0x5c;
+}
+
+static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
+{
+	if (skb->mark == OUR_MARK) {
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
+	struct found found = {};
+	if (!parse(skb, l2, &found))
+		return TC_ACT_UNSPEC;
+	found.key.direction = FLOW_OUT;
+	if (found.quoted)
+		reverse(&found.key); // the flow of the other direction knows where the quoted packet came from
+	if (bpf_map_lookup_elem(&flows, &found.key)) {
+		struct config *conf = settings();
+		if (!conf)
+			return TC_ACT_UNSPEC;
+		count(CAPTURED_OUT);
+		return bpf_redirect(conf->session_ifindex, 0);
+	}
+	if (found.quoted || (found.flags & 0x12) != 0x02)
+		return TC_ACT_UNSPEC;
+	struct config *conf = settings();
+	if (!conf)
+		return TC_ACT_UNSPEC;
+	if (!conf->capture_all_syn && !is_tagged(skb, found.tcp) && !wanted(&found.key, conf->clauses))
+		return TC_ACT_UNSPEC;
+	count(SYN_CAPTURED);
+	return bpf_redirect(conf->session_ifindex, 0);
+}
+
+static __always_inline int is_own(const struct config *conf, const __u8 *address, __u8 family)
+{
+	for (int i = 0; i < MAX_ADDRESSES; i++) {
+		if (i >= conf->addresses)
+			return 0;
+		const __u32 *one = (const __u32 *)conf->address[i], *two = (const __u32 *)address;
+		if (conf->address_family[i] == family && one[0] == two[0] && one[1] == two[1] && one[2] == two[2] &&
+		    one[3] == two[3])
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int ingress_at(struct __sk_buff *skb, __u32 l2)
+{
+	struct found found = {};
+	if (!parse(skb, l2, &found))
+		return TC_ACT_UNSPEC;
+	struct config *conf = settings();
+	if (!conf)
+		return TC_ACT_UNSPEC;
+	if (found.quoted)
+		reverse(&found.key);
+	__u16 port = bpf_ntohs(found.key.dport);
+	int ours = port >= conf->port_low && port <= conf->port_high && is_own(conf, found.key.dst, found.key.family);
+	if (!ours) {
+		found.key.direction = FLOW_IN;
+		if (!bpf_map_lookup_elem(&flows, &found.key))
+			return TC_ACT_UNSPEC;
+	}
+	count(CAPTURED_IN);
+	return bpf_redirect(conf->underlay_ifindex, 0);
+}
+
+SEC("tc/egress") int egress(struct __sk_buff *skb) { return egress_at(skb, ETH_HLEN); }
+SEC("tc/egress_l3") int egress_l3(struct __sk_buff *skb) { return egress_at(skb, 0); }
+SEC("tc/ingress") int ingress(struct __sk_buff *skb) { return ingress_at(skb, ETH_HLEN); }
+SEC("tc/ingress_l3") int ingress_l3(struct __sk_buff *skb) { return ingress_at(skb, 0); }
+
+// What the agent writes to its underlay TUN: an IP packet without link-layer header.
+SEC("tc/inject") int inject(struct __sk_buff *skb)
+{
+	struct config *conf = settings();
+	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex };
+	if (!conf)
+		return TC_ACT_SHOT;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+		if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+			return TC_ACT_SHOT;
+		fib.family = 2; // AF_INET
+		fib.tos = ip.tos & 0x1c;
+		fib.l4_protocol = ip.protocol;
+		fib.ipv4_src = ip.saddr;
+		fib.ipv4_dst = ip.daddr;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr ip;
+		if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+			return TC_ACT_SHOT;
+		fib.family = 10; // AF_INET6
+		fib.l4_protocol = ip.nexthdr;
+		__builtin_memcpy(fib.ipv6_src, &ip.saddr, 32);
+	} else {
+		return TC_ACT_SHOT;
+	}
+	long result = bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_SKIP_NEIGH);
+	if (result == BPF_FIB_LKUP_RET_NOT_FWDED) { // for this host itself
+		if (conf->device_has_mac) {
+			if (bpf_skb_change_head(skb, ETH_HLEN, 0))
+				return TC_ACT_SHOT;
+			struct ethhdr eth = { .h_proto = skb->protocol };
+			__builtin_memcpy(eth.h_dest, conf->device_mac, 6);
+			if (bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
+				return TC_ACT_SHOT;
+		}
+		count(TO_HOST);
+		return bpf_redirect(conf->device_ifindex, BPF_F_INGRESS);
+	}
+	if (result == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		count(TOO_BIG);
+		return TC_ACT_SHOT;
+	}
+	if (result != BPF_FIB_LKUP_RET_SUCCESS) {
+		count(NO_ROUTE);
+		return TC_ACT_SHOT;
+	}
+	if (bpf_skb_change_head(skb, ETH_HLEN, 0))
+		return TC_ACT_SHOT;
+	struct ethhdr eth = { .h_proto = skb->protocol };
+	if (bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
+		return TC_ACT_SHOT;
+	skb->mark = OUR_MARK;
+	count(TO_WIRE);
+	return bpf_redirect_neigh(fib.ifindex, 0, 0, 0);
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

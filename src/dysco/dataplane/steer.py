@@ -1,0 +1,202 @@
+"""Steering: the kernel programs that divert packets to the agent, and the maps that tell them which.
+
+Knows the layout of the maps of steer.bpf.c; attaching the programs is the host layer's work. A new agent takes the
+maps of the running programs over, so that what was captured stays captured; programs and maps live as long as
+they are attached, without a pin.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from dysco.dataplane.bpf import (
+    ARRAY,
+    HASH,
+    PERCPU_ARRAY,
+    Map,
+    MapSpec,
+    create_map,
+    load_program,
+    maps_of_program,
+    program_by_id,
+)
+from dysco.policy.clauses import Clause
+from dysco.wire.tuples import FiveTuple
+
+OBJECT: Final = Path(__file__).parent / "bpf" / "steer.bpf.o"
+MAX_CLAUSES: Final = 128
+MAX_ADDRESSES: Final = 16
+OUT: Final = 1
+IN: Final = 2
+COUNTERS: Final = ("captured_out", "captured_in", "syn_captured", "to_host", "to_wire", "no_route", "too_big")
+
+_KEY = struct.Struct("=16s16s4sBB2x")
+_CLAUSE = struct.Struct("=16s16s16s16sHHHHB7x")
+_CONFIG = struct.Struct("=IIIIHH6sBBI256s16s")
+_INDEX = struct.Struct("=I")
+_U64 = struct.Struct("=Q")
+_PRESENT: Final = b"\1"
+_INGRESS_PARENT: Final = 0xFFFFFFF2
+
+SPECS: Final = (
+    MapSpec("flows", HASH, _KEY.size, 1, 1 << 20),
+    MapSpec("clauses", ARRAY, 4, _CLAUSE.size, MAX_CLAUSES),
+    MapSpec("config", ARRAY, 4, _CONFIG.size, 1),
+    MapSpec("counters", PERCPU_ARRAY, 4, 8, len(COUNTERS)),
+)
+PROGRAMS: Final = ("egress", "ingress", "inject", "egress_l3", "ingress_l3")
+
+
+@dataclass(frozen=True, slots=True)
+class SteeringConfig:
+    """What the programs must know. Indexes are interface indexes; mac None: the device has no Ethernet header."""
+
+    session_ifindex: int
+    underlay_ifindex: int
+    device_ifindex: int
+    device_mac: bytes | None
+    port_range: tuple[int, int]
+    addresses: tuple[bytes, ...]
+    capture_all_syn: bool = False
+
+
+class Steering:
+    """The maps and the programs. `taken_over` says whether a running agent's maps were found."""
+
+    def __init__(self, maps: Mapping[str, Map], *, taken_over: bool = False) -> None:
+        self.maps = dict(maps)
+        self.taken_over = taken_over
+        self._loaded: dict[str, int] = {}
+        self._flows = self.maps["flows"]
+        self._clauses = 0
+        self._config: SteeringConfig | None = None
+
+    @classmethod
+    def open(cls, underlay_tun: str) -> Steering:
+        """Take over the maps behind the program on the underlay TUN, or make new ones. Raises HostError."""
+        number = _running(underlay_tun)
+        if number is not None:
+            maps = maps_of_program(program_by_id(number), SPECS)
+            if len(maps) == len(SPECS):
+                return cls(maps, taken_over=True)
+        return cls({spec.name: create_map(spec) for spec in SPECS})
+
+    def programs(self) -> dict[str, Callable[[], int]]:
+        """The classifiers by name, each as a function that loads it when it is first needed."""
+        return {name: (lambda name=name: self._load(name)) for name in PROGRAMS}  # type: ignore[misc]
+
+    def configure(self, config: SteeringConfig) -> None:
+        """Tell the programs about devices and addresses."""
+        self._config = config
+        self._write_config()
+
+    def set_policies(self, clauses: Iterable[Clause]) -> None:
+        """Replace the clauses that divert SYNs; at most 128."""
+        packed = [_pack_clause(clause) for clause in clauses][:MAX_CLAUSES]
+        table = self.maps["clauses"]
+        self._clauses = min(self._clauses, len(packed))
+        if self._config is not None:
+            self._write_config()
+        for index, value in enumerate(packed):
+            table.put(_INDEX.pack(index), value)
+        self._clauses = len(packed)
+        if self._config is not None:
+            self._write_config()
+
+    def add(self, match: FiveTuple, direction: int) -> None:
+        """Divert packets with this tuple; direction OUT (leaving) or IN (arriving). HostError if the map is full."""
+        self._flows.put(_pack_key(match, direction), _PRESENT)
+
+    def remove(self, match: FiveTuple, direction: int) -> None:
+        """Divert them no more."""
+        self._flows.delete(_pack_key(match, direction))
+
+    def counters(self) -> dict[str, int]:
+        """What the programs have counted, over all CPUs."""
+        found = {}
+        for index, name in enumerate(COUNTERS):
+            values = self.maps["counters"].get(_INDEX.pack(index)) or b""
+            found[name] = sum(_U64.unpack_from(values, at)[0] for at in range(0, len(values), 8))
+        return found
+
+    def close(self) -> None:
+        """Give descriptors back; attached programs go on."""
+        for one in self.maps.values():
+            one.close()
+        for fd in self._loaded.values():
+            os.close(fd)
+        self._loaded.clear()
+
+    def _load(self, name: str) -> int:
+        if name not in self._loaded:
+            self._loaded[name] = load_program(OBJECT, f"tc/{name}", self.maps)
+        return self._loaded[name]
+
+    def _write_config(self) -> None:
+        config = self._config
+        assert config is not None
+        addresses = config.addresses[:MAX_ADDRESSES]
+        self.maps["config"].put(
+            _INDEX.pack(0),
+            _CONFIG.pack(
+                config.session_ifindex,
+                config.underlay_ifindex,
+                config.device_ifindex,
+                self._clauses,
+                *config.port_range,
+                config.device_mac or bytes(6),
+                config.device_mac is not None,
+                config.capture_all_syn,
+                len(addresses),
+                b"".join(address.ljust(16, b"\0") for address in addresses),
+                bytes(4 if len(address) == 4 else 6 for address in addresses),
+            ),
+        )
+
+
+def _running(device: str) -> int | None:
+    """The id of the program that is attached to what the device receives."""
+    with IPRoute() as ip:
+        index = ip.link_lookup(ifname=device)
+        if not index:
+            return None
+        try:
+            filters: list[Any] = list(ip.get_filters(index=index[0], parent=_INGRESS_PARENT))
+        except NetlinkError:
+            return None
+        for entry in filters:
+            options = entry.get_attr("TCA_OPTIONS")
+            number = None if options is None else options.get_attr("TCA_BPF_ID")
+            if number is not None:
+                return int(number)
+    return None
+
+
+def _pack_key(match: FiveTuple, direction: int) -> bytes:
+    if len(match) == 12:
+        return _KEY.pack(match[:4], match[4:8], match[8:], 4, direction)
+    return _KEY.pack(match[:16], match[16:32], match[32:], 6, direction)
+
+
+def _pack_clause(clause: Clause) -> bytes:
+    return _CLAUSE.pack(
+        clause.src.ljust(16, b"\0"),
+        _mask(clause.src_length),
+        clause.dst.ljust(16, b"\0"),
+        _mask(clause.dst_length),
+        *clause.sport,
+        *clause.dport,
+        clause.family,
+    )
+
+
+def _mask(length: int) -> bytes:
+    return ((1 << 128) - (1 << 128 - length)).to_bytes(16, "big")

@@ -1,0 +1,82 @@
+"""The flow table of the Python data path: a dictionary for each port that packets are read from.
+
+Keeps the kernel's steering in step: what a flow reads from HOST must be diverted when it leaves the host, and what
+a flow reads from UNDERLAY must be diverted when it arrives, unless it is a subsession, which the reserved port
+range diverts by itself.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Protocol
+
+from dysco.protocol.flow import HOST, UNDERLAY, Flow
+from dysco.wire.tuples import FiveTuple
+
+OUT = 1
+IN = 2
+
+
+class Steer(Protocol):
+    """What the table needs of `dysco.dataplane.steer.Steering`."""
+
+    def add(self, match: FiveTuple, direction: int) -> None: ...
+
+    def remove(self, match: FiveTuple, direction: int) -> None: ...
+
+
+class PythonFlowTable:
+    """Implements `dysco.protocol.flow.FlowTable`; the hot loop looks into `ports` itself."""
+
+    def __init__(self, steer: Steer, addresses: tuple[bytes, ...], port_range: tuple[int, int]) -> None:
+        self.ports: defaultdict[int, dict[bytes, Flow]] = defaultdict(dict)
+        self._steer = steer
+        self._addresses = frozenset(addresses)
+        self._low, self._high = port_range
+        self._captured: set[FiveTuple] = set()
+
+    def __len__(self) -> int:
+        """How many flows there are."""
+        return sum(len(flows) for flows in self.ports.values())
+
+    def insert(self, flow: Flow) -> None:
+        """Keep a flow, and have the kernel divert its packets."""
+        self.ports[flow.port][flow.match] = flow
+        direction = self._direction(flow.port, flow.match)
+        if direction:
+            self._steer.add(flow.match, direction)
+
+    def delete(self, port: int, match: FiveTuple) -> None:
+        """Forget a flow."""
+        if self.ports[port].pop(match, None) is not None:
+            direction = self._direction(port, match)
+            if direction and not (direction == OUT and match in self._captured):
+                self._steer.remove(match, direction)
+
+    def get(self, port: int, match: FiveTuple) -> Flow | None:
+        """The flow, if there is one."""
+        return self.ports[port].get(match)
+
+    def capture(self, match: FiveTuple) -> None:
+        """Divert a SYN that is expected."""
+        if match not in self._captured:
+            self._captured.add(match)
+            self._steer.add(match, OUT)
+
+    def release(self, match: FiveTuple) -> None:
+        """Expect it no more."""
+        if match in self._captured:
+            self._captured.discard(match)
+            if match not in self.ports[HOST]:
+                self._steer.remove(match, OUT)
+
+    def refresh(self, flow: Flow) -> int:
+        """Counters of this table are always up to date."""
+        return flow.packets
+
+    def _direction(self, port: int, match: FiveTuple) -> int:
+        if port == HOST:
+            return OUT
+        if port == UNDERLAY and not (self._low <= match.dport <= self._high and match.dst in self._addresses):
+            return IN
+        return 0
