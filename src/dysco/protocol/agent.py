@@ -119,6 +119,12 @@ class Agent:
         for chain in self._life.due(now):
             self._setup.expired(chain, now) if chain.opening is not None else self._life.expired(chain, now)
 
+    def accept_key(self, peer: str, receive_key: bytes, now: float) -> None:
+        """A peer may sign with this key from now on, even before it is up with it."""
+        neighbour = self._neighbours.by_name.get(peer)
+        if neighbour is not None:
+            neighbour.accept(receive_key, now)
+
     def peer_up(self, peer: str, hello: Hello, send_key: bytes, receive_key: bytes, now: float) -> None:
         """An association is there; keys of 32 bytes, one for each direction."""
         neighbour = self._neighbours.by_name.get(peer)

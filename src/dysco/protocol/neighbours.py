@@ -1,11 +1,13 @@
 """What the core knows of its neighbours: associations, keys, counters, path MTU, ports, and whether to avoid them.
 
 An association gives a key for each direction. A chain header is signed with the one and checked with the
-other; the key before is good for two minutes more, for SYNs that were under way.
+other. A peer may use a new key a moment before it is known here that the association is the one in use, so
+keys are accepted as soon as there is one; those before are good for two minutes more, for SYNs under way.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +18,7 @@ from dysco.wire import chain_header
 from dysco.wire.messages import Hello
 
 OLD_KEY_S: Final = 120.0
+MOST_KEYS: Final = 8
 LEARNT_MTU_S: Final = 600.0
 FLOOR_MTU: Final = {4: 576, 16: 1280}
 KEY_LEN: Final = 32
@@ -26,6 +29,7 @@ class Neighbour:
     """One peer, or this agent itself as its own neighbour (then `up` for ever, with a key that nobody knows)."""
 
     __slots__ = (
+        "_accepted",
         "_budget",
         "_budget_at",
         "_learnt_mtu",
@@ -33,15 +37,10 @@ class Neighbour:
         "avoid_until",
         "counter",
         "hello",
-        "old_key",
-        "old_until",
-        "old_window",
         "peer",
         "probed_mtu",
-        "receive_key",
         "send_key",
         "up",
-        "window",
     )
 
     def __init__(self, peer: Peer) -> None:
@@ -49,12 +48,8 @@ class Neighbour:
         self.up = False
         self.hello: Hello | None = None
         self.send_key = b""
-        self.receive_key = b""
-        self.old_key = b""
-        self.old_until = 0.0
         self.counter = 0
-        self.window = ReplayWindow()
-        self.old_window = self.window
+        self._accepted: dict[bytes, tuple[ReplayWindow, float]] = {}
         self.avoid_until = 0.0
         self.probed_mtu: int | None = None
         self._learnt_mtu = 0
@@ -62,17 +57,24 @@ class Neighbour:
         self._budget = 0.0
         self._budget_at = 0.0
 
+    def accept(self, receive_key: bytes, now: float) -> None:
+        """Accept a key that the peer may use soon, or never; one that is known keeps its replay window."""
+        window, until = self._accepted.pop(receive_key, (ReplayWindow(), 0.0))
+        self._accepted = {key: entry for key, entry in self._accepted.items() if now < entry[1]}
+        if len(self._accepted) >= MOST_KEYS:
+            # The one that expires first; the key in use never does.
+            del self._accepted[min(self._accepted, key=lambda key: self._accepted[key][1])]
+        self._accepted[receive_key] = (window, max(until, now + OLD_KEY_S))
+
     def associate(self, hello: Hello, send_key: bytes, receive_key: bytes, now: float) -> None:
-        """Take the keys of a new association; the same association told again changes nothing."""
+        """Take the keys of the association in use; others expire. The counter goes on: keys may come back."""
         self.hello = hello
         self.up = True
-        if send_key == self.send_key and receive_key == self.receive_key:
-            return
-        if self.receive_key:
-            self.old_key, self.old_window, self.old_until = self.receive_key, self.window, now + OLD_KEY_S
-        self.send_key, self.receive_key = send_key, receive_key
-        self.counter = 0
-        self.window = ReplayWindow()
+        self.send_key = send_key
+        self.accept(receive_key, now)
+        for key, (window, until) in self._accepted.items():
+            expires = math.inf if key == receive_key else min(until, now + OLD_KEY_S)
+            self._accepted[key] = (window, expires)
 
     def next_counter(self) -> int:
         """The counter of the next chain header to this neighbour."""
@@ -81,10 +83,9 @@ class Neighbour:
 
     def window_of(self, payload: bytes, now: float) -> ReplayWindow | None:
         """The replay window of the key that signed a chain header; None if no key of ours did."""
-        if self.receive_key and chain_header.verify(payload, self.receive_key):
-            return self.window
-        if self.old_key and now < self.old_until and chain_header.verify(payload, self.old_key):
-            return self.old_window
+        for key, (window, until) in reversed(self._accepted.items()):
+            if now < until and chain_header.verify(payload, key):
+                return window
         return None
 
     def mtu(self, now: float, default: int) -> int:
