@@ -1,0 +1,197 @@
+"""Which changes an agent needs, from simple values: names of devices, ports, boxes.
+
+Knows what DESIGN calls the plumbing; must not know host.toml (service translates) nor how classifiers work
+(the data plane loads them). The picture of one host:
+
+    local programs, kernel boxes              other hosts
+            |                                      |
+      [routing, netfilter]                    eth0 (underlay)
+            |      egress classifier  --------->   |  \\
+            |            | captured                |   ingress classifier
+            v            v                         |        | subsessions
+        dysco0  <--------+          agent       dysco1 <----+
+                 session side  <=========>  underlay side
+            ^ FORWARD: into a kernel box         | inject classifier: to a socket, or out of eth0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dysco.errors import HostError
+from dysco.host.changes import Change, ForwardIPv6, ReservePorts, ReversePathPerDevice, SetSysctl
+from dysco.host.links import AddClsact, AddRoute, AddRule, AttachClassifier, CreateTun, Family, LinkUp
+from dysco.host.netns import Kernel, Namespace
+
+QUEUE: Final = (
+    1000  # packets that wait for the agent in a TUN device, ours: two bursts of 64 KiB at 1280 bytes
+)
+FILTER_PREFERENCE: Final = 2016  # of our classifiers; the same number as the control port, to be recognised
+TABLE: Final = 201600  # first routing table of boxes in namespaces: two for each box
+RULE_PREFERENCE: Final = 2016  # first preference of their rules: behind `local` (0), ahead of `main` (32766)
+_FORCE: Final = "net/ipv6/conf/all/force_forwarding"
+_FAMILIES: Final[tuple[Family, ...]] = ("inet", "inet6")
+
+Programs = Mapping[str, Callable[[], int]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Changes in the order in which they are made, and what a person should know about them."""
+
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
+
+    def show(self) -> list[str]:
+        """Give each change in the syntax of ip, tc and sysctl, one a line; touches nothing."""
+        return [change.show() for change in self.changes]
+
+
+@dataclass(frozen=True)
+class NamespaceBox:
+    """A middlebox in a namespace of its own (a name of `ip netns`, or a path) and its two devices there."""
+
+    name: str
+    netns: str
+    left: str
+    right: str
+
+
+def for_agent(
+    *,
+    underlay: Sequence[str],
+    session_tun: str = "dysco0",
+    underlay_tun: str = "dysco1",
+    mtu: int | None = None,
+    port_range: tuple[int, int] = (61000, 65535),
+    kernel_box: bool = False,
+    boxes: Sequence[NamespaceBox] = (),
+    programs: Programs | None = None,
+) -> Plan:
+    """Compute the changes for an agent in the calling thread's network namespace; changes nothing.
+
+    `mtu` in bytes, None for the smallest of the underlay devices. `programs` gives loaded classifiers by
+    name (egress, ingress, inject); without them the plan can only be shown. Raises HostError for devices and
+    namespaces that are not there.
+    """
+    programs = programs or {}
+    own = Namespace(None)
+    try:
+        mtu = own.call(lambda kernel: _smallest_mtu(kernel, underlay, mtu))
+        changes, notes = own.call(lambda kernel: _forwarding(kernel, None, kernel_box))
+    finally:
+        own.close()
+    changes = [
+        ReservePorts(first=port_range[0], last=port_range[1]),
+        CreateTun(device=session_tun),
+        CreateTun(device=underlay_tun),
+        *changes,
+        *_own_device(session_tun, mtu, forced=not any(isinstance(c, ForwardIPv6) for c in changes)),
+        SetSysctl(key=f"net/ipv4/conf/{underlay_tun}/accept_local", value="1"),
+        *_own_device(underlay_tun, mtu, forced=False),
+    ]
+    for number, box in enumerate(boxes):
+        more, said = _box(box, number, mtu)
+        changes += more
+        notes += said
+    changes += [
+        *_classifier(underlay_tun, (("ingress", "inject"),), programs),
+        *(
+            change
+            for device in underlay
+            for change in _classifier(device, (("ingress", "ingress"), ("egress", "egress")), programs)
+        ),
+    ]
+    return Plan(tuple(changes), tuple(notes))
+
+
+def _smallest_mtu(kernel: Kernel, underlay: Sequence[str], wanted: int | None) -> int:
+    links = {link.get_attr("IFLA_IFNAME"): link for link in kernel.ip.get_links()}
+    for device in underlay:
+        if device not in links:
+            raise HostError(
+                f"agent.underlay: there is no device {device} here; there are {', '.join(sorted(links))}"
+            )
+    return wanted or min(links[device].get_attr("IFLA_MTU") for device in underlay)
+
+
+def _forwarding(kernel: Kernel, netns: str | None, forwards: bool) -> tuple[list[Change], list[str]]:
+    """Give what has to change for a whole namespace before packets can be forwarded from our devices."""
+    changes: list[Change] = []
+    notes: list[str] = []
+    if not forwards:
+        return changes, notes
+    where = f" in the namespace {netns}" if netns else ""
+    changes.append(ReversePathPerDevice(netns=netns))
+    if kernel.get("net/ipv4/conf/all/rp_filter") not in (None, "0"):
+        notes.append(
+            f"net.ipv4.conf.all.rp_filter is set{where}: it moves to every device but dysco's, and each of "
+            "them is checked as before"
+        )
+    if kernel.get("net/ipv6/conf/all/forwarding") is not None and kernel.get(_FORCE) is None:
+        changes.append(ForwardIPv6(netns=netns))
+        notes.append(
+            f"this kernel (before 6.17) forwards IPv6 only on all devices{where}: "
+            "net.ipv6.conf.all.forwarding=1"
+        )
+    return changes, notes
+
+
+def _own_device(
+    device: str, mtu: int, *, forced: bool, netns: str | None = None, queue: int = QUEUE
+) -> list[Change]:
+    """Give the switches of one TUN device of ours, and bring it up.
+
+    No address of its own (addr_gen_mode 1: none, ip-sysctl), so that it sends no router solicitation.
+    """
+    four, six = f"net/ipv4/conf/{device}", f"net/ipv6/conf/{device}"
+    values4 = {"forwarding": "1", "rp_filter": "0", "send_redirects": "0"}
+    values6 = {"addr_gen_mode": "1", "accept_ra": "0", "router_solicitations": "0", "forwarding": "1"}
+    if forced:
+        values6["force_forwarding"] = "1"
+    return [
+        *(SetSysctl(netns=netns, key=f"{four}/{key}", value=value) for key, value in values4.items()),
+        *(
+            SetSysctl(netns=netns, key=f"{six}/{key}", value=value, optional=True)
+            for key, value in values6.items()
+        ),
+        LinkUp(netns=netns, device=device, mtu=mtu, queue=queue),
+    ]
+
+
+def _box(box: NamespaceBox, number: int, mtu: int) -> tuple[list[Change], list[str]]:
+    """Give the TUN pair of a box in its namespace: what enters by one side leaves by the other."""
+    space = Namespace(box.netns)
+    try:
+        changes, notes = space.call(lambda kernel: _forwarding(kernel, box.netns, True))
+    finally:
+        space.close()
+    forced = not any(isinstance(change, ForwardIPv6) for change in changes)
+    changes[:0] = [CreateTun(netns=box.netns, device=device) for device in (box.left, box.right)]
+    for device in (box.left, box.right):
+        changes += _own_device(device, mtu, forced=forced, netns=box.netns)
+    for side, (here, there) in enumerate(((box.left, box.right), (box.right, box.left))):
+        table, preference = TABLE + 2 * number + side, RULE_PREFERENCE + 2 * number + side
+        for family in _FAMILIES:
+            changes.append(AddRoute(netns=box.netns, family=family, device=there, table=table))
+            changes.append(
+                AddRule(netns=box.netns, family=family, device=here, table=table, preference=preference)
+            )
+    return changes, notes
+
+
+def _classifier(device: str, places: Iterable[tuple[str, str]], programs: Programs) -> list[Change]:
+    changes: list[Change] = [AddClsact(device=device)]
+    for direction, name in places:
+        changes.append(
+            AttachClassifier(
+                device=device,
+                direction="ingress" if direction == "ingress" else "egress",
+                name=f"dysco_{name}",
+                preference=FILTER_PREFERENCE,
+                program=programs.get(name),
+            )
+        )
+    return changes

@@ -1,0 +1,79 @@
+"""Namespaces for tests, and a full dump of what a namespace's kernel holds."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dysco.host import run_in
+
+
+@dataclass(frozen=True)
+class Space:
+    """A namespace for tests."""
+
+    name: str
+
+
+def run(argv: Sequence[str]) -> str:
+    """Run a command to its end and give its output; what it says on failure is in the error."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
+    return done.stdout
+
+
+def make(name: str) -> Space:
+    """Make a namespace with eth0 (10.1.1.1) and its peer eth1, both up."""
+    run(["ip", "netns", "add", name])
+    run(["ip", "-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"])
+    run(["ip", "-n", name, "addr", "add", "10.1.1.1/24", "dev", "eth0"])
+    for device in ("lo", "eth0", "eth1"):
+        run(["ip", "-n", name, "link", "set", device, "addrgenmode", "none"])
+        run(["ip", "-n", name, "link", "set", device, "up"])
+    return Space(name)
+
+
+def delete(space: Space) -> None:
+    """Delete the namespace."""
+    run(["ip", "netns", "delete", space.name])
+
+
+def _sysctls() -> list[str]:
+    lines = []
+    for path in sorted(Path("/proc/sys/net").rglob("*")):
+        if path.is_file():
+            try:
+                lines.append(f"{path} = {path.read_text().strip()}")
+            except OSError as error:
+                lines.append(f"{path}: {error.strerror}")
+    return lines
+
+
+def dump(space: Space) -> list[str]:
+    """Give links, addresses, rules, routes, nftables, queues, classifiers and sysctls, as lines."""
+    named = ["-n", space.name]
+    common = ["address", "rule", "route show table all", "neighbour"]
+    places = [f"filter show dev {d} {side}" for d in ("eth0", "eth1") for side in ("ingress", "egress")]
+    return [
+        *_batch(["ip", *named, "-d", "-4"], ["link", *common]),
+        *_batch(["ip", *named, "-6"], common),
+        *_batch(["tc", *named, "-force"], ["qdisc", *places]),
+        *run_in(space.name, run, ["nft", "list", "ruleset"]).splitlines(),
+        *run_in(space.name, _sysctls),
+    ]
+
+
+def _batch(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
+    """Run commands of ip or tc in one process; a device without clsact has no list of filters."""
+    done = subprocess.run(
+        [*argv, "-batch", "-"],
+        input="\n".join(commands),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return done.stdout.splitlines()
