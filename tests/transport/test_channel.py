@@ -111,8 +111,8 @@ def crash(node: Node) -> None:
             if link.connected:
                 loop.remove_reader(link.socket.fileno())
                 link.socket.close()
-    channel._close_sockets()
-    channel._loop = None
+    channel._board().close()
+    channel._loop = channel._switchboard = None
 
 
 async def test_a_peer_that_falls_silent_is_down_after_a_while(pki: Path) -> None:
@@ -167,8 +167,8 @@ def settled(a: Node, b: Node) -> bool:
         ours is not None
         and theirs is not None
         and ours.association.send_key == theirs.association.receive_key
-        and not a.channel._half_open
-        and not b.channel._half_open
+        and not a.channel._board().half_open
+        and not b.channel._board().half_open
     )
 
 

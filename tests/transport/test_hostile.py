@@ -57,7 +57,7 @@ def counted(node: Node) -> int:
 def state(node: Node) -> tuple[int, int, int]:
     channel = node.channel
     links = sum(len(peer.links) for peer in channel._peers.values())
-    return links, len(channel._half_open), len(channel._served)
+    return links, len(channel._board().half_open), len(channel._board().served)
 
 
 @pytest.mark.parametrize("source", ["127.0.0.2", "127.0.0.66"])
@@ -73,7 +73,7 @@ async def test_forged_datagrams_cost_little_and_leave_nothing(pki: Path, source:
         liar = speaker(source, ("127.0.0.1", a.channel.settings.port))
         bytes_in = bytes_out = sent = 0
         spent = 0.0
-        (listening,) = a.channel._listening
+        (listening,) = a.channel._board().listening
         while sent < 100_000:
             for datagram in forged[:50]:
                 liar.send(datagram)
@@ -81,7 +81,7 @@ async def test_forged_datagrams_cost_little_and_leave_nothing(pki: Path, source:
             sent += 50
             forged = forged[50:] + forged[:50]
             began = time.process_time()
-            a.channel._readable_listening(listening)
+            a.channel._board().readable(listening)
             spent += time.process_time() - began
             bytes_out += heard(liar)
         await a.until(lambda: counted(a) >= sent * 0.99)
@@ -160,8 +160,10 @@ async def test_proved_hellos_fill_no_table(pki: Path) -> None:
                 a.channel.counters["dropped_half_open_full"] + a.channel.counters["dropped_hello_rate"] >= 36
             )
         )
-        assert len(a.channel._half_open) == len(a.channel._served) == 4
-        await a.until(lambda: not a.channel._half_open and not a.channel._served)  # they time out
+        assert len(a.channel._board().half_open) == len(a.channel._board().served) == 4
+        await a.until(
+            lambda: not a.channel._board().half_open and not a.channel._board().served
+        )  # they time out
         for opened in speakers:
             opened.close()
 

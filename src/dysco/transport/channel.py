@@ -20,22 +20,20 @@ longer, and its keys stay valid (which is the core's business).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import random
-import socket
 from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
 from dysco.errors import HostError, LocalError, WireError
-from dysco.transport import probing, records, sockets
-from dysco.transport.association import Association, State
-from dysco.transport.gate import Gate
+from dysco.transport import probing, records
+from dysco.transport.association import State
 from dysco.transport.identity import Identity
 from dysco.transport.link import Link
 from dysco.transport.peer import Peer
 from dysco.transport.settings import ChannelSettings, Handler, PeerSettings, PeerStatus
+from dysco.transport.switchboard import Switchboard
 from dysco.wire import messages
 from dysco.wire.messages import (
     Gone,
@@ -49,8 +47,6 @@ from dysco.wire.messages import (
 
 PROTOCOL_VERSION: Final = 1
 _EVERYTHING: Final = bytes(16)  # the chain id of a Gone that means the whole agent
-# Datagrams that one socket may hand over before the other callbacks of the loop get their turn.
-_BATCH: Final = 64
 # A leader does not listen to a follower for so long after its own call, nor replaces a link that young.
 _OWN_CALL_S: Final = 1.0
 _YOUNG_S: Final = 5.0
@@ -76,26 +72,15 @@ class Channel:
         self._handler = handler
         self._rng = rng
         self._peers: dict[str, Peer] = {}
-        self._listening: list[socket.socket] = []
-        self._served: dict[tuple[int, sockets.Endpoint], list[Link]] = {}
-        self._half_open: set[Link] = set()
-        self._reader = sockets.Reader()
-        self._gate: Gate | None = None
+        self._switchboard: Switchboard | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_due: set[str] = set()
 
     async def start(self) -> None:
         """Open the sockets and call the peers; raises ConfigError, PermissionDeniedError or HostError."""
-        self._loop = asyncio.get_running_loop()
-        self._gate = Gate(self._identity, self.counters, self._loop.time(), self.settings.timing.handshake_s)
-        try:
-            for address in self.settings.addresses:
-                self._listening.append(sockets.listen(address, self.settings.port))
-        except BaseException:
-            self._close_sockets()
-            raise
-        for opened in self._listening:
-            self._loop.add_reader(opened.fileno(), self._readable_listening, opened)
+        loop = asyncio.get_running_loop()
+        self._switchboard = Switchboard(self.settings, self._identity, self.counters, self, loop)
+        self._loop = loop
         self.reconfigure(self.settings.peers)
 
     async def close(self) -> None:
@@ -108,10 +93,9 @@ class Channel:
                 self._flush(peer, now)
                 self._post(peer.current, [Gone(_EVERYTHING)], now)
             self._forget(peer)
-        for link in list(self._half_open):
-            self._drop(link)
         self._peers.clear()
-        self._close_sockets()
+        self._board().close()
+        self._switchboard = None
         self._loop = None
 
     def reconfigure(self, peers: Iterable[PeerSettings]) -> None:
@@ -120,8 +104,7 @@ class Channel:
         Another fingerprint makes it another peer; another address leads to a new association, and until that
         is there the old one serves.
         """
-        assert self._gate is not None
-        now = self._now()
+        board, now = self._board(), self._now()
         wanted = {peer.name: peer for peer in peers if peer.name != self.settings.name}
         for name, peer in list(self._peers.items()):
             new = wanted.get(name)
@@ -131,7 +114,7 @@ class Channel:
                 self._forget(peer)
                 if was_up:
                     self._handler.on_down(name)
-        self._gate.allow(wanted.values())
+        board.allow(wanted.values())
         self._identity.pins = {p.fingerprint: p.name for p in wanted.values() if p.fingerprint is not None}
         for name, settings in wanted.items():
             known = self._peers.get(name)
@@ -186,74 +169,17 @@ class Channel:
         now = self._now()
         return [peer.status(now) for _, peer in sorted(self._peers.items())]
 
-    # What arrives.
+    # What the switchboard tells.
 
-    def _readable_listening(self, opened: socket.socket) -> None:
-        now = self._now()
-        for _ in range(_BATCH):
-            try:
-                found = self._reader.read(opened)
-            except OSError:
-                self.counters["receive_errors"] += 1
-                continue
-            if found is None:
-                return
-            self._from_source(opened, found[0], found[1], now)
-
-    def _from_source(
-        self, opened: socket.socket, datagram: bytes, source: sockets.Endpoint, now: float
-    ) -> None:
-        """Find out for whom a datagram is, by checks that cost little, before OpenSSL sees it."""
-        assert self._gate is not None
-        links = self._served.get((opened.fileno(), source))
-        names = self._gate.names(source[0])
-        if links is None and not names:
-            self.counters["dropped_unknown_source"] += 1
-        elif not records.sane(datagram):
-            self.counters["dropped_malformed"] += 1
-        elif records.epoch(datagram) == 0 and records.is_client_hello(datagram):
-            if names:
-                self._client_hello(opened, datagram, source, names, now)
-        elif links is None:
-            self.counters["dropped_no_association"] += 1
-        elif records.epoch(datagram) == 0:
-            self._receive(links[-1], datagram, now)
-        else:
-            for link in tuple(links):
-                self._receive(link, datagram, now)
-
-    def _client_hello(
-        self,
-        opened: socket.socket,
-        hello: bytes,
-        source: sockets.Endpoint,
-        names: frozenset[str],
-        now: float,
-    ) -> None:
-        assert self._gate is not None
-        key = (opened.fileno(), source)
-        expected = records.client_random(hello)
-        if any(link.expected == expected for link in self._served.get(key, ())):
-            self.counters["dropped_repeated_hello"] += 1
-            return
-        if len(names) == 1 and any(self._prefers_own_call(self._peers[name], now) for name in names):
-            self.counters["dropped_own_call_first"] += 1
-            return
-        room = len(self._half_open) < self.settings.half_open_limit and (
-            sum(link.remote[0] == source[0] for link in self._half_open)
-            < self.settings.half_open_source_limit
+    def listens_to(self, names: frozenset[str], now: float) -> bool:
+        """Tell whether a call from one of these peers is wanted: not right after our own, if we lead."""
+        peers = [self._peers[name] for name in names]
+        return any(
+            not peer.leads or peer.call is None or now >= peer.call.began_at + _OWN_CALL_S for peer in peers
         )
-        answers, association = self._gate.knock(hello, source, names, now, room=room)
-        for answer in answers:
-            with contextlib.suppress(OSError):
-                opened.sendto(answer, source)
-                self.counters["cookies_out"] += 1
-        if association is None:
-            return
-        link = Link(association, opened, source, self.counters, now, connected=False)
-        link.expected = expected
-        self._half_open.add(link)
-        self._served.setdefault(key, []).append(link)
+
+    def called_by(self, names: frozenset[str], now: float) -> None:
+        """Drop the own calls to these peers where they lead."""
         for name in names:
             peer = self._peers[name]
             if not peer.leads and peer.call is not None:
@@ -261,34 +187,9 @@ class Channel:
                 self._end_call(peer)
                 peer.call_at = now + _YOUNG_S
                 self._tick(name, now)
-        self._after(link, State.HANDSHAKE, now)
 
-    def _prefers_own_call(self, peer: Peer, now: float) -> bool:
-        return peer.leads and peer.call is not None and now < peer.call.began_at + _OWN_CALL_S
-
-    def _readable_link(self, link: Link) -> None:
-        now = self._now()
-        for _ in range(_BATCH):
-            if link.socket.fileno() < 0:
-                return
-            try:
-                found = self._reader.read(link.socket)
-            except OSError:
-                # An ICMP error that anyone may have forged; the time-outs decide.
-                self.counters["receive_errors"] += 1
-                continue
-            if found is None:
-                return
-            if records.sane(found[0]):
-                self._receive(link, found[0], now)
-            else:
-                self.counters["dropped_malformed"] += 1
-
-    def _receive(self, link: Link, datagram: bytes, now: float) -> None:
-        before, ignored = link.association.state, link.association.ignored
-        plaintexts = link.association.receive(datagram, now)
-        if link.association.ignored != ignored:
-            self.counters["dropped_not_authentic"] += 1
+    def arrived(self, link: Link, before: State, plaintexts: list[bytes], now: float) -> None:
+        """Greet over a new association; take the messages of an old one."""
         if before is State.HANDSHAKE and link.up:
             self._handshake_done(link, now)
         for plaintext in plaintexts:
@@ -302,32 +203,8 @@ class Channel:
             link.heard_at = now
             for message in received:
                 self._message(link, message, now)
-        self._after(link, before, now)
-
-    def _after(self, link: Link, before: State, now: float) -> None:
-        """Send what the association has to say, notice its end, and arm its timer while it is in
-        handshake."""
-        if link.released:
-            return
-        if link.association.state is State.CLOSED:
-            self._closed(link, before, now)
-            return
-        link.transmit()
-        deadline = link.association.next_deadline()
-        if link.timer is not None:
-            link.timer.cancel()
-            link.timer = None
-        if deadline is not None:
-            link.timer = self._running().call_at(deadline, self._handshake_deadline, link)
-
-    def _handshake_deadline(self, link: Link) -> None:
-        now = self._now()
-        link.timer = None
-        link.association.handle_deadline(now)
-        self._after(link, State.HANDSHAKE, now)
 
     def _handshake_done(self, link: Link, now: float) -> None:
-        self._half_open.discard(link)
         name = link.association.peer
         peer = self._peers.get(name) if name is not None else None
         if name is None or peer is None:
@@ -445,8 +322,8 @@ class Channel:
         self._drop(link)
         self._lost(peer, link, now)
 
-    def _closed(self, link: Link, before: State, now: float) -> None:
-        """A link has ended: by the peer, by a failed handshake, or by its time."""
+    def ended(self, link: Link, before: State, now: float) -> None:
+        """Go on without a link that the peer, a failed handshake or its time has ended."""
         reason = link.association.reason or "closed"
         self._drop(link)
         if before is State.HANDSHAKE:
@@ -479,22 +356,8 @@ class Channel:
         self._tick(peer.settings.name, now)
 
     def _drop(self, link: Link) -> None:
-        """End a link, and forget where it is found; not which link is used."""
-        if link.released:
-            return
-        self._half_open.discard(link)
-        descriptor = link.socket.fileno()
-        if link.connected:
-            if descriptor >= 0:
-                self._running().remove_reader(descriptor)
-        else:
-            key = (descriptor, link.remote)
-            links = self._served.get(key, [])
-            if link in links:
-                links.remove(link)
-            if not links:
-                self._served.pop(key, None)
-        link.close()
+        """End a link; which link is used stays as it is."""
+        self._board().drop(link)
         peer = self._peers.get(link.peer) if link.peer is not None else None
         if peer is not None and link in peer.links:
             peer.links.remove(link)
@@ -522,17 +385,12 @@ class Channel:
         peer.attempts += 1
         self.counters["calls"] += 1
         try:
-            opened = sockets.connect((address, settings.port), self.settings.addresses)
+            peer.call = self._board().call(settings.name, (address, settings.port), now)
         except HostError as error:
             peer.last_failure = str(error)
             peer.failed(now, self._rng)
-            return
-        association = Association.connect(self._identity, settings.name, now, peer.timing.handshake_s)
-        link = Link(association, opened, (address, settings.port), self.counters, now, connected=True)
-        peer.call = link
-        peer.rekeying = peer.current is not None
-        self._running().add_reader(opened.fileno(), self._readable_link, link)
-        self._after(link, State.HANDSHAKE, now)
+        else:
+            peer.rekeying = peer.current is not None
 
     def _end_call(self, peer: Peer) -> None:
         if peer.call is not None:
@@ -665,6 +523,11 @@ class Channel:
             raise LocalError(f"no peer {name!r} is configured")
         return peer
 
+    def _board(self) -> Switchboard:
+        if self._switchboard is None:
+            raise LocalError("the channel is not started")
+        return self._switchboard
+
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             raise LocalError("the channel is not started")
@@ -672,10 +535,3 @@ class Channel:
 
     def _now(self) -> float:
         return self._running().time()
-
-    def _close_sockets(self) -> None:
-        for opened in self._listening:
-            if self._loop is not None:
-                self._loop.remove_reader(opened.fileno())
-            opened.close()
-        self._listening.clear()
