@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dysco import policy
 from dysco.config.models import HopRef, HostConfig, box_tag
+from dysco.errors import ConfigError
+from dysco.wire.tuples import Family
 
 
 def policy_set(config: HostConfig, own_addresses: Sequence[bytes] = ()) -> policy.PolicySet:
     """Translate a checked configuration; `own_addresses` count if agent.addresses is empty."""
-    own = tuple(address.packed for address in config.agent.addresses) or tuple(own_addresses)
-    peers = {peer.name: tuple(address.packed for address in peer.addresses) for peer in config.peer}
-
-    def place(text: str) -> policy.Place:
-        host, _, box = text.partition("/")
-        tag = box_tag(box) if box else 0
-        if host == config.agent.name:
-            return policy.Place(text, own, tag)
-        return policy.Place(text, peers.get(host) or (ipaddress.ip_address(host).packed,), tag)
+    place = _places(config, own_addresses)
 
     groups = {
         group.name: policy.Group(
@@ -51,3 +45,29 @@ def policy_set(config: HostConfig, own_addresses: Sequence[bytes] = ()) -> polic
         )
         for one in config.policy
     )
+
+
+def resolve_hop(config: HostConfig, own_addresses: Sequence[bytes], text: str, family: Family) -> tuple[bytes, int]:
+    """Give address and box number of a hop as policies name it; ConfigError if it means nothing here."""
+    try:
+        found = _places(config, own_addresses)(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is no peer of this host and no address") from None
+    address = found.address(family)
+    if address is None:
+        raise ConfigError(f"{text!r} has no IPv{family} address")
+    return address, found.box
+
+
+def _places(config: HostConfig, own_addresses: Sequence[bytes]) -> Callable[[str], policy.Place]:
+    own = tuple(address.packed for address in config.agent.addresses) or tuple(own_addresses)
+    peers = {peer.name: tuple(address.packed for address in peer.addresses) for peer in config.peer}
+
+    def place(text: str) -> policy.Place:
+        host, _, box = text.partition("/")
+        tag = box_tag(box) if box else 0
+        if host == config.agent.name:
+            return policy.Place(text, own, tag)
+        return policy.Place(text, peers.get(host) or (ipaddress.ip_address(host).packed,), tag)
+
+    return place

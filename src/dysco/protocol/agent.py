@@ -153,6 +153,10 @@ class Agent:
         neighbour = self._neighbours.by_name.get(peer)
         return neighbour is not None and neighbour.up
 
+    def sessions_via(self, address: bytes) -> int:
+        """How many sessions go from here to the agent at an address."""
+        return self._life.via[address]
+
     def set_hops(self, session: FiveTuple, hops: tuple[Hop, ...]) -> bool:
         """Let a middlebox choose the hops behind it before its SYN leaves; False if none is waited for."""
         return self._setup.set_hops(session, hops)

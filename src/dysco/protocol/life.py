@@ -36,6 +36,7 @@ class Life:
         self.settings = settings
         self.chains: dict[bytes, Chain] = {}
         self.embryonic: dict[bytes, Chain] = {}
+        self.via: Counter[bytes] = Counter()
         self._table = table
         self._neighbours = neighbours
         self._output = output
@@ -72,6 +73,7 @@ class Life:
         if neighbour is not None and right.opened:
             pool = self._neighbours.pool(right.tuple.src, right.tuple.dst, neighbour)
             pool.claim(right.tuple.sport, right.tuple.dport)
+            self.via[right.tuple.dst] += 1
         self.arm(chain, now + self._patience(chain))
         return True
 
@@ -120,6 +122,7 @@ class Life:
             self._table.release(chain.session_in)
         right = chain.right
         if right is not None and right.opened and right.peer is not None:
+            self.via[right.tuple.dst] -= 1
             neighbour = self._neighbours.by_name.get(right.peer)
             if neighbour is not None:
                 pool = self._neighbours.pool(right.tuple.src, right.tuple.dst, neighbour)

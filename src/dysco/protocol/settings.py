@@ -89,12 +89,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy wants of a new session: the hops in order, the final host's agent last unless egress says."""
+    """What a policy wants of a new session: the hops in order, the final host's agent last unless egress says.
+
+    failure: why no chain can be made although the policy matches; on_fail says what then.
+    """
 
     policy: str
     hops: tuple[Hop, ...]
     on_fail_open: bool = False
     egress: Egress = Egress.AGENT
+    failure: str = ""
 
 
 Decide = Callable[[FiveTuple, float], Decision | None]

@@ -164,7 +164,7 @@ class Setup:
             self._native(packet, "tcp_signed" if not options.has_mptcp else "mptcp")
             return
         decision = self.decide(at.five_tuple, now)
-        if decision is None or not decision.hops:
+        if decision is None or not (decision.hops or decision.failure):
             self._native(packet, "no_policy")
             return
         if decision.on_fail_open and any(self._avoided(hop, now) for hop in decision.hops):
@@ -178,7 +178,11 @@ class Setup:
         key = self._rng(CHAIN_ID_LEN) + b"\0"
         chain = Chain(key, facing_host(at.five_tuple), at.five_tuple, at.seq, decision.policy, opening, now)
         self._begin(chain, now)
-        self._forward(chain, opening, packet, now)
+        if decision.failure:
+            opening.syn = packet
+            self._fail(chain, self.settings.name, decision.failure, now)
+        else:
+            self._forward(chain, opening, packet, now)
 
     def _from_underlay(self, packet: Packet, at: Located, now: float) -> None:
         """A SYN for a reserved port: a neighbour's chain, or ordinary TCP."""
@@ -304,13 +308,13 @@ class Setup:
         """Send the SYN to the next hop, or keep it until there is an association."""
         hop = opening.hops[0]
         neighbour = self._neighbours.at(hop.address)
+        opening.syn = packet
         if neighbour is None:
             self._fail(chain, self.settings.name, f"{hop} is no peer of this host", now)
             return
         if not neighbour.up:
             if chain.state is not State.WAITING:
                 chain.state = State.WAITING
-            opening.syn = packet
             self._waiting.setdefault(neighbour.peer.name, []).append(chain)
             self._life.arm(chain, now + self.settings.timers.association_wait)
             return
@@ -344,10 +348,12 @@ class Setup:
         assert right is not None
         assert at is not None
         chain.state = State.OPENING
+        self._life.via[right.tuple.dst] += right.opened
         self._life.arm(chain, now + self.settings.timers.embryonic)
         for flow in chain.right_flows():
             self._table.insert(flow)
         limit = self._mss_limit(chain, at.family, now)
+        opening.syn = packet.copy() if chain.left.peer is None and opening.on_fail_open else None
         clamp_mss(packet, limit)
         self._rewrite(packet, at.five_tuple, right.tuple)
         if opening.header:

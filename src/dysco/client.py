@@ -1,0 +1,178 @@
+"""The asyncio API to a running agent.
+
+    async with dysco.connect() as d:
+        for session in await d.sessions():
+            print(session["session"], session["state"])
+        async for event in d.events():
+            ...
+
+What agents tell are plain values: dictionaries, lists, text and numbers, as `--json` of the command prints them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from dysco.errors import DyscoError, ExitStatus, LocalError, NoAgentError, PermissionDeniedError, RemoteError
+
+RUN: Final = Path("/run/dysco")
+SOCKET_VARIABLE: Final = "DYSCO_SOCKET"
+_LINE: Final = 1 << 26
+
+
+def connect(path: str | os.PathLike[str] | None = None) -> Dysco:
+    """Prepare a connection to an agent; use it with `async with`.
+
+    Without a path: $DYSCO_SOCKET, else the only socket in /run/dysco. Entering raises NoAgentError, LocalError if
+    several agents run here, PermissionDeniedError.
+    """
+    return Dysco(None if path is None else Path(path))
+
+
+class Dysco:
+    """A connection to one agent. Commands may be used at the same time; errors are those of `dysco.errors`."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._answers: dict[int, asyncio.Queue[dict[str, Any] | None]] = {}
+        self._next = 0
+
+    async def __aenter__(self) -> Dysco:
+        path = self._path or _find()
+        try:
+            self._reader, self._writer = await asyncio.open_unix_connection(str(path), limit=_LINE)
+        except PermissionError as error:
+            raise PermissionDeniedError(f"{path}: {error.strerror}") from error
+        except OSError as error:
+            raise NoAgentError(f"no agent answers at {path}: {error.strerror or error}") from error
+        self._task = asyncio.get_running_loop().create_task(self._read(), name="dysco client")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._writer is not None:
+            self._writer.close()
+
+    async def status(self) -> dict[str, Any]:
+        """Name, uptime, mode, counters of the agent."""
+        return dict(await self.command("status"))
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """The sessions that pass here."""
+        return list(await self.command("sessions"))
+
+    async def peers(self) -> list[dict[str, Any]]:
+        """The neighbours and how they stand."""
+        return list(await self.command("peers"))
+
+    async def metrics(self) -> str:
+        """Counters in Prometheus' text format."""
+        return str(await self.command("metrics"))
+
+    async def explain(self, session: str) -> dict[str, Any]:
+        """Which policy takes a session (`tcp 10.0.0.1:1 > 10.0.0.2:80`), by which chain, and why not the others."""
+        return dict(await self.command("explain", session=session))
+
+    async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """Read the configuration again; `changes` says what differs. ConfigError leaves everything as it was."""
+        return dict(await self.command("reload", dry_run=dry_run))
+
+    async def set_hops(self, session: str, hops: list[str]) -> bool:
+        """Choose the hops behind the box that holds the SYN of this session."""
+        return bool(await self.command("set_hops", session=session, hops=hops))
+
+    async def expect(self, session_in: str, session_out: str) -> bool:
+        """Say that a session will leave its box with another tuple."""
+        return bool(await self.command("expect", session_in=session_in, session_out=session_out))
+
+    async def stop(self) -> None:
+        """Tell the agent to stop, as SIGTERM does."""
+        await self.command("stop")
+
+    async def events(self, *, follow: bool = True) -> AsyncIterator[dict[str, Any]]:
+        """The last events; with `follow` all that come, until the connection ends."""
+        number, queue = self._ask("events", {"follow": follow})
+        try:
+            while (reply := await queue.get()) is not None:
+                if "item" not in reply:
+                    _check(reply)
+                    return
+                yield reply["item"]
+        finally:
+            self._answers.pop(number, None)
+
+    async def command(self, name: str, **fields: Any) -> Any:
+        """Send any command and return its answer."""
+        number, queue = self._ask(name, fields)
+        try:
+            reply = await queue.get()
+        finally:
+            self._answers.pop(number, None)
+        if reply is None:
+            raise NoAgentError("the agent has hung up")
+        return _check(reply)
+
+    def _ask(self, name: str, fields: dict[str, Any]) -> tuple[int, asyncio.Queue[dict[str, Any] | None]]:
+        if self._writer is None or self._task is None or self._task.done():
+            raise NoAgentError("not connected to an agent")
+        self._next += 1
+        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._answers[self._next] = queue
+        self._writer.write(json.dumps({"id": self._next, "do": name, **fields}).encode() + b"\n")
+        return self._next, queue
+
+    async def _read(self) -> None:
+        assert self._reader is not None
+        try:
+            while line := await self._reader.readline():
+                reply = json.loads(line)
+                queue = self._answers.get(reply.get("id"))
+                if queue is not None:
+                    queue.put_nowait(reply)
+        except (OSError, ValueError):
+            pass
+        finally:
+            for queue in self._answers.values():
+                queue.put_nowait(None)
+
+
+def _check(reply: dict[str, Any]) -> Any:
+    if "error" not in reply:
+        return reply.get("answer")
+    status = reply.get("status", 1)
+    kinds: dict[int, type[DyscoError]] = {
+        ExitStatus.REFUSED: RemoteError,
+        ExitStatus.PERMISSION: PermissionDeniedError,
+    }
+    error = kinds.get(status, LocalError)(reply["error"])
+    if status in set(ExitStatus) - {ExitStatus.DONE}:
+        error.exit_status = ExitStatus(status)
+    raise error
+
+
+def _find() -> Path:
+    named = os.environ.get(SOCKET_VARIABLE)
+    if named:
+        return Path(named)
+    found = sorted(RUN.glob("*.sock"))
+    if not found:
+        raise NoAgentError(f"no agent runs here (no socket in {RUN})")
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise LocalError(f"several agents run here: choose one with --socket ({names})")
+    return found[0]

@@ -1,0 +1,76 @@
+"""Middleboxes in Python: what a user subclasses.
+
+A `Middlebox` sees packets, a `StreamMiddlebox` the bytes of each direction; a class is named in host.toml as
+`python = "module:Class"` or `"file.py:Class"` and made once for the agent. Both run in the agent's event loop: they
+must not block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from dysco.wire.packet import Packet
+from dysco.wire.tuples import FiveTuple
+
+__all__ = ["Direction", "FiveTuple", "Middlebox", "Packet", "Session", "StreamMiddlebox"]
+
+
+class Direction(Enum):
+    """Forward is from the sender of the SYN to its receiver."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The session that a packet or a chunk belongs to, as the five-tuple that its SYN had at this box."""
+
+    tuple: FiveTuple
+
+    def __str__(self) -> str:
+        return str(self.tuple)
+
+
+class Middlebox:
+    """Sees every packet of every session that passes; subclass and override what is needed."""
+
+    def opened(self, session: Session) -> None:
+        """A session begins (its SYN is about to be seen)."""
+
+    def choose(self, session: Session) -> list[str] | None:
+        """Choose the hops behind this box before the SYN leaves: names as in a policy; None leaves them."""
+        return None
+
+    def packet(self, session: Session, direction: Direction, packet: Packet) -> Packet | list[Packet] | None:
+        """Return the packet, changed or not, several, or None to drop it. The default passes it."""
+        return packet
+
+    def closed(self, session: Session) -> None:
+        """The session is gone."""
+
+
+class StreamMiddlebox:
+    """Sees the bytes of the stream in order, and may change, grow, shrink or hold them back.
+
+    One object serves all sessions; `session` tells them apart.
+    """
+
+    def opened(self, session: Session) -> None:
+        """A session begins."""
+
+    def choose(self, session: Session) -> list[str] | None:
+        """Choose the hops behind this box before the SYN leaves; None leaves them."""
+        return None
+
+    def data(self, session: Session, direction: Direction, chunk: bytes) -> bytes:
+        """Take the next bytes of a direction; return what goes on in their place, maybe nothing yet."""
+        return chunk
+
+    def end(self, session: Session, direction: Direction) -> bytes:
+        """The direction ends; return what was held back."""
+        return b""
+
+    def closed(self, session: Session) -> None:
+        """The session is gone."""

@@ -1,0 +1,433 @@
+"""The agent: the protocol core driven by asyncio, with devices, channel, control socket, journal and metrics.
+
+    devices --Forwarder--> core <--Channel-- peers
+                 ^           |
+                 +-----------+-- packets, messages, events, one timer
+
+Every input to the core is followed by one `_transmit`, which carries out what the core wants and re-arms the one timer
+if the deadline has moved. Nothing here decides anything about sessions. `AgentService` may run inside another asyncio
+program; `serve` is what `dysco tun up` runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from dysco import config as configuration
+from dysco.config.models import HostConfig
+from dysco.config.policies import policy_set, resolve_hop
+from dysco.dataplane.forward import Forwarder, Writer
+from dysco.dataplane.steer import MAX_CLAUSES
+from dysco.dataplane.table import PythonFlowTable
+from dysco.errors import ConfigError, DyscoError, LocalError, WireError
+from dysco.middlebox import Middlebox, StreamMiddlebox
+from dysco.policy import PolicySet
+from dysco.protocol.agent import Agent, MessageOut, PacketOut
+from dysco.protocol.events import SessionClosed, SessionForgotten, SessionRecord
+from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
+from dysco.service import boxes, journal, kernel, logs, metrics, report, settings
+from dysco.service.control import ControlServer, Events
+from dysco.service.logs import log
+from dysco.transport.channel import Channel
+from dysco.transport.identity import Identity
+from dysco.wire.chain_header import Hop
+from dysco.wire.messages import Hello, Message
+from dysco.wire.packet import Packet
+from dysco.wire.tuples import FiveTuple
+
+RESET_S: Final = 1.0  # seconds that resets of sessions may take when the agent stops
+LAG_S: Final = 0.5  # seconds between two looks at the event loop's lag
+
+
+class AgentService:
+    """One agent. `async with AgentService(config):` brings it up and takes it down again.
+
+    Entering raises HostError, PermissionDeniedError, ConfigError; on failure nothing is left behind.
+    """
+
+    def __init__(self, config: HostConfig, path: Path | None = None) -> None:
+        self.config = config
+        self.path = path
+        self.stopped = asyncio.Event()
+        self.events = Events()
+        self.lag_s = 0.0
+        self.began_at = 0.0
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._lag_timer: asyncio.TimerHandle | None = None
+        self._undo = contextlib.AsyncExitStack()
+        self._devices: list[boxes.PacketDevice] = []
+        self._keep = False
+
+    async def __aenter__(self) -> AgentService:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Bring the agent up."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._undo.aclose()
+            raise
+
+    async def stop(self) -> None:
+        """Take it down; established sessions are kept or reset, as `agent.on_stop` says."""
+        self._keep = self.config.agent.on_stop == "keep"
+        if not self._keep:
+            await self._reset_sessions()
+        await self._undo.aclose()
+        log("agent_stopped", name=self.config.agent.name, sessions="kept" if self._keep else "reset")
+        self.stopped.set()
+
+    async def _start(self) -> None:
+        config = self.config
+        self._loop = asyncio.get_running_loop()
+        self.began_at = self._loop.time()
+        identity = self._identity()
+        devices = {
+            one.box.name: boxes.load(one.box.python, f"box {one.box.name}")
+            for one in settings.box_ports(config)
+            if one.box.python is not None
+        }
+        side = await asyncio.to_thread(kernel.up, config)
+        self.kernel = side
+        self._undo.push_async_callback(self._close_kernel)
+        own, mtu = side.underlay.addresses, side.underlay.mtu
+        self.policies: PolicySet = policy_set(config, own)
+        self.table = PythonFlowTable(side.steering, own, config.agent.port_range)
+        self._settings = settings.core_settings(config, own, mtu)
+        self.core = Agent(self._settings, self.table, settings.decider(self.policies, self), os.urandom)
+        readers = {
+            side.session: HOST,
+            side.subsession: UNDERLAY,
+            **{tun: port for port, tun in side.boxes.items()},
+        }
+        writers: dict[int, Writer] = {
+            HOST: side.subsession,
+            UNDERLAY: side.subsession,
+            FORWARD: side.session,
+            **side.boxes,
+            **self._software(devices),
+        }
+        self.forwarder = Forwarder(readers, writers, self.table, self._slow)
+        self._restore()
+        for tun in readers:
+            self._loop.add_reader(tun.fd, self._readable, tun.fd)
+            self._undo.callback(self._loop.remove_reader, tun.fd)
+        boot = settings.boot_id(os.urandom(32))
+        self.channel = Channel(
+            settings.channel_settings(config, own, mtu, boot), identity, self, random.SystemRandom()
+        )
+        await self.channel.start()
+        self._undo.push_async_callback(self.channel.close)
+        side.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
+        self._undo.callback(side.steering.set_policies, ())
+        control = ControlServer(config.socket, self._commands(), self.events)
+        await control.start()
+        self._undo.push_async_callback(control.close)
+        if config.agent.metrics is not None:
+            self._undo.push_async_callback(await metrics.listen(config.agent.metrics, self.metrics))
+        self._watch(self._loop.time())
+        self._transmit()
+        log(
+            "agent_started", name=config.agent.name, addresses=report.addresses(own), offload=side.has_offload
+        )
+
+    def healthy(self, address: bytes) -> bool:
+        """For policies: whether the agent at an address can be reached."""
+        if address in self._settings.addresses:
+            return True
+        peer = next((one.name for one in self._settings.peers if address in one.addresses), None)
+        return peer is not None and self.core.peer_is_up(peer)
+
+    def sessions(self, address: bytes, box: int) -> int:
+        """For policies: how many sessions go from here to the agent at an address."""
+        return self.core.sessions_via(address)
+
+    def metrics(self) -> str:
+        """Counters in Prometheus' text format."""
+        return metrics.text(self)
+
+    # What the channel calls.
+
+    def on_key(self, peer: str, receive_key: bytes) -> None:
+        self.core.accept_key(peer, receive_key, self._loop.time())
+
+    def on_up(self, peer: str, hello: Hello, send_key: bytes, receive_key: bytes, address: bytes) -> None:
+        self.core.peer_up(peer, hello, send_key, receive_key, self._loop.time())
+        self._transmit()
+
+    def on_down(self, peer: str) -> None:
+        self.core.peer_down(peer, self._loop.time())
+        self._transmit()
+
+    def on_message(self, peer: str, message: Message) -> None:
+        self.core.receive_message(peer, message, self._loop.time())
+        self._transmit()
+
+    def on_mtu(self, peer: str, mtu: int) -> None:
+        self.core.peer_mtu(peer, mtu)
+
+    def digest(self, peer: str) -> bytes:
+        return bytes(8)
+
+    # What the devices call.
+
+    def _readable(self, fd: int) -> None:
+        self.forwarder.readable(fd)
+
+    def _slow(self, port: int, packet: Packet) -> None:
+        self.core.receive_packet(port, packet, self._loop.time())
+        self._transmit()
+
+    def _transmit(self) -> None:
+        """Carry out what the core wants; packets to software devices may lead to more."""
+        core = self.core
+        while out := core.outgoing():
+            for item in out:
+                if isinstance(item, PacketOut):
+                    self.forwarder.send(item.port, item.packet)
+                elif isinstance(item, MessageOut):
+                    self.channel.send(item.peer, item.message)
+        while (event := core.next_event()) is not None:
+            if isinstance(event, SessionRecord):
+                self._journal.remember(event.key, event.data)
+            elif isinstance(event, SessionForgotten):
+                self._journal.forget(event.key)
+            else:
+                told = report.event(event)
+                self.events.add(told)
+                log(
+                    told["event"],
+                    report.level(event),
+                    **{k: v for k, v in told.items() if k not in ("event", "time")},
+                )
+                if isinstance(event, SessionClosed):
+                    for device in self._devices:
+                        device.forget(event.session)
+        deadline = core.next_deadline()
+        if deadline != self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._deadline = deadline
+            self._timer = None if deadline is None else self._loop.call_at(deadline, self._due)
+
+    def _due(self) -> None:
+        self._deadline = None
+        self._timer = None
+        self.core.handle_deadline(self._loop.time())
+        self._transmit()
+
+    def _watch(self, expected_at: float) -> None:
+        """Measure how late the event loop is."""
+        self.lag_s = max(0.0, self._loop.time() - expected_at)
+        due = self._loop.time() + LAG_S
+        self._lag_timer = self._loop.call_at(due, self._watch, due)
+
+    def _identity(self) -> Identity:
+        keys = self.config.keys
+        if keys.certificate is None or keys.key is None:
+            raise ConfigError("keys.certificate and keys.key are needed to run an agent")
+        pins = {peer.fingerprint: peer.name for peer in self.config.peer if peer.fingerprint is not None}
+        return Identity(keys.certificate, keys.key, keys.ca, pins)
+
+    def _software(self, made: dict[str, Middlebox | StreamMiddlebox]) -> dict[int, Writer]:
+        writers: dict[int, Writer] = {}
+        for one in settings.box_ports(self.config):
+            box = made.get(one.box.name)
+            if box is None or one.left is None:
+                continue
+            device = boxes.device(one.box.name, box, one.left, self._from_box, self._choose)
+            self._devices.append(device)
+            writers[one.left], writers[one.left + 1] = device.from_left, device.from_right
+        return writers
+
+    def _from_box(self, port: int, packet: Packet) -> None:
+        self.forwarder.receive(port, packet)
+
+    def _choose(self, session: FiveTuple, hops: list[str]) -> None:
+        self.core.set_hops(session, self._hops(session, hops))
+
+    def _hops(self, session: FiveTuple, names: list[str]) -> tuple[Hop, ...]:
+        """The hops that names mean, with the session's final host behind them."""
+        found = []
+        for name in names:
+            address, tag = resolve_hop(
+                self.config, self.kernel.underlay.addresses, name, session.family
+            )
+            found.append(Hop(address, tag))
+        return (*found, Hop(session.dst))
+
+    def _restore(self) -> None:
+        directory = self.config.run_directory
+        records, cut = journal.read(directory / journal.NAME)
+        now = self._loop.time()
+        restored = sum(self.core.restore(data, now) for data in records.values())
+        if cut or len(records) != restored:
+            log("journal_damaged", lost=len(records) - restored, cut_bytes=cut)
+        if restored:
+            log("sessions_restored", sessions=restored)
+        self._journal = journal.Journal(directory)
+        self._journal.start(self.core.records())
+        self._undo.callback(lambda: self._journal.close(delete=not self._keep))
+
+    async def _reset_sessions(self) -> None:
+        if not hasattr(self, "core"):
+            return
+        self.core.reset_all(self._loop.time())
+        self._transmit()
+        end = self._loop.time() + RESET_S
+        while len(self.core) and self._loop.time() < end:
+            await asyncio.sleep(0.01)
+
+    async def _close_kernel(self) -> None:
+        for timer in (self._timer, self._lag_timer):
+            if timer is not None:
+                timer.cancel()
+        left = await asyncio.to_thread(self.kernel.close, keep=self._keep)
+        for text in left:
+            log("host_change_left", what=text)
+
+    # What the control socket offers.
+
+    def _commands(self) -> dict[str, Any]:
+        return {
+            "status": self._status,
+            "sessions": self._sessions,
+            "peers": self._peers,
+            "metrics": self._metrics,
+            "explain": self._explain,
+            "reload": self.reload,
+            "set_hops": self._set_hops,
+            "expect": self._expect,
+            "stop": self._stop,
+        }
+
+    async def _status(self) -> dict[str, Any]:
+        return report.status(self)
+
+    async def _sessions(self) -> list[dict[str, Any]]:
+        now = self._loop.time()
+        return [report.session(info) for info in self.core.sessions(now)]
+
+    async def _peers(self) -> list[dict[str, Any]]:
+        known = {peer.name: peer for peer in self._settings.peers}
+        return [
+            report.peer(
+                status,
+                sum(self.core.sessions_via(address) for address in known[status.name].addresses),
+                tuple(report.addresses(known[status.name].addresses)),
+            )
+            for status in self.channel.status()
+        ]
+
+    async def _metrics(self) -> str:
+        return self.metrics()
+
+    async def _explain(self, session: str) -> dict[str, Any]:
+        found = self.policies.explain(_tuple(session), self)
+        return {**found.as_json(), "text": found.as_text()}
+
+    async def reload(self, dry_run: bool = False) -> dict[str, Any]:
+        """Read host.toml again; an invalid one changes nothing (ConfigError). Live sessions stay."""
+        if self.path is None:
+            raise LocalError("this agent was started without a file")
+        new = await asyncio.to_thread(configuration.load, self.path)
+        changes = configuration.diff(self.config, new)
+        if changes and not dry_run:
+            own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
+            policies = policy_set(new, own)
+            self._settings = settings.core_settings(new, own, mtu)
+            self.config = self.config.model_copy(
+                update={key: getattr(new, key) for key in ("peer", "group", "policy", "timers", "limits")}
+            )
+            self.policies = policies
+            self.core.configure(self._settings, settings.decider(policies, self))
+            self.channel.reconfigure(settings.channel_peers(new))
+            self.kernel.steering.set_policies(policies.clauses(MAX_CLAUSES))
+            log("reloaded", changes=len(changes))
+        return {"changes": [{"text": str(one), "key": one.key, "restart": one.restart} for one in changes]}
+
+    async def _set_hops(self, session: str, hops: list[str]) -> bool:
+        parsed = _tuple(session)
+        done = self.core.set_hops(parsed, self._hops(parsed, hops))
+        self._transmit()
+        return done
+
+    async def _expect(self, session_in: str, session_out: str) -> bool:
+        return self.core.expect(_tuple(session_in), _tuple(session_out))
+
+    async def _stop(self) -> None:
+        self.stopped.set()
+
+
+def _tuple(text: str) -> FiveTuple:
+    try:
+        return FiveTuple.parse(text)
+    except WireError as error:
+        raise ConfigError(str(error)) from None
+
+
+async def serve(config: HostConfig, path: Path | None, ready: Callable[[], None] = lambda: None) -> None:
+    """Run an agent until SIGTERM, SIGINT or the `stop` command; SIGHUP reloads. Raises what starting raises."""
+    loop = asyncio.get_running_loop()
+    service = AgentService(config, path)
+    reloads: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        try:
+            await service.reload()
+        except DyscoError as error:
+            log("reload_refused", reason=str(error))
+
+    def hup() -> None:
+        task = loop.create_task(reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    async with service:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, service.stopped.set)
+        loop.add_signal_handler(signal.SIGHUP, hup)
+        _notify("READY=1")
+        ready()
+        await service.stopped.wait()
+        _notify("STOPPING=1")
+
+
+def run(config: HostConfig, path: Path | None) -> None:
+    """Run an agent on the loop that the configuration names, with logs as it says. Raises DyscoError."""
+    listener = logs.start(config.agent.log_format, config.agent.log_level)
+    try:
+        if config.agent.loop == "uvloop":
+            import uvloop
+
+            uvloop.run(serve(config, path))
+        else:
+            asyncio.run(serve(config, path))
+    finally:
+        listener.stop()
+
+
+def _notify(state: str) -> None:
+    """Tell the service manager, if there is one (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        import socket
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
+            link.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

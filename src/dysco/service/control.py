@@ -1,0 +1,142 @@
+"""The control socket: newline-delimited JSON over a Unix socket, requests with ids, answers and streams.
+
+    {"id": 1, "do": "sessions"}                         -> {"id": 1, "answer": [...]}
+    {"id": 2, "do": "events", "follow": true}           -> {"id": 2, "item": {...}} ... {"id": 2, "answer": null}
+    {"id": 3, "do": "nonsense"}                         -> {"id": 3, "error": "...", "status": 2}
+
+A reader that is too slow loses events, and is told how many; it never holds the agent up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from dysco.errors import DyscoError, ExitStatus, HostError, LocalError
+
+Do = Callable[..., Awaitable[Any]]
+_LINE: Final = 1 << 20
+_EVENTS_KEPT: Final = 1000
+_EVENTS_AHEAD: Final = 10_000
+
+
+class Events:
+    """The last events, and who follows them."""
+
+    def __init__(self) -> None:
+        self.last: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
+        self._followers: set[asyncio.Queue[dict[str, Any]]] = set()
+        self._lost: dict[asyncio.Queue[dict[str, Any]], int] = {}
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Tell everybody."""
+        self.last.append(event)
+        for queue in self._followers:
+            if queue.full():
+                self._lost[queue] = self._lost.get(queue, 0) + 1
+                continue
+            lost = self._lost.pop(queue, 0)
+            if lost:
+                queue.put_nowait({"event": "events_lost", "count": lost})
+            queue.put_nowait(event)
+
+    @contextlib.contextmanager
+    def follow(self) -> Any:
+        """Give a queue that gets every event from now on."""
+        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_EVENTS_AHEAD)
+        self._followers.add(queue)
+        try:
+            yield queue
+        finally:
+            self._followers.discard(queue)
+            self._lost.pop(queue, None)
+
+
+class ControlServer:
+    """Serves the commands of a table; `events` is built in."""
+
+    def __init__(self, path: Path, commands: dict[str, Do], events: Events) -> None:
+        self.path = path
+        self._commands = commands
+        self._events = events
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.StreamWriter] = set()
+
+    async def start(self) -> None:
+        """Listen; raises HostError if another agent does already."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            try:
+                _, writer = await asyncio.open_unix_connection(str(self.path))
+            except OSError:
+                self.path.unlink(missing_ok=True)
+            else:
+                writer.close()
+                raise HostError(f"{self.path}: another agent listens here")
+        before = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, str(self.path), limit=_LINE)
+        except OSError as error:
+            raise HostError(f"{self.path}: {error.strerror}") from error
+        finally:
+            os.umask(before)
+
+    async def close(self) -> None:
+        """Stop listening and hang up."""
+        if self._server is not None:
+            self._server.close()
+            for writer in list(self._clients):
+                writer.close()
+            self._server = None
+            self.path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients.add(writer)
+        try:
+            async with asyncio.TaskGroup() as group:
+                while line := await reader.readline():
+                    group.create_task(self._one(line, writer))
+                raise asyncio.CancelledError
+        except (asyncio.CancelledError, OSError, ValueError):
+            pass
+        finally:
+            self._clients.discard(writer)
+            writer.close()
+
+    async def _one(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+        number: Any = None
+        try:
+            request = json.loads(line)
+            number = request.pop("id", None)
+            name = request.pop("do")
+            if name == "events":
+                await self._follow(number, bool(request.get("follow")), writer)
+                answer: Any = None
+            elif name in self._commands:
+                answer = await self._commands[name](**request)
+            else:
+                raise LocalError(f"unknown command {name!r}; there are {', '.join(sorted(self._commands))}")
+            await self._say(writer, {"id": number, "answer": answer})
+        except DyscoError as error:
+            await self._say(writer, {"id": number, "error": str(error), "status": int(error.exit_status)})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            status = int(ExitStatus.USAGE)
+            await self._say(writer, {"id": number, "error": f"bad request: {error}", "status": status})
+
+    async def _follow(self, number: Any, follow: bool, writer: asyncio.StreamWriter) -> None:
+        with self._events.follow() as queue:
+            for event in list(self._events.last):
+                await self._say(writer, {"id": number, "item": event})
+            while follow:
+                await self._say(writer, {"id": number, "item": await queue.get()})
+
+    async def _say(self, writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
+        with contextlib.suppress(ConnectionError):
+            writer.write(json.dumps(body, default=str).encode() + b"\n")
+            await writer.drain()

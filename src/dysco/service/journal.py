@@ -1,0 +1,139 @@
+"""The session journal: what lets sessions go on after the agent was killed.
+
+An append-only file of records, each with its length and a CRC-32; read from the start, cut at the first record that is
+not whole and right. Nothing after such a record is believed, for what was lost there might have said otherwise.
+Written by a thread of its own, in batches; made anew from what lives when it has grown too long.
+
+    magic "DYSCOJ1\n", then records: length (4), crc (4), kind (1: remember, 2: forget), key (17), data
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import struct
+import threading
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+MAGIC: Final = b"DYSCOJ1\n"
+KEY_LEN: Final = 17
+REMEMBER: Final = 1
+FORGET: Final = 2
+NAME: Final = "sessions.journal"
+_HEAD: Final = struct.Struct("!II")
+_LEAST_GROWTH: Final = 1 << 20  # bytes that a journal may grow by before it is made anew
+_LONGEST: Final = 1 << 16
+
+
+def read(path: Path) -> tuple[dict[bytes, bytes], int]:
+    """Records by key, and how many bytes at the end were not believed. A missing file has no records."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}, 0
+    records: dict[bytes, bytes] = {}
+    if not data.startswith(MAGIC):
+        return records, len(data)
+    position = len(MAGIC)
+    while position + _HEAD.size <= len(data):
+        length, crc = _HEAD.unpack_from(data, position)
+        body = data[position + _HEAD.size : position + _HEAD.size + length]
+        if not KEY_LEN < length <= _LONGEST or len(body) != length or zlib.crc32(body) != crc:
+            break
+        key, value = body[1 : 1 + KEY_LEN], body[1 + KEY_LEN :]
+        if body[0] == REMEMBER:
+            records[key] = value
+        elif body[0] == FORGET:
+            records.pop(key, None)
+        else:
+            break
+        position += _HEAD.size + length
+    return records, len(data) - position
+
+
+class Journal:
+    """Writes from a thread; `remember` and `forget` only queue."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / NAME
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.error: OSError | None = None
+        self._live: dict[bytes, bytes] = {}
+
+    def start(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Begin a new file with these records, in place of the old one at once. Raises OSError."""
+        self._live = dict(records)
+        self._rewrite()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def remember(self, key: bytes, data: bytes) -> None:
+        """Keep a session."""
+        self._queue.put(bytes((REMEMBER,)) + key + data)
+
+    def forget(self, key: bytes) -> None:
+        """A session is gone."""
+        self._queue.put(bytes((FORGET,)) + key)
+
+    def close(self, *, delete: bool) -> None:
+        """Write what is queued; then delete the file, if no session is to go on."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+        if delete:
+            self.path.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        grown, base = 0, self.path.stat().st_size
+        try:
+            while True:
+                body = self._queue.get()
+                batch = []
+                while body is not None:
+                    batch.append(body)
+                    if self._queue.empty():
+                        break
+                    body = self._queue.get()
+                for one in batch:
+                    key = one[1 : 1 + KEY_LEN]
+                    if one[0] == REMEMBER:
+                        self._live[key] = one[1 + KEY_LEN :]
+                    else:
+                        self._live.pop(key, None)
+                if batch:
+                    try:
+                        grown += os.write(file, b"".join(_frame(one) for one in batch))
+                        if grown > max(_LEAST_GROWTH, base):
+                            os.close(file)
+                            self._rewrite()
+                            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                            grown, base = 0, self.path.stat().st_size
+                    except OSError as error:
+                        self.error = error
+                if body is None:
+                    return
+        finally:
+            os.close(file)
+
+    def _rewrite(self) -> None:
+        new = self.path.with_suffix(".new")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, MAGIC)
+            for key, data in self._live.items():
+                os.write(file, _frame(bytes((REMEMBER,)) + key + data))
+            os.fsync(file)
+        finally:
+            os.close(file)
+        new.replace(self.path)
+
+
+def _frame(body: bytes) -> bytes:
+    return _HEAD.pack(len(body), zlib.crc32(body)) + body

@@ -1,0 +1,174 @@
+"""The kernel's side of an agent: steering, host changes, devices. Blocking; call it from a thread.
+
+Knows in which order things are made: programs are loaded, the host's changes are made (devices, switches, classifiers),
+devices are opened, the programs are told which devices these are. Undone in the opposite order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from dysco.config.models import HostConfig
+from dysco.dataplane.steer import Steering, SteeringConfig
+from dysco.dataplane.tun import Tun
+from dysco.errors import HostError
+from dysco.host.netns import run_in
+from dysco.host.plan import Plan, for_agent
+from dysco.host.transaction import Transaction
+from dysco.service.settings import box_ports, namespace_boxes
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """What the underlay devices are: own addresses (packed), the smallest MTU, the first device's index and MAC."""
+
+    addresses: tuple[bytes, ...]
+    mtu: int
+    ifindex: int
+    mac: bytes | None
+
+
+@dataclass
+class KernelSide:
+    """All that an agent holds in the kernel."""
+
+    underlay: Underlay
+    plan: Plan
+    steering: Steering
+    transaction: Transaction
+    session: Tun
+    subsession: Tun
+    boxes: dict[int, Tun] = field(default_factory=dict)
+    offload_refused: str = ""
+
+    @property
+    def has_offload(self) -> bool:
+        """Whether packets move with segmentation offload."""
+        return self.session.has_offload
+
+    def close(self, *, keep: bool) -> list[str]:
+        """Give devices back; then undo every change, or with `keep` leave all for the next agent."""
+        for tun in (self.session, self.subsession, *self.boxes.values()):
+            tun.close()
+        self.steering.close()
+        if keep:
+            self.transaction.leave()
+            return []
+        return self.transaction.down()
+
+
+def look(config: HostConfig) -> Underlay:
+    """Ask the kernel about the underlay devices. Raises HostError if one is not there or has no address."""
+    with IPRoute() as ip:
+        links: dict[str, Any] = {link.get_attr("IFLA_IFNAME"): link for link in ip.get_links()}
+        missing = [name for name in config.agent.underlay if name not in links]
+        if missing:
+            raise HostError(
+                f"agent.underlay: there is no device {missing[0]} here; there are {', '.join(links)}"
+            )
+        devices = [links[name] for name in config.agent.underlay]
+        own = tuple(address.packed for address in config.agent.addresses) or _addresses(ip, devices)
+    if not own:
+        raise HostError(
+            f"agent.addresses: {', '.join(config.agent.underlay)} have no address that others can reach"
+        )
+    first = devices[0]
+    mac = first.get_attr("IFLA_ADDRESS")
+    is_ethernet = first["ifi_type"] == 1  # ARPHRD_ETHER
+    return Underlay(
+        own,
+        config.tun.mtu or min(int(device.get_attr("IFLA_MTU")) for device in devices),
+        int(first["index"]),
+        bytes.fromhex(mac.replace(":", "")) if mac and is_ethernet else None,
+    )
+
+
+def plan(config: HostConfig, programs: Any = None) -> Plan:
+    """The changes that an agent needs; without programs the plan can only be shown."""
+    return for_agent(
+        underlay=config.agent.underlay,
+        session_tun=config.tun.session,
+        underlay_tun=config.tun.underlay,
+        mtu=config.tun.mtu,
+        port_range=config.agent.port_range,
+        kernel_box=any(box.kind == "kernel" for box in config.box),
+        boxes=namespace_boxes(config),
+        programs=programs,
+    )
+
+
+def up(config: HostConfig) -> KernelSide:
+    """Make everything; on failure nothing is left. Raises HostError and its kinds."""
+    underlay = look(config)
+    steering = Steering.open(config.tun.underlay)
+    changes = plan(config, steering.programs())
+    transaction = Transaction(changes, config.run_directory, name=config.agent.name)
+    transaction.up()
+    with contextlib.ExitStack() as undo:
+        undo.callback(transaction.down)
+        devices = [config.tun.session, config.tun.underlay]
+        session, subsession, refused = _open(devices, config.tun.offload)
+        undo.callback(session.close)
+        undo.callback(subsession.close)
+        boxes: dict[int, Tun] = {}
+        for one in box_ports(config):
+            if one.box.kind == "namespace" and one.left is not None:
+                for port, device in ((one.left, one.box.left), (one.left + 1, one.box.right)):
+                    boxes[port] = run_in(
+                        one.box.namespace, lambda name=device: Tun(name, offload=session.has_offload)
+                    )
+                    undo.callback(boxes[port].close)
+        steering.configure(_steering_config(config, underlay))
+        undo.pop_all()
+    return KernelSide(underlay, changes, steering, transaction, session, subsession, boxes, refused)
+
+
+def _open(names: Sequence[str], offload: bool | str) -> tuple[Tun, Tun, str]:
+    """Open both devices alike; `auto` falls back to plain packets if the kernel refuses."""
+    refused = ""
+    if offload is not False:
+        try:
+            return Tun(names[0], offload=True), Tun(names[1], offload=True), ""
+        except HostError as error:
+            if offload is True:
+                raise
+            refused = str(error)
+    return Tun(names[0], offload=False), Tun(names[1], offload=False), refused
+
+
+def _steering_config(config: HostConfig, underlay: Underlay) -> SteeringConfig:
+    with IPRoute() as ip:
+        session, subsession = (
+            int(ip.link_lookup(ifname=name)[0]) for name in (config.tun.session, config.tun.underlay)
+        )
+    return SteeringConfig(
+        session_ifindex=session,
+        underlay_ifindex=subsession,
+        device_ifindex=underlay.ifindex,
+        device_mac=underlay.mac,
+        port_range=config.agent.port_range,
+        addresses=underlay.addresses,
+        capture_all_syn=any(
+            box.kind == "kernel" and "fingerprint" in box.matching and "tag" not in box.matching
+            for box in config.box
+        ),
+    )
+
+
+def _addresses(ip: Any, devices: Sequence[Any]) -> tuple[bytes, ...]:
+    """The global addresses of devices: one of each family, IPv4 first."""
+
+    found: dict[int, bytes] = {}
+    for device in devices:
+        for entry in ip.get_addr(index=device["index"]):
+            if entry["scope"] == 0:
+                address = ipaddress.ip_address(entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS"))
+                found.setdefault(address.version, address.packed)
+    return tuple(found[version] for version in sorted(found))

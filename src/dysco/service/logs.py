@@ -1,0 +1,79 @@
+"""Logs: a constant event name with fields, as text for people or one JSON object a line, written off the loop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import queue
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final
+
+LOGGER: Final = logging.getLogger("dysco")
+_LIMIT: Final = 100_000
+
+
+def log(event: str, level: int = logging.INFO, **fields: Any) -> None:
+    """Log an event; the name is constant, what changes is in the fields."""
+    if LOGGER.isEnabledFor(level):
+        LOGGER.log(level, event, extra={"fields": fields})
+
+
+def start(style: str, level: str) -> logging.handlers.QueueListener:
+    """Write logs to standard error from a thread of their own; `stop()` of what is returned flushes them."""
+    lines: queue.Queue[Any] = queue.Queue(_LIMIT)
+    output = logging.StreamHandler(sys.stderr)
+    output.setFormatter(_Json() if style == "json" else _Text())
+    LOGGER.handlers[:] = [_Dropping(lines)]
+    LOGGER.setLevel(level.upper())
+    LOGGER.propagate = False
+    listener = logging.handlers.QueueListener(lines, output)
+    listener.start()
+    return listener
+
+
+class _Dropping(logging.handlers.QueueHandler):
+    """Loses lines when the reader is too slow, and never waits."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            return
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = " ".join(f"{key}={_show(value)}" for key, value in _fields(record).items())
+        line = f"{_when(record)} {record.levelname.lower()} {record.msg} {fields}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        body = {
+            "time": _when(record),
+            "level": record.levelname.lower(),
+            "event": record.msg,
+            **_fields(record),
+        }
+        if record.exc_info:
+            body["exception"] = self.formatException(record.exc_info)
+        return json.dumps(body, default=str, ensure_ascii=False)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    return fields
+
+
+def _when(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+def _show(value: Any) -> str:
+    text = str(value)
+    return (
+        json.dumps(text, ensure_ascii=False) if " " in text or '"' in text or not text.isprintable() else text
+    )

@@ -1,0 +1,126 @@
+"""What the agent tells the world: sessions, peers, status and events as plain values for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from dysco.protocol.chain import FacingInfo, SessionInfo
+from dysco.protocol.events import Event, SessionClosed, SessionEstablished, SessionOpened, SetupRefused
+from dysco.transport.settings import PeerStatus
+from dysco.wire.tuples import FiveTuple, show_address
+
+if TYPE_CHECKING:
+    from dysco.service.agent import AgentService
+
+DROPS: Final = (
+    "malformed",
+    "header_not_authentic",
+    "header_replayed",
+    "unknown_subsession",
+    "refused",
+    "table_full",
+    "embryonic_evicted",
+    "message_of_unknown_peer",
+    "no_association",
+)
+"""Counters of the core that mean that something was dropped."""
+
+
+def status(agent: AgentService) -> dict[str, Any]:
+    """The agent itself."""
+    side, core = agent.kernel, agent.core
+    counters = dict(core.counters)
+    return {
+        "name": agent.config.agent.name,
+        "pid": os.getpid(),
+        "uptime_s": round(time.monotonic() - agent.began_at, 3),
+        "mode": "tun with offload" if side.has_offload else "tun, plain packets",
+        "why_no_offload": side.offload_refused or None,
+        "addresses": addresses(side.underlay.addresses),
+        "mtu": side.underlay.mtu,
+        "sessions": len(core),
+        "flows": len(agent.table),
+        "policies": len(agent.policies.rules),
+        "boxes": [box.name for box in agent.config.box],
+        "loop_lag_s": round(agent.lag_s, 6),
+        "counters": counters,
+        "drops": {name: counters[name] for name in DROPS if counters.get(name)}
+        | dict(agent.forwarder.counters),
+        "steering": side.steering.counters(),
+    }
+
+
+def addresses(packed: Iterable[bytes]) -> list[str]:
+    """Addresses as text."""
+    return [show_address(one) for one in packed]
+
+
+def level(happened: Event) -> int:
+    """How loud an event is logged: what every session does is for debugging."""
+    if isinstance(happened, SessionOpened | SessionEstablished | SessionClosed):
+        return logging.DEBUG
+    return logging.WARNING if isinstance(happened, SetupRefused) else logging.INFO
+
+
+def session(info: SessionInfo) -> dict[str, Any]:
+    """One session. Ages in seconds; a subsession is named from left to right."""
+    sides = (("left", info.left), ("right", info.right))
+    return {
+        "chain_id": info.chain_id.hex(),
+        "hop_index": info.hop_index,
+        "role": info.role,
+        "state": info.state,
+        "session": str(info.session),
+        "session_out": str(info.session_out),
+        "policy": info.policy,
+        "box": info.box,
+        "facings": [
+            _facing(side, facing) for side, facing in sides if facing is not None and facing.peer is not None
+        ],
+        "age_s": round(info.age_s, 3),
+        "packets": info.packets,
+        "bytes": info.bytes,
+    }
+
+
+def peer(status: PeerStatus, sessions: int, addresses: tuple[str, ...]) -> dict[str, Any]:
+    """One peer; times in seconds, mtu in bytes of IP packet."""
+    return {
+        "name": status.name,
+        "state": "up" if status.up else "down",
+        "address": status.address,
+        "addresses": list(addresses),
+        "since_s": status.up_for_s,
+        "heard_s": status.heard_s,
+        "mtu": status.mtu,
+        "sessions": sessions,
+        "attempts": status.attempts,
+        "last_failure": status.last_failure,
+    }
+
+
+def event(happened: Event) -> dict[str, Any]:
+    """One event: its name, the wall-clock time for people, and its fields."""
+    fields = {field.name: _plain(getattr(happened, field.name)) for field in dataclasses.fields(happened)}
+    return {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": _name(happened), **fields}
+
+
+def _name(happened: Event) -> str:
+    words = type(happened).__name__
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in words).lstrip("_")
+
+
+def _facing(side: str, facing: FacingInfo) -> dict[str, Any]:
+    return {"side": side, "peer": facing.peer or "(this host)", "subsession": str(facing.tuple)}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, FiveTuple):
+        return str(value)
+    return value.hex() if isinstance(value, bytes) else value

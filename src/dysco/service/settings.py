@@ -1,0 +1,150 @@
+"""From host.toml to what core, channel and data plane are told.
+
+Knows configuration and the layers below; decides nothing itself but the numbering of ports for boxes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dysco import policy
+from dysco.config.models import Box, HostConfig
+from dysco.host.plan import NamespaceBox
+from dysco.policy.rules import View
+from dysco.protocol.flow import FIRST_BOX, FORWARD, HOST
+from dysco.protocol.settings import Decide, Decision, Limits, LocalBox, Peer, Settings, Timers, nothing
+from dysco.transport.settings import ChannelSettings, PeerSettings, Timing
+from dysco.wire.chain_header import Egress, Hop
+from dysco.wire.tuples import FiveTuple, show_address
+
+_EGRESS = {"agent": Egress.AGENT, "native": Egress.NATIVE, "nat": Egress.NAT}
+
+
+@dataclass(frozen=True, slots=True)
+class BoxPort:
+    """A box with its number of ports: left is even, right the one after; None in the agent's own namespace."""
+
+    box: Box
+    left: int | None
+
+
+def box_ports(config: HostConfig) -> tuple[BoxPort, ...]:
+    """Give every box its ports; the default box comes first. A proxy has none: it ends sessions."""
+    boxes = sorted(config.box, key=lambda box: box is not config.default_box)
+    found, port = [], FIRST_BOX
+    for box in boxes:
+        if box.kind == "kernel":
+            found.append(BoxPort(box, None))
+        elif box.kind != "proxy":
+            found.append(BoxPort(box, port))
+            port += 2
+    return tuple(found)
+
+
+def core_settings(config: HostConfig, addresses: tuple[bytes, ...], mtu: int) -> Settings:
+    """Build the core's settings; `addresses` are the own ones, `mtu` the underlay's in bytes."""
+    timers, limits = config.timers, config.limits
+    return Settings(
+        name=config.agent.name,
+        addresses=addresses,
+        port_range=config.agent.port_range,
+        control_port=config.agent.control_port,
+        mtu=mtu,
+        boxes=tuple(_local_box(one) for one in box_ports(config)),
+        peers=tuple(
+            Peer(
+                name=peer.name,
+                addresses=tuple(address.packed for address in peer.addresses),
+                mtu=peer.mtu,
+                relay=peer.relay,
+                next_hops=None if peer.next_hops is None else frozenset(peer.next_hops),
+                may_use=_allowed(peer.may_use),
+            )
+            for peer in config.peer
+        ),
+        timers=Timers(
+            embryonic=timers.embryonic,
+            established=timers.established,
+            half_closed=timers.half_closed,
+            time_wait=timers.time_wait,
+            quarantine=timers.quarantine,
+            avoid=timers.avoid,
+            association_wait=timers.association_wait,
+            fingerprint=timers.fingerprint,
+        ),
+        limits=Limits(limits.sessions, limits.embryonic, limits.setups_per_second),
+    )
+
+
+def channel_settings(
+    config: HostConfig, addresses: tuple[bytes, ...], mtu: int, boot_id: bytes
+) -> ChannelSettings:
+    """Build the channel's settings."""
+    return ChannelSettings(
+        name=config.agent.name,
+        addresses=tuple(show_address(address) for address in addresses),
+        boot_id=boot_id,
+        port_range=config.agent.port_range,
+        peers=channel_peers(config),
+        port=config.agent.control_port,
+        mtu=mtu,
+        timing=Timing(keepalive_s=config.timers.keepalive, dead_s=config.timers.peer_dead),
+    )
+
+
+def channel_peers(config: HostConfig) -> tuple[PeerSettings, ...]:
+    """The peers as the channel knows them."""
+    return tuple(
+        PeerSettings(
+            name=peer.name,
+            addresses=tuple(map(str, peer.addresses)),
+            port=config.agent.control_port,
+            fingerprint=peer.fingerprint,
+            mtu=peer.mtu,
+        )
+        for peer in config.peer
+    )
+
+
+def decider(policies: policy.PolicySet, view: View) -> Decide:
+    """Let the core ask the policies."""
+
+    def decide(session: FiveTuple, now: float) -> Decision | None:
+        choice = policies.decide(session, now, view)
+        if choice is None:
+            return None
+        return Decision(
+            choice.policy,
+            tuple(Hop(hop.address, hop.box) for hop in choice.hops),
+            choice.on_fail == "open",
+            _EGRESS[choice.egress],
+            choice.failure,
+        )
+
+    return decide
+
+
+def namespace_boxes(config: HostConfig) -> list[NamespaceBox]:
+    """The boxes that get a TUN pair in a namespace of their own."""
+    return [
+        NamespaceBox(box.name, box.namespace or "", box.left, box.right)
+        for box in config.box
+        if box.kind == "namespace"
+    ]
+
+
+def boot_id(seed: bytes) -> bytes:
+    """16 bytes that tell this start of the agent from others."""
+    return hashlib.sha256(seed).digest()[:16]
+
+
+def _local_box(one: BoxPort) -> LocalBox:
+    box, left = one.box, one.left
+    ports = (HOST, FORWARD, HOST, FORWARD) if left is None else (left, left, left + 1, left + 1)
+    return LocalBox(box.name, box.tag, *ports, changes_tuple=box.changes_tuple, match=box.matching)
+
+
+def _allowed(expression: str | None) -> Callable[[FiveTuple], bool]:
+    return nothing if expression is None else policy.predicate(policy.parse(expression))
