@@ -28,11 +28,12 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "transport": _CONFIG | {"protocol"},
     "host": _CONFIG | {"protocol", "dataplane"},
     "sim": _BOTTOM | {"protocol"},
-    "service": _CONFIG | {"protocol", "dataplane", "transport", "host"},
+    "middlebox": _BOTTOM,
+    "service": _CONFIG | {"protocol", "dataplane", "transport", "host", "middlebox"},
     "client": _BOTTOM | {"service"},
     "lab": _CONFIG | {"client", "host", "transport"},
     "cli": _CONFIG | {"client", "host", "transport", "lab", "service"},
-    "dysco": {"errors", "client", "service"},
+    "dysco": {"errors", "client", "middlebox", "service", "wire"},
 }
 
 # Who asks a running agent asks through the client. Only the command that becomes the agent starts one.

@@ -47,7 +47,9 @@ def policy_set(config: HostConfig, own_addresses: Sequence[bytes] = ()) -> polic
     )
 
 
-def resolve_hop(config: HostConfig, own_addresses: Sequence[bytes], text: str, family: Family) -> tuple[bytes, int]:
+def resolve_hop(
+    config: HostConfig, own_addresses: Sequence[bytes], text: str, family: Family
+) -> tuple[bytes, int]:
     """Give address and box number of a hop as policies name it; ConfigError if it means nothing here."""
     try:
         found = _places(config, own_addresses)(text)

@@ -83,6 +83,9 @@ class Agent:
             return
         chain = flow.owner
         assert isinstance(chain, Chain)
+        if chain.key in self._life.resetting:
+            self._life.answer_with_reset(chain, flow, at, now)
+            return
         if at.flags & SYN:
             self._setup.syn_ack(chain, flow, packet, at, now)
             return
@@ -166,9 +169,9 @@ class Agent:
         return self._setup.expect(session_in, session_out)
 
     def reset_all(self, now: float) -> None:
-        """Reset both sides of every session, because this agent goes down for good."""
+        """Begin to reset both ends of every session; they are gone when their ends have answered."""
         for chain in list(self._life.chains.values()):
-            self._life.stop(chain, now)
+            self._life.begin_reset(chain, now)
 
     def restore(self, data: bytes, now: float) -> bool:
         """Take up a session that a journal remembers; False if the record does not fit this host any more."""

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 
 from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, Chain, Input, State
 from dysco.protocol.events import SessionClosed, SessionEstablished, SessionForgotten, SessionRecord
-from dysco.protocol.flow import HOST, FlowTable
+from dysco.protocol.flow import HOST, Flow, FlowTable
 from dysco.protocol.neighbours import Neighbours
 from dysco.protocol.output import Output
 from dysco.protocol.records import write_record
 from dysco.protocol.settings import Settings
-from dysco.wire.packet import ACK, RST, build_tcp
+from dysco.wire.packet import ACK, RST, Located, build_tcp
 
 
 class Life:
@@ -37,6 +37,7 @@ class Life:
         self.chains: dict[bytes, Chain] = {}
         self.embryonic: dict[bytes, Chain] = {}
         self.via: Counter[bytes] = Counter()
+        self.resetting: dict[bytes, int] = {}
         self._table = table
         self._neighbours = neighbours
         self._output = output
@@ -131,6 +132,7 @@ class Life:
         chain.advance(Input.FORGET)
         self.chains.pop(chain.key, None)
         self.embryonic.pop(chain.key, None)
+        self.resetting.pop(chain.key, None)
         self._counters[f"closed_{reason}"] += 1
         self._output.event(
             SessionClosed(chain.chain_id, chain.hop_index, chain.session_in, reason, packets, octets)
@@ -138,14 +140,34 @@ class Life:
         if known:
             self._output.event(SessionForgotten(chain.key))
 
-    def stop(self, chain: Chain, now: float) -> None:
-        """Reset both sides of a session, as far as the numbers are known, and forget it."""
-        if chain.opening is None and chain.right is not None:
-            for facing, away in ((chain.left, chain.left.tuple.reversed()), (chain.right, chain.right.tuple)):
-                flow = self._table.get(facing.read, away.reversed())
-                if flow is not None:
-                    self._output.packet(facing.write, build_tcp(away, 0, 0, RST | ACK, 0))
-        self.close(chain, "stopped", now)
+    def begin_reset(self, chain: Chain, now: float) -> None:
+        """Begin to reset both ends of a session, because this agent goes down for good.
+
+        A reset must carry the number that its receiver expects next (RFC 5961 section 3.2), which nobody here knows.
+        So each end is sent an ACK far out of its window; it answers with one that says what it expects (RFC 9293
+        section 3.10.7.4), and that answer is answered with the reset. Sessions that are being opened are closed.
+        """
+        right = chain.right
+        if chain.opening is not None or right is None:
+            self.close(chain, "stopped", now)
+            return
+        for old in (*chain.left_flows(), *chain.right_flows()):
+            old.slow = True
+            self._table.insert(old)
+        self.resetting[chain.key] = 0
+        self._output.packet(chain.left.write, build_tcp(chain.left.tuple.reversed(), 0, 0, ACK, 0))
+        self._output.packet(right.write, build_tcp(right.tuple, 0, 0, ACK, 0))
+
+    def answer_with_reset(self, chain: Chain, flow: Flow, at: Located, now: float) -> None:
+        """A packet of a session that is being reset tells what its sender expects."""
+        right = chain.right
+        assert right is not None
+        for bit, facing, towards in ((1, chain.left, chain.left.tuple.reversed()), (2, right, right.tuple)):
+            if flow.port == facing.read and flow.match == towards.reversed():
+                self._output.packet(facing.write, build_tcp(towards, at.ack, at.next_seq, RST | ACK, 0))
+                self.resetting[chain.key] |= bit
+        if self.resetting[chain.key] == 3:
+            self.close(chain, "stopped", now)
 
     def traffic(self, chain: Chain) -> tuple[int, int]:
         """Packets and bytes that the flows of a session have counted."""

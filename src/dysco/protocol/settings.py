@@ -22,7 +22,7 @@ def nothing(_: FiveTuple) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another agent. next_hops: names of peers to which its chains may go on from here, None for all.
+    """Another agent. accept: whether its chains may come here. next_hops: names of peers to which its chains may go on from here, None for all.
 
     may_use: which of its sessions this host may send on without an agent at the other end.
     """
@@ -30,7 +30,7 @@ class Peer:
     name: str
     addresses: tuple[bytes, ...]
     mtu: int | None = None
-    relay: bool = True
+    accept: bool = True
     next_hops: frozenset[str] | None = None
     may_use: Callable[[FiveTuple], bool] = nothing
 

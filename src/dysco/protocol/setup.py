@@ -243,8 +243,8 @@ class Setup:
         if not neighbour.admit(self.settings.limits.setups_per_second, now) and peer.name != SELF:
             return "too many sessions a second"
         is_last = len(header.hops) == 1
-        if not (is_last and header.egress is Egress.AGENT) and not peer.relay:
-            return f"{peer.name} may not relay through this host"
+        if not peer.accept:
+            return f"{peer.name} may not send chains here"
         for hop in header.hops[1:]:
             next_one = self._neighbours.at(hop.address)
             if next_one is None:

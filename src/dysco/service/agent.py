@@ -58,6 +58,7 @@ class AgentService:
         self.path = path
         self.stopped = asyncio.Event()
         self.events = Events()
+        self._empty = asyncio.Event()
         self.lag_s = 0.0
         self.began_at = 0.0
         self._deadline: float | None = None
@@ -216,6 +217,8 @@ class AgentService:
                     report.level(event),
                     **{k: v for k, v in told.items() if k not in ("event", "time")},
                 )
+                if not len(core):
+                    self._empty.set()
                 if isinstance(event, SessionClosed):
                     for device in self._devices:
                         device.forget(event.session)
@@ -266,9 +269,7 @@ class AgentService:
         """The hops that names mean, with the session's final host behind them."""
         found = []
         for name in names:
-            address, tag = resolve_hop(
-                self.config, self.kernel.underlay.addresses, name, session.family
-            )
+            address, tag = resolve_hop(self.config, self.kernel.underlay.addresses, name, session.family)
             found.append(Hop(address, tag))
         return (*found, Hop(session.dst))
 
@@ -288,11 +289,12 @@ class AgentService:
     async def _reset_sessions(self) -> None:
         if not hasattr(self, "core"):
             return
+        self._empty.clear()
         self.core.reset_all(self._loop.time())
         self._transmit()
-        end = self._loop.time() + RESET_S
-        while len(self.core) and self._loop.time() < end:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESET_S if len(self.core) else 0):
+                await self._empty.wait()
 
     async def _close_kernel(self) -> None:
         for timer in (self._timer, self._lag_timer):

@@ -10,7 +10,6 @@ import contextlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -121,9 +120,7 @@ def up(config: HostConfig) -> KernelSide:
         for one in box_ports(config):
             if one.box.kind == "namespace" and one.left is not None:
                 for port, device in ((one.left, one.box.left), (one.left + 1, one.box.right)):
-                    boxes[port] = run_in(
-                        one.box.namespace, lambda name=device: Tun(name, offload=session.has_offload)
-                    )
+                    boxes[port] = run_in(one.box.namespace, partial(Tun, device, offload=session.has_offload))
                     undo.callback(boxes[port].close)
         steering.configure(_steering_config(config, underlay))
         undo.pop_all()

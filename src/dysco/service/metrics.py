@@ -46,9 +46,7 @@ async def listen(address: str, content: Callable[[], str]) -> Callable[[], Await
                 status = b"200 OK" if found else b"404 Not Found"
                 writer.write(
                     b"HTTP/1.1 %s\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
-                    b"Content-Length: %d\r\nConnection: close\r\n\r\n"
-                    % (status, len(body))
-                    + body
+                    b"Content-Length: %d\r\nConnection: close\r\n\r\n" % (status, len(body)) + body
                 )
                 await writer.drain()
         writer.close()

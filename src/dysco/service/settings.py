@@ -58,7 +58,7 @@ def core_settings(config: HostConfig, addresses: tuple[bytes, ...], mtu: int) ->
                 name=peer.name,
                 addresses=tuple(address.packed for address in peer.addresses),
                 mtu=peer.mtu,
-                relay=peer.relay,
+                accept=peer.accept,
                 next_hops=None if peer.next_hops is None else frozenset(peer.next_hops),
                 may_use=_allowed(peer.may_use),
             )
