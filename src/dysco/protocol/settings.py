@@ -22,9 +22,10 @@ def nothing(_: FiveTuple) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another agent. accept: whether its chains may come here. next_hops: names of peers to which its chains may go on from here, None for all.
+    """Another agent.
 
-    may_use: which of its sessions this host may send on without an agent at the other end.
+    accept: whether its chains may come here. next_hops: names of peers to which they may go on from here, None for
+    all. may_use: which of its sessions this host may send on without an agent at the other end.
     """
 
     name: str

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pyroute2 import IPRoute
