@@ -1,0 +1,124 @@
+"""Programs of the bench that open sessions by the thousand: `hold` keeps them, `churn` closes them again.
+
+Run inside a namespace: `python -m benchmarks.load accept|hold|churn ...`. They print one line when they are
+ready or done and end when their standard input closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import resource
+import socket
+import sys
+import time
+
+PORTS_A_LISTENER = 50_000
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("accept", "hold", "churn"))
+    parser.add_argument("address")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--count", type=int, default=1000, help="sessions to hold")
+    parser.add_argument("--rate", type=float, default=1000.0, help="sessions per second")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    options = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.run({"accept": accept, "hold": hold, "churn": churn}[options.what](options))
+    return 0
+
+
+async def accept(options: argparse.Namespace) -> None:
+    """Accept on `port` and the three ports after it, and answer each session's first byte with one byte."""
+
+    class Server(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            assert isinstance(self.transport, asyncio.Transport)
+            self.transport.write(data[:1])
+
+    loop = asyncio.get_running_loop()
+    for port in range(options.port, options.port + 4):
+        await loop.create_server(Server, options.address, port, backlog=8192)
+    _say("ready")
+    await loop.run_in_executor(None, sys.stdin.read)
+
+
+async def _open(options: argparse.Namespace, number: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in options.address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        async with asyncio.timeout(10):
+            await loop.sock_connect(sock, (options.address, options.port + number // PORTS_A_LISTENER % 4))
+            await loop.sock_sendall(sock, b"x")
+            if await loop.sock_recv(sock, 1) != b"x":
+                raise ConnectionError("the server closed")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _paced(
+    options: argparse.Namespace, total: int, held: list[socket.socket] | None
+) -> tuple[int, list[str]]:
+    errors: list[str] = []
+    done = 0
+
+    async def one(number: int) -> None:
+        nonlocal done
+        try:
+            sock = await _open(options, number)
+        except (OSError, TimeoutError) as error:
+            errors.append(repr(error))
+            return
+        done += 1
+        if held is None:
+            sock.close()
+        else:
+            held.append(sock)
+
+    begin = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(total):
+            group.create_task(one(number))
+            ahead = begin + (number + 1) / options.rate - time.monotonic()
+            if ahead > 0.002:
+                await asyncio.sleep(ahead)
+    return done, errors
+
+
+async def hold(options: argparse.Namespace) -> None:
+    """Open `count` sessions, each with one byte there and back, and keep them until standard input closes."""
+    held: list[socket.socket] = []
+    done, errors = await _paced(options, options.count, held)
+    _say(f"{done} {len(errors)} {errors[0] if errors else ''}")
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    for sock in held:
+        with contextlib.suppress(OSError):
+            sock.close()
+
+
+async def churn(options: argparse.Namespace) -> None:
+    """Open and close sessions at `rate` for `seconds`; print how many, errors, and seconds used."""
+    begin = time.monotonic()
+    done, errors = await _paced(options, int(options.rate * options.seconds), None)
+    _say(f"{done} {len(errors)} {time.monotonic() - begin:.3f} {errors[0] if errors else ''}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

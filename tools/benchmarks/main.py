@@ -1,0 +1,236 @@
+"""Measure dysco beside plain kernel forwarding and HAProxy, in one run, on one topology.
+
+The machine is noisy and absolute figures mean nothing elsewhere: read the ratios. Rounds are interleaved, a
+figure is the median of its rounds. Needs root.
+
+    chain       forwarding, agents with offload, agents without, HAProxy: streams, requests, connect()
+    unchained   traffic that no policy matches, between hosts with agents and without
+    sessions    memory per session and cost per packet with many established sessions
+    setups      chain set-ups per second
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import measure
+from benchmarks.report import plot, table
+from benchmarks.testbed import (
+    ADDRESSES,
+    CLIENT,
+    DIRECT_HTTP,
+    DIRECT_IPERF,
+    HTTP_PORT,
+    IPERF_PORT,
+    MIDDLE,
+    PROXY_HTTP,
+    PROXY_IPERF,
+    SERVER,
+    BenchError,
+    Testbed,
+    agents,
+    haproxy,
+    resident_bytes,
+    servers,
+)
+
+HOLD_PORT = 7000
+Figures = dict[str, float]
+Rounds = dict[str, dict[str, list[float]]]
+
+
+def main() -> int:
+    """Run what the command line names; 0 if all of it could be measured."""
+    parser = argparse.ArgumentParser(
+        prog="tools/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="*", help="chain, unchained, sessions, setups (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default %(default)s)")
+    parser.add_argument("--seconds", type=int, default=3, help="of each measurement (default %(default)s)")
+    parser.add_argument(
+        "--sessions", default="1000,10000,100000", help="numbers of sessions (default %(default)s)"
+    )
+    parser.add_argument("--family", type=int, choices=(4, 6), default=4)
+    parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--plot", type=Path, help="draw the chain's table to this file (PNG or SVG)")
+    options = parser.parse_args()
+    parts: dict[str, Callable[[Testbed, argparse.Namespace], dict[str, Figures]]] = {
+        "chain": chain, "unchained": unchained, "sessions": sessions, "setups": setups,
+    }  # fmt: skip
+    wanted = options.what or list(parts)
+    for name in wanted:
+        if name not in parts:
+            parser.error(f"{name!r} is none of {', '.join(parts)}")
+    results: dict[str, dict[str, Figures]] = {}
+    try:
+        with tempfile.TemporaryDirectory(prefix="dysco-bench-") as directory:
+            for name in wanted:
+                workdir = Path(directory) / name
+                workdir.mkdir()
+                with Testbed(workdir) as bed:
+                    servers(bed)
+                    results[name] = parts[name](bed, options)
+                sys.stdout.write(table(name, results[name]) + "\n")
+                sys.stdout.flush()
+    except (BenchError, OSError, subprocess.SubprocessError) as error:
+        sys.stderr.write(f"bench: {error}\n")
+        return 1
+    if options.json:
+        machine = {"kernel": platform.release(), "python": platform.python_version()}
+        options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
+    if options.plot and "chain" in results:
+        plot(results["chain"], options.plot)
+    return 0
+
+
+def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
+    """Four ways through the middle host, side by side."""
+    ways: dict[str, tuple[Callable[[], AbstractContextManager[object]], int, int, str]] = {
+        "forwarding": (nullcontext, HTTP_PORT, IPERF_PORT, SERVER),
+        "dysco": (lambda: agents(bed), HTTP_PORT, IPERF_PORT, SERVER),
+        "dysco without offload": (lambda: agents(bed, offload=False), HTTP_PORT, IPERF_PORT, SERVER),
+        "HAProxy": (lambda: haproxy(bed), PROXY_HTTP, PROXY_IPERF, MIDDLE),
+    }
+    rounds: Rounds = defaultdict(lambda: defaultdict(list))
+    for _ in range(options.rounds):
+        for name, (way, http, iperf, target) in ways.items():
+            with way():
+                _note(rounds[name], _through(bed, options, http, iperf, target))
+    return _medians(rounds)
+
+
+def unchained(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
+    """The same direct sessions without agents and beside agents whose policies do not match them."""
+    rounds: Rounds = defaultdict(lambda: defaultdict(list))
+    for _ in range(max(options.rounds, 5)):
+        for name in ("no agents", "agents"):
+            with nullcontext() if name == "no agents" else agents(bed):
+                found = measure.stream(bed, DIRECT_IPERF, 1, options.seconds, family=options.family)
+                rounds[name]["stream_gbit_s"].append(found["gbit_s"])
+                found = measure.requests(
+                    bed, DIRECT_HTTP, options.seconds, keepalive=True, family=options.family
+                )
+                rounds[name]["keepalive_requests_s"].append(found["requests_s"])
+    return _medians(rounds)
+
+
+def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
+    """Memory of the middle agent per established session, and one stream's throughput beside so many."""
+    results: dict[str, Figures] = {}
+    target = ADDRESSES[SERVER][0 if options.family == 4 else 1]
+    load = [sys.executable, "-m", "benchmarks.load"]
+    env = f"PYTHONPATH={Path(__file__).resolve().parents[1]}"
+    policy = (
+        f'[[policy]]\nname = "hold"\nmatch = "dst portrange {HOLD_PORT}-{HOLD_PORT + 3}"\nhops = ["middle"]\n'
+    )
+    for count in (int(word) for word in options.sessions.split(",")):
+        with agents(bed, policies=policy) as running:
+            accepting = _talker(bed, SERVER, ["env", env, *load, "accept", target, str(HOLD_PORT)])
+            _expect(accepting)
+            measure.stream(bed, IPERF_PORT, 1, 1, family=options.family)
+            before = {host: resident_bytes(process) for host, process in running.items()}
+            holding = _talker(
+                bed,
+                CLIENT,
+                ["env", env, *load, "hold", target, str(HOLD_PORT), "--count", str(count), "--rate", "1500"],
+            )
+            done, errors, *first = _expect(holding).split(maxsplit=2)
+            if int(errors):
+                raise BenchError(f"{errors} of {count} sessions failed: {first}")
+            after = {host: resident_bytes(process) for host, process in running.items()}
+            found = [
+                measure.stream(bed, IPERF_PORT, 1, options.seconds, family=options.family) for _ in range(3)
+            ]
+            results[f"{count} sessions"] = {
+                "bytes_a_session_middle": (after[MIDDLE] - before[MIDDLE]) / int(done),
+                "bytes_a_session_client": (after[CLIENT] - before[CLIENT]) / int(done),
+                "bytes_a_session_server": (after[SERVER] - before[SERVER]) / int(done),
+                "stream_gbit_s": statistics.median(one["gbit_s"] for one in found),
+            }
+            for process in (holding, accepting):
+                assert process.stdin is not None
+                process.stdin.close()
+                process.wait(120)
+    return results
+
+
+def setups(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
+    """1,000 sessions opened and closed per second through three agents for 30 s."""
+    target = ADDRESSES[SERVER][0 if options.family == 4 else 1]
+    env = f"PYTHONPATH={Path(__file__).resolve().parents[1]}"
+    load = ["env", env, sys.executable, "-m", "benchmarks.load"]
+    policy = f'[[policy]]\nname = "churn"\nmatch = "dst port {HOLD_PORT}"\nhops = ["middle"]\n'
+    with agents(bed, policies=policy):
+        accepting = _talker(bed, SERVER, [*load, "accept", target, str(HOLD_PORT)])
+        _expect(accepting)
+        text = bed.sh(
+            CLIENT, *load, "churn", target, str(HOLD_PORT), "--rate", "1000", "--seconds", "30", limit_s=120
+        )
+        done, errors, seconds, *_ = text.split(maxsplit=3)
+        assert accepting.stdin is not None
+        accepting.stdin.close()
+        accepting.wait(60)
+    return {
+        "three agents": {
+            "sessions": float(done),
+            "errors": float(errors),
+            "sessions_s": float(done) / float(seconds),
+        }
+    }
+
+
+def _through(bed: Testbed, options: argparse.Namespace, http: int, iperf: int, target: str) -> Figures:
+    seconds, family = options.seconds, options.family
+    one = measure.stream(bed, iperf, 1, seconds, host=target, family=family)
+    eight = measure.stream(bed, iperf, 8, seconds, host=target, family=family)
+    kept = measure.requests(bed, http, seconds, keepalive=True, host=target, family=family)
+    closed = measure.requests(bed, http, seconds, keepalive=False, host=target, family=family)
+    return {
+        "stream_gbit_s": one["gbit_s"],
+        "eight_streams_gbit_s": eight["gbit_s"],
+        "cpu_s_per_gb": one["cpu_s_per_gb"],
+        "keepalive_requests_s": kept["requests_s"],
+        "keepalive_p99_ms": kept["p99_ms"],
+        "connection_each_requests_s": closed["requests_s"],
+        **measure.connects(bed, http, 500, host=target, family=family),
+    }
+
+
+def _talker(bed: Testbed, host: str, argv: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(bed.inside(host, *argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _expect(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise BenchError("a load program ended before it was ready")
+    return line.strip()
+
+
+def _note(into: dict[str, list[float]], figures: Figures) -> None:
+    for name, value in figures.items():
+        into[name].append(value)
+
+
+def _medians(rounds: Rounds) -> dict[str, Figures]:
+    return {
+        way: {name: statistics.median(values) for name, values in found.items()}
+        for way, found in rounds.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""The bench's three namespaces, the programs in them, and the ways a session can take.
+
+    client 10.77.1.2 ---- 10.77.1.1 middle 10.77.2.1 ---- 10.77.2.2 server
+           fd77:1::2      fd77:1::1        fd77:2::1      fd77:2::2
+
+The middle host forwards in its kernel; agents and HAProxy are started on top of that, so that every way of
+getting from client to server crosses the same two links.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+CLIENT, MIDDLE, SERVER = "client", "middle", "server"
+ADDRESSES = {
+    CLIENT: ("10.77.1.2", "fd77:1::2"),
+    MIDDLE: ("10.77.1.1", "fd77:1::1"),
+    SERVER: ("10.77.2.2", "fd77:2::2"),
+}
+UNDERLAY = {CLIENT: ["eth0"], MIDDLE: ["eth0", "eth1"], SERVER: ["eth0"]}
+HTTP_PORT, IPERF_PORT, PROXY_HTTP, PROXY_IPERF, DIRECT_HTTP, DIRECT_IPERF = 8080, 5201, 8081, 5202, 9080, 9201
+START_LIMIT_S = 20.0
+
+
+class BenchError(Exception):
+    """Something that the bench needs did not work; the message says what."""
+
+
+def wait_for(what: str, condition: Callable[[], bool], limit_s: float = START_LIMIT_S) -> None:
+    """Return when the condition holds; BenchError after limit_s seconds."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > end:
+            raise BenchError(f"{what}: not within {limit_s:g} s")
+        time.sleep(0.02)
+
+
+def run(argv: Sequence[str], limit_s: float = 60.0) -> str:
+    """Run a command to its end and return what it printed; BenchError with its output if it fails."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=limit_s, check=False)
+    if done.returncode:
+        raise BenchError(
+            f"{' '.join(argv)}: exit {done.returncode}: {done.stdout[-500:]}{done.stderr[-1500:]}"
+        )
+    return done.stdout
+
+
+class Testbed:
+    """The namespaces with their links; `close()` ends every process that it started and deletes them."""
+
+    def __init__(self, workdir: Path, prefix: str = "dyb") -> None:
+        self.workdir = workdir
+        self.prefix = prefix
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._logs = 0
+
+    def netns(self, host: str) -> str:
+        return f"{self.prefix}-{host}"
+
+    def __enter__(self) -> Testbed:
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _build(self) -> None:
+        self._delete()
+        for host in (CLIENT, MIDDLE, SERVER):
+            run(["ip", "netns", "add", self.netns(host)])
+            self.sh(host, "ip", "link", "set", "lo", "up")
+        self._link(CLIENT, "eth0", MIDDLE, "eth0", 1)
+        self._link(SERVER, "eth0", MIDDLE, "eth1", 2)
+        for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+            self.sh(MIDDLE, "sysctl", "-qw", f"net.{key}=1")
+        for host in (CLIENT, SERVER):
+            self.sh(host, "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 60999")
+            self.sh(host, "sysctl", "-qw", "net.ipv4.tcp_tw_reuse=1")
+
+    def _link(self, end: str, end_device: str, middle: str, middle_device: str, number: int) -> None:
+        run(["ip", "link", "add", end_device, "netns", self.netns(end), "type", "veth",
+             "peer", "name", middle_device, "netns", self.netns(middle)])  # fmt: skip
+        for host, device, last in ((end, end_device, 2), (middle, middle_device, 1)):
+            self.sh(host, "ip", "addr", "add", f"10.77.{number}.{last}/24", "dev", device)
+            self.sh(host, "ip", "addr", "add", f"fd77:{number}::{last}/64", "dev", device, "nodad")
+            self.sh(host, "ip", "link", "set", device, "up")
+        self.sh(end, "ip", "route", "add", "default", "via", f"10.77.{number}.1")
+        self.sh(end, "ip", "-6", "route", "add", "default", "via", f"fd77:{number}::1")
+
+    def inside(self, host: str, *argv: str) -> list[str]:
+        """The command line that runs `argv` in the network namespace of a host."""
+        return ["nsenter", f"--net=/run/netns/{self.netns(host)}", "--", *argv]
+
+    def sh(self, host: str, *argv: str, limit_s: float = 60.0) -> str:
+        """Run a command in a host to its end and return its output."""
+        return run(self.inside(host, *argv), limit_s)
+
+    def start(self, host: str, *argv: str) -> subprocess.Popen[bytes]:
+        """Start a program in a host; its output goes to a file in the work directory."""
+        self._logs += 1
+        log = self.workdir / f"{self._logs:02}-{host}-{Path(argv[0]).name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.inside(host, *argv),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        process.log = log  # type: ignore[attr-defined]
+        self.processes.append(process)
+        return process
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        """End a program and wait for it."""
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process in self.processes:
+            self.processes.remove(process)
+
+    def listening(self, host: str, port: int) -> bool:
+        """Whether a TCP socket of the host listens at the port."""
+        return bool(self.sh(host, "ss", "-Hltn", f"sport = :{port}").strip())
+
+    def close(self) -> None:
+        """End everything and delete the namespaces."""
+        for process in reversed(list(self.processes)):
+            self.stop(process)
+        self._delete()
+
+    def _delete(self) -> None:
+        known = run(["ip", "netns", "list"])
+        for host in (CLIENT, MIDDLE, SERVER):
+            if any(line.split()[0] == self.netns(host) for line in known.splitlines() if line):
+                run(["ip", "netns", "delete", self.netns(host)])
+
+
+def servers(bed: Testbed) -> None:
+    """Start nginx with a body of 100 bytes and two iperf3 servers on the server host."""
+    root = bed.workdir / "www"
+    root.mkdir()
+    (root / "index.html").write_bytes(b"x" * 100)
+    conf = bed.workdir / "nginx.conf"
+    listens = "".join(
+        f"listen {port} backlog=4096; listen [::]:{port} backlog=4096; " for port in (HTTP_PORT, DIRECT_HTTP)
+    )
+    conf.write_text(
+        f"daemon off; user root; pid {bed.workdir}/nginx.pid; error_log {bed.workdir}/nginx.log;"
+        "worker_processes 2; worker_rlimit_nofile 200000; events { worker_connections 100000; }"
+        "http { access_log off; keepalive_requests 10000000; keepalive_timeout 600s;"
+        f"server {{ {listens} root {root}; }} }}\n"
+    )
+    bed.start(SERVER, "nginx", "-c", str(conf))
+    for port in (IPERF_PORT, DIRECT_IPERF):
+        bed.start(SERVER, "iperf3", "-s", "-p", str(port))
+    for port in (HTTP_PORT, DIRECT_HTTP, IPERF_PORT, DIRECT_IPERF):
+        wait_for(f"a server at port {port}", partial(bed.listening, SERVER, port))
+
+
+@contextmanager
+def haproxy(bed: Testbed) -> Iterator[None]:
+    """HAProxy in TCP mode on the middle host, in front of both servers."""
+    conf = bed.workdir / "haproxy.cfg"
+    server = ADDRESSES[SERVER][0]
+    conf.write_text(
+        "global\n  maxconn 50000\n  nbthread 2\ndefaults\n  mode tcp\n  timeout connect 5s\n"
+        "  timeout client 1h\n  timeout server 1h\n"
+        f"listen http\n  bind :{PROXY_HTTP}\n  server s {server}:{HTTP_PORT}\n"
+        f"listen iperf\n  bind :{PROXY_IPERF}\n  server s {server}:{IPERF_PORT}\n"
+    )
+    process = bed.start(MIDDLE, "haproxy", "-db", "-f", str(conf))
+    wait_for("HAProxy", lambda: bed.listening(MIDDLE, PROXY_HTTP) and bed.listening(MIDDLE, PROXY_IPERF))
+    try:
+        yield
+    finally:
+        bed.stop(process)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(part) for part in value) + "]"
+    return str(value) if isinstance(value, int) else f'"{value}"'
+
+
+def _host_toml(bed: Testbed, host: str, keys: Path, offload: bool, extra: str) -> str:
+    lines = [
+        "[agent]",
+        f"name = {_toml(host)}",
+        f"addresses = {_toml(ADDRESSES[host])}",
+        f"underlay = {_toml(UNDERLAY[host])}",
+        f"run_directory = {_toml(bed.workdir / f'run-{host}')}",
+        f"socket = {_toml(bed.workdir / f'{host}.sock')}",
+        "[tun]",
+        f"offload = {_toml(offload)}",
+        "[keys]",
+        f"ca = {_toml(keys / 'ca.pem')}",
+        f"certificate = {_toml(keys / f'{host}.pem')}",
+        f"key = {_toml(keys / f'{host}.key')}",
+    ]
+    for peer in (CLIENT, MIDDLE, SERVER):
+        if peer != host:
+            lines += ["[[peer]]", f"name = {_toml(peer)}", f"addresses = {_toml(ADDRESSES[peer])}"]
+    if host == MIDDLE:
+        lines += ["[[box]]", 'name = "forward"', 'kind = "kernel"']
+    if host == CLIENT:
+        lines += [
+            "[[policy]]",
+            'name = "bench"',
+            f'match = "dst port {HTTP_PORT} or dst port {IPERF_PORT}"',
+            'hops = ["middle"]',
+        ]
+    return "\n".join([*lines, extra]) + "\n"
+
+
+@contextmanager
+def agents(
+    bed: Testbed, *, offload: bool = True, hosts: Sequence[str] = (CLIENT, MIDDLE, SERVER), policies: str = ""
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """An agent on each of the hosts, with certificates from a CA of the bench, all associations up."""
+    dysco = [sys.executable, "-m", "dysco.cli"]
+    keys = bed.workdir / "keys"
+    if not keys.exists():
+        run([*dysco, "keys", "init", "--directory", str(keys)])
+        for host in (CLIENT, MIDDLE, SERVER):
+            run([*dysco, "keys", "issue", host, "--directory", str(keys)])
+    running = {}
+    try:
+        for host in hosts:
+            config = bed.workdir / f"{host}.toml"
+            config.write_text(_host_toml(bed, host, keys, offload, policies if host == CLIENT else ""))
+            running[host] = bed.start(host, *dysco, "tun", "up", "--config", str(config))
+        for host in hosts:
+            up = partial(_peers_up, bed, dysco, host, running[host], len(hosts) - 1)
+            wait_for(f"the agent on {host}", up)
+        yield running
+    finally:
+        for process in running.values():
+            bed.stop(process)
+
+
+def _peers_up(
+    bed: Testbed, dysco: list[str], host: str, process: subprocess.Popen[bytes], wanted: int
+) -> bool:
+    if process.poll() is not None:
+        raise BenchError(f"the agent on {host} ended: {process.log.read_text()[-2000:]}")  # type: ignore[attr-defined]
+    socket = bed.workdir / f"{host}.sock"
+    if not socket.exists():
+        return False
+    done = subprocess.run(
+        [*dysco, "--socket", str(socket), "peers", "--json"], capture_output=True, text=True, check=False
+    )
+    return done.returncode == 0 and done.stdout.count('"up"') >= wanted
+
+
+def resident_bytes(process: subprocess.Popen[bytes]) -> int:
+    """Memory of a process in bytes (VmRSS)."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise BenchError(f"process {process.pid} is gone")
+
+
+def cpu_seconds() -> float:
+    """CPU seconds that all processes and the kernel have used since boot, on all cores."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _, _, irq, softirq, *_ = (int(field) for field in fields)
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
