@@ -14,8 +14,6 @@ import socket
 import sys
 import time
 
-PORTS_A_LISTENER = 50_000
-
 
 def main() -> int:
     """Do what the command line says."""
@@ -34,7 +32,7 @@ def main() -> int:
 
 
 async def accept(options: argparse.Namespace) -> None:
-    """Accept on `port` and the three ports after it, and answer each session's first byte with one byte."""
+    """Accept on `port` and answer each session's first byte with one byte."""
 
     class Server(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -45,20 +43,19 @@ async def accept(options: argparse.Namespace) -> None:
             self.transport.write(data[:1])
 
     loop = asyncio.get_running_loop()
-    for port in range(options.port, options.port + 4):
-        await loop.create_server(Server, options.address, port, backlog=8192)
+    await loop.create_server(Server, options.address, options.port, backlog=8192)
     _say("ready")
     await loop.run_in_executor(None, sys.stdin.read)
 
 
-async def _open(options: argparse.Namespace, number: int) -> socket.socket:
+async def _open(options: argparse.Namespace) -> socket.socket:
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in options.address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setblocking(False)
     try:
         async with asyncio.timeout(10):
-            await loop.sock_connect(sock, (options.address, options.port + number // PORTS_A_LISTENER % 4))
+            await loop.sock_connect(sock, (options.address, options.port))
             await loop.sock_sendall(sock, b"x")
             if await loop.sock_recv(sock, 1) != b"x":
                 raise ConnectionError("the server closed")
@@ -74,10 +71,10 @@ async def _paced(
     errors: list[str] = []
     done = 0
 
-    async def one(number: int) -> None:
+    async def one() -> None:
         nonlocal done
         try:
-            sock = await _open(options, number)
+            sock = await _open(options)
         except (OSError, TimeoutError) as error:
             errors.append(repr(error))
             return
@@ -90,7 +87,7 @@ async def _paced(
     begin = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for number in range(total):
-            group.create_task(one(number))
+            group.create_task(one())
             ahead = begin + (number + 1) / options.rate - time.monotonic()
             if ahead > 0.002:
                 await asyncio.sleep(ahead)

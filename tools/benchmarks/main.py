@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -47,6 +47,7 @@ from benchmarks.testbed import (
 )
 
 HOLD_PORT = 7000
+SESSIONS_A_PROCESS = 10_000  # a process may have some 20,000 descriptors without raising limits
 Figures = dict[str, float]
 Rounds = dict[str, dict[str, list[float]]]
 
@@ -127,61 +128,47 @@ def unchained(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
 
 
 def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
-    """Memory of the middle agent per established session, and one stream's throughput beside so many."""
+    """Memory of each agent per established session, and one stream's throughput beside so many."""
     results: dict[str, Figures] = {}
     target = ADDRESSES[SERVER][0 if options.family == 4 else 1]
-    load = [sys.executable, "-m", "benchmarks.load"]
-    env = f"PYTHONPATH={Path(__file__).resolve().parents[1]}"
-    policy = (
-        f'[[policy]]\nname = "hold"\nmatch = "dst portrange {HOLD_PORT}-{HOLD_PORT + 3}"\nhops = ["middle"]\n'
-    )
+    last = HOLD_PORT + 99
+    policy = f'[[policy]]\nname = "hold"\nmatch = "dst portrange {HOLD_PORT}-{last}"\nhops = ["middle"]\n'
     for count in (int(word) for word in options.sessions.split(",")):
-        with agents(bed, policies=policy) as running:
-            accepting = _talker(bed, SERVER, ["env", env, *load, "accept", target, str(HOLD_PORT)])
-            _expect(accepting)
+        with agents(bed, policies=policy) as running, ExitStack() as talkers:
             measure.stream(bed, IPERF_PORT, 1, 1, family=options.family)
             before = {host: resident_bytes(process) for host, process in running.items()}
-            holding = _talker(
-                bed,
-                CLIENT,
-                ["env", env, *load, "hold", target, str(HOLD_PORT), "--count", str(count), "--rate", "1500"],
-            )
-            done, errors, *first = _expect(holding).split(maxsplit=2)
-            if int(errors):
-                raise BenchError(f"{errors} of {count} sessions failed: {first}")
+            for index in range(-(-count // SESSIONS_A_PROCESS)):
+                port, share = (
+                    str(HOLD_PORT + index),
+                    min(SESSIONS_A_PROCESS, count - index * SESSIONS_A_PROCESS),
+                )
+                _expect(talkers.enter_context(_talker(bed, SERVER, "accept", target, port)))
+                holding = _talker(bed, CLIENT, "hold", target, port, "--count", str(share), "--rate", "1000")
+                _, errors, *first = _expect(talkers.enter_context(holding)).split(maxsplit=2)
+                if int(errors):
+                    raise BenchError(f"{errors} of {share} sessions failed: {first}")
             after = {host: resident_bytes(process) for host, process in running.items()}
             found = [
                 measure.stream(bed, IPERF_PORT, 1, options.seconds, family=options.family) for _ in range(3)
             ]
             results[f"{count} sessions"] = {
-                "bytes_a_session_middle": (after[MIDDLE] - before[MIDDLE]) / int(done),
-                "bytes_a_session_client": (after[CLIENT] - before[CLIENT]) / int(done),
-                "bytes_a_session_server": (after[SERVER] - before[SERVER]) / int(done),
+                **{f"bytes_a_session_{host}": (after[host] - before[host]) / count for host in running},
                 "stream_gbit_s": statistics.median(one["gbit_s"] for one in found),
             }
-            for process in (holding, accepting):
-                assert process.stdin is not None
-                process.stdin.close()
-                process.wait(120)
     return results
 
 
 def setups(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
     """1,000 sessions opened and closed per second through three agents for 30 s."""
     target = ADDRESSES[SERVER][0 if options.family == 4 else 1]
-    env = f"PYTHONPATH={Path(__file__).resolve().parents[1]}"
-    load = ["env", env, sys.executable, "-m", "benchmarks.load"]
     policy = f'[[policy]]\nname = "churn"\nmatch = "dst port {HOLD_PORT}"\nhops = ["middle"]\n'
-    with agents(bed, policies=policy):
-        accepting = _talker(bed, SERVER, [*load, "accept", target, str(HOLD_PORT)])
+    arguments = (target, str(HOLD_PORT), "--rate", "1000", "--seconds", "30")
+    with agents(bed, policies=policy), _talker(bed, SERVER, "accept", target, str(HOLD_PORT)) as accepting:
         _expect(accepting)
-        text = bed.sh(
-            CLIENT, *load, "churn", target, str(HOLD_PORT), "--rate", "1000", "--seconds", "30", limit_s=120
-        )
-        done, errors, seconds, *_ = text.split(maxsplit=3)
-        assert accepting.stdin is not None
-        accepting.stdin.close()
-        accepting.wait(60)
+        with _talker(bed, CLIENT, "churn", *arguments) as churning:
+            done, errors, seconds, *first = _expect(churning).split(maxsplit=3)
+    if int(errors):
+        sys.stderr.write(f"bench: setups: {errors} errors, the first: {first}\n")
     return {
         "three agents": {
             "sessions": float(done),
@@ -208,8 +195,18 @@ def _through(bed: Testbed, options: argparse.Namespace, http: int, iperf: int, t
     }
 
 
-def _talker(bed: Testbed, host: str, argv: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(bed.inside(host, *argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+@contextmanager
+def _talker(bed: Testbed, host: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run benchmarks.load in a host until the block ends."""
+    path = f"PYTHONPATH={Path(__file__).resolve().parents[1]}"
+    argv = bed.inside(host, "env", path, sys.executable, "-m", "benchmarks.load", *arguments)
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(120)
 
 
 def _expect(process: subprocess.Popen[str]) -> str:

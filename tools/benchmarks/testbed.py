@@ -162,7 +162,7 @@ def servers(bed: Testbed) -> None:
     )
     conf.write_text(
         f"daemon off; user root; pid {bed.workdir}/nginx.pid; error_log {bed.workdir}/nginx.log;"
-        "worker_processes 2; worker_rlimit_nofile 200000; events { worker_connections 100000; }"
+        "worker_processes 2; events { worker_connections 4096; }"
         "http { access_log off; keepalive_requests 10000000; keepalive_timeout 600s;"
         f"server {{ {listens} root {root}; }} }}\n"
     )
@@ -179,7 +179,7 @@ def haproxy(bed: Testbed) -> Iterator[None]:
     conf = bed.workdir / "haproxy.cfg"
     server = ADDRESSES[SERVER][0]
     conf.write_text(
-        "global\n  maxconn 50000\n  nbthread 2\ndefaults\n  mode tcp\n  timeout connect 5s\n"
+        "global\n  maxconn 5000\n  nbthread 2\ndefaults\n  mode tcp\n  timeout connect 5s\n"
         "  timeout client 1h\n  timeout server 1h\n"
         f"listen http\n  bind :{PROXY_HTTP}\n  server s {server}:{HTTP_PORT}\n"
         f"listen iperf\n  bind :{PROXY_IPERF}\n  server s {server}:{IPERF_PORT}\n"
