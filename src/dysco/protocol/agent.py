@@ -68,7 +68,7 @@ class Agent:
             return
         flow = self._table.get(port, at.five_tuple)
         if at.flags & (SYN | FIN | RST):
-            decoded = decode(packet)
+            decoded = decode(packet, at)
             if isinstance(decoded, Malformed):
                 self.counters[decoded.reason] += 1
                 return
@@ -89,7 +89,7 @@ class Agent:
         if at.flags & SYN:
             self._setup.syn_ack(chain, flow, packet, at, now)
             return
-        apply(packet, flow)
+        apply(packet, flow, at)
         flow.packets += 1
         flow.bytes += len(packet.data)
         self._output.packet(flow.out, packet)

@@ -85,8 +85,8 @@ class Setup:
     def syn_ack(self, chain: Chain, flow: Flow, packet: Packet, at: Located, now: float) -> None:
         """Pass a SYN-ACK on to the left; the first one establishes the session here."""
         complete(packet)
-        clamp_mss(packet, self._mss_limit(chain, at.family, now))
-        apply(packet, flow)
+        clamp_mss(packet, self._mss_limit(chain, at.family, now), at)
+        apply(packet, flow, at)
         flow.packets += 1
         flow.bytes += len(packet.data)
         self._output.packet(flow.out, packet)
@@ -159,7 +159,7 @@ class Setup:
 
     def _from_host(self, packet: Packet, at: Located, now: float) -> None:
         """A session begins here, unless no policy wants it or TCP itself forbids to touch it."""
-        options = syn_options(packet)
+        options = syn_options(packet, at)
         if options.has_md5 or options.has_ao or options.has_mptcp:
             self._native(packet, "tcp_signed" if not options.has_mptcp else "mptcp")
             return
@@ -199,7 +199,7 @@ class Setup:
         if neighbour.peer.name != SELF and not window.accept(header.counter):
             self._counters["header_replayed"] += 1
             return
-        set_payload(packet, payload[chain_header.length(payload) :])
+        set_payload(packet, payload[chain_header.length(payload) :], at)
         key = header.chain_id + bytes((header.hop_index + 1 & 0xFF,))
         left = facing_agent(at.five_tuple, neighbour.peer.name, opened=False)
         box = self._box_for(header)
@@ -275,7 +275,7 @@ class Setup:
         """A SYN has left the box: its session may have another tuple now."""
         opening = chain.opening
         assert opening is not None
-        strip_tag(packet)
+        strip_tag(packet, at)
         if at.five_tuple != chain.session_in:
             chain.session_out = at.five_tuple
             final = opening.hops[-1]
@@ -354,7 +354,7 @@ class Setup:
             self._table.insert(flow)
         limit = self._mss_limit(chain, at.family, now)
         opening.syn = packet.copy() if chain.left.peer is None and opening.on_fail_open else None
-        clamp_mss(packet, limit)
+        clamp_mss(packet, limit, at)
         self._rewrite(packet, at.five_tuple, right.tuple)
         if opening.header:
             self._with_header(packet, opening.header, limit + _HEADERS[at.family])

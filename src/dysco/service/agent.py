@@ -210,13 +210,10 @@ class AgentService:
             elif isinstance(event, SessionForgotten):
                 self._journal.forget(event.key)
             else:
-                told = report.event(event)
-                self.events.add(told)
-                log(
-                    told["event"],
-                    report.level(event),
-                    **{k: v for k, v in told.items() if k not in ("event", "time")},
-                )
+                self.events.add(event)
+                level = report.level(event)
+                if logs.LOGGER.isEnabledFor(level):
+                    log(report.name(event), level, **report.fields(event))
                 if not len(core):
                     self._empty.set()
                 if isinstance(event, SessionClosed):

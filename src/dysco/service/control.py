@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from dysco.errors import DyscoError, ExitStatus, HostError, LocalError
+from dysco.protocol.events import Event
+from dysco.service import report
 
 Do = Callable[..., Awaitable[Any]]
 _LINE: Final = 1 << 20
@@ -27,16 +29,25 @@ _EVENTS_AHEAD: Final = 10_000
 
 
 class Events:
-    """The last events, and who follows them."""
+    """The last events, and who follows them. Most are never read, so they are rendered when they are."""
 
     def __init__(self) -> None:
-        self.last: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
+        self._kept: deque[tuple[float, Event]] = deque(maxlen=_EVENTS_KEPT)
         self._followers: set[asyncio.Queue[dict[str, Any]]] = set()
         self._lost: dict[asyncio.Queue[dict[str, Any]], int] = {}
 
-    def add(self, event: dict[str, Any]) -> None:
+    @property
+    def last(self) -> list[dict[str, Any]]:
+        """The last events, oldest first."""
+        return [report.event(event, at) for at, event in self._kept]
+
+    def add(self, happened: Event) -> None:
         """Tell everybody."""
-        self.last.append(event)
+        at = report.wall_clock()
+        self._kept.append((at, happened))
+        if not self._followers:
+            return
+        event = report.event(happened, at)
         for queue in self._followers:
             if queue.full():
                 self._lost[queue] = self._lost.get(queue, 0) + 1
@@ -131,7 +142,7 @@ class ControlServer:
 
     async def _follow(self, number: Any, follow: bool, writer: asyncio.StreamWriter) -> None:
         with self._events.follow() as queue:
-            for event in list(self._events.last):
+            for event in self._events.last:
                 await self._say(writer, {"id": number, "item": event})
             while follow:
                 await self._say(writer, {"id": number, "item": await queue.get()})

@@ -105,13 +105,24 @@ def peer(status: PeerStatus, sessions: int, addresses: tuple[str, ...]) -> dict[
     }
 
 
-def event(happened: Event) -> dict[str, Any]:
+def wall_clock() -> float:
+    """Seconds since 1970, for people only."""
+    return datetime.now(UTC).timestamp()
+
+
+def fields(happened: Event) -> dict[str, Any]:
+    """The fields of an event as plain values."""
+    return {one.name: _plain(getattr(happened, one.name)) for one in dataclasses.fields(happened)}
+
+
+def event(happened: Event, at: float) -> dict[str, Any]:
     """One event: its name, the wall-clock time for people, and its fields."""
-    fields = {field.name: _plain(getattr(happened, field.name)) for field in dataclasses.fields(happened)}
-    return {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": _name(happened), **fields}
+    when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return {"time": when, "event": name(happened), **fields(happened)}
 
 
-def _name(happened: Event) -> str:
+def name(happened: Event) -> str:
+    """The constant name of an event: session_opened for SessionOpened."""
     words = type(happened).__name__
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in words).lstrip("_")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import dpkt
 
-from dysco.wire.packet import Packet, locate, why
+from dysco.wire.packet import Located, Packet, locate, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Decoded:
     options: tuple[tuple[int, bytes], ...]
 
 
-def decode(packet: Packet) -> Decoded | Malformed:
-    """Decode a TCP packet; never raises."""
-    at = locate(packet)
+def decode(packet: Packet, at: Located | None = None) -> Decoded | Malformed:
+    """Decode a TCP packet; never raises. at: what `locate` gave for it, if the caller has it."""
+    at = at or locate(packet)
     if at is None:
         reason = why(packet)
         return Malformed(reason.value if reason is not None else "malformed")

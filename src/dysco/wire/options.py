@@ -64,9 +64,9 @@ def walk(packet: Packet, at: Located) -> Iterator[tuple[int, int, int]]:
         position += length
 
 
-def syn_options(packet: Packet) -> SynOptions:
-    """Read the options of a packet; options of a wrong length count as not there."""
-    at = locate(packet)
+def syn_options(packet: Packet, at: Located | None = None) -> SynOptions:
+    """Read the options of a packet; options of a wrong length count as not there. at: as `locate` gives it."""
+    at = at or locate(packet)
     if at is None or at.payload_offset == at.tcp_offset + TCP_HEADER_LEN:
         return SynOptions()
     data = packet.data
@@ -95,9 +95,9 @@ def mss(packet: Packet) -> int | None:
     return syn_options(packet).mss
 
 
-def clamp_mss(packet: Packet, limit: int) -> bool:
-    """Lower the announced MSS to `limit` bytes; True if something changed."""
-    at = locate(packet)
+def clamp_mss(packet: Packet, limit: int, at: Located | None = None) -> bool:
+    """Lower the announced MSS to `limit` bytes; True if something changed. at: as `locate` gives it now."""
+    at = at or locate(packet)
     if at is None:
         return False
     for kind, position, length in walk(packet, at):
@@ -138,9 +138,9 @@ def find_tag(packet: Packet) -> bytes | None:
     return None if position is None else bytes(packet.data[position + 4 : position + 4 + TAG_LEN])
 
 
-def strip_tag(packet: Packet) -> bool:
-    """Take our option out; True if it was there."""
-    at = locate(packet)
+def strip_tag(packet: Packet, at: Located | None = None) -> bool:
+    """Take our option out; True if it was there. at: as `locate` gives it now."""
+    at = at or locate(packet)
     position = None if at is None else _tag_position(packet, at)
     if at is None or position is None:
         return False

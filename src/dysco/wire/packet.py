@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final
 
 from dysco.wire.checksum import add, internet_sum, pseudo_sum
-from dysco.wire.tuples import Family, FiveTuple
+from dysco.wire.tuples import Family, FiveTuple, trusted
 
 FIN: Final = 0x01
 SYN: Final = 0x02
@@ -31,6 +31,8 @@ CHECKSUM_OFFSET: Final = 16
 _FRAGMENT_HEADER: Final = 44
 _EXTENSIONS: Final = frozenset((0, 43, 60))  # hop-by-hop, routing, destination options (RFC 8200 section 4)
 _TCP = struct.Struct("!HHIIBBHHH")
+_TCP_READ = struct.Struct("!4sIIBBH")
+_IPV4 = struct.Struct("!2xH2xHxB")
 _U16 = struct.Struct("!H")
 
 
@@ -62,7 +64,7 @@ class Reason(Enum):
     FRAGMENT = "fragment"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Located:
     """Where the parts of a TCP packet are, and the numbers that every decision needs.
 
@@ -109,14 +111,14 @@ def _locate(data: bytearray) -> Located | Reason:
     family: Family
     if version == 4:
         tcp = (data[0] & 0x0F) * 4
-        total = _U16.unpack_from(data, 2)[0]
+        total, fragment, protocol = _IPV4.unpack_from(data)
         if tcp < 20 or total < tcp or total > size:
             return Reason.MALFORMED
-        if _U16.unpack_from(data, 6)[0] & 0x3FFF:
+        if fragment & 0x3FFF:
             return Reason.FRAGMENT
-        if data[9] != PROTOCOL_TCP:
+        if protocol != PROTOCOL_TCP:
             return Reason.NOT_TCP
-        family, addresses = 4, bytes(data[12:20])
+        family, addresses = 4, data[12:20]
     elif version == 6:
         if size < IPV6_HEADER_LEN:
             return Reason.MALFORMED
@@ -129,16 +131,16 @@ def _locate(data: bytearray) -> Located | Reason:
         protocol, tcp = upper
         if protocol != PROTOCOL_TCP:
             return Reason.NOT_TCP
-        family, addresses = 6, bytes(data[8:40])
+        family, addresses = 6, data[8:40]
     else:
         return Reason.MALFORMED
     if total < tcp + TCP_HEADER_LEN:
         return Reason.MALFORMED
-    _, _, seq, ack, offset, flags, window, _, _ = _TCP.unpack_from(data, tcp)
+    ports, seq, ack, offset, flags, window = _TCP_READ.unpack_from(data, tcp)
     payload = tcp + (offset >> 4) * 4
     if payload < tcp + TCP_HEADER_LEN or payload > total:
         return Reason.MALFORMED
-    five_tuple = FiveTuple(addresses + bytes(data[tcp : tcp + 4]))
+    five_tuple = trusted(addresses + ports)
     return Located(family, tcp, payload, total, five_tuple, seq, ack, flags, window)
 
 
@@ -193,8 +195,8 @@ def fix_checksums(packet: Packet, at: Located) -> None:
 
 def complete(packet: Packet) -> None:
     """Turn a partial checksum into a complete one; only for packets that `locate` accepts."""
-    at = locate(packet)
-    if at is not None and packet.partial:
+    at = locate(packet) if packet.partial else None
+    if at is not None:
         packet.partial = False
         fix_checksums(packet, at)
 
@@ -216,9 +218,9 @@ def splice(packet: Packet, start: int, end: int, new: bytes) -> Located:
     return at
 
 
-def set_payload(packet: Packet, payload: bytes) -> None:
-    """Put other payload into a packet that is not an offload packet."""
-    at = locate(packet)
+def set_payload(packet: Packet, payload: bytes, at: Located | None = None) -> None:
+    """Put other payload into a packet that is not an offload packet. at: as `locate` gives it now."""
+    at = at or locate(packet)
     assert at is not None
     del packet.data[at.total_len :]
     splice(packet, at.payload_offset, at.total_len, payload)

@@ -39,9 +39,12 @@ class Rewrite(Protocol):
     def translation(self) -> Numbers | None: ...
 
 
-def apply(packet: Packet, flow: Rewrite) -> None:
-    """Rewrite a packet that matches the flow; a packet that `locate` refuses is left alone."""
-    at = locate(packet)
+def apply(packet: Packet, flow: Rewrite, at: Located | None = None) -> None:
+    """Rewrite a packet that matches the flow; a packet that `locate` refuses is left alone.
+
+    at: what `locate` gave for the packet as it is now, if the caller has it.
+    """
+    at = at or locate(packet)
     if at is None:
         return
     data, new, tcp = packet.data, flow.rewrite, at.tcp_offset

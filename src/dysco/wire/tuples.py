@@ -80,13 +80,18 @@ class FiveTuple(bytes):
     def reversed(self) -> FiveTuple:
         """The same flow as seen in the other direction."""
         half = (len(self) - 4) // 2
-        return FiveTuple(self[half:-4] + self[:half] + self[-2:] + self[-4:-2])
+        return trusted(self[half:-4] + self[:half] + self[-2:] + self[-4:-2])
 
     def __str__(self) -> str:
         return f"{show_endpoint(self.src, self.sport)} > {show_endpoint(self.dst, self.dport)}"
 
     def __repr__(self) -> str:
         return f"<{self}>"
+
+
+def trusted(packed: bytes | bytearray) -> FiveTuple:
+    """A five-tuple of bytes whose length the caller has checked."""
+    return bytes.__new__(FiveTuple, packed)
 
 
 def show_address(packed: bytes) -> str:
