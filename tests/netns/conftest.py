@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dysco.lab import Lab, load
 from netns.worlds import Space, delete, make
 
 HERE = Path(__file__).parent
+MakeLab = Callable[[str | Path], Lab]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,3 +41,24 @@ def spaces() -> Iterator[list[Space]]:
     yield made
     for space in made:
         delete(space)
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path) -> Iterator[MakeLab]:
+    """Give a function that loads a lab from a file or from its text; what was brought up is taken down."""
+    root = Path(f"/run/dysco/tests-{os.getpid()}")
+    made: list[Lab] = []
+
+    def make(source: str | Path) -> Lab:
+        if isinstance(source, str):
+            path = tmp_path / f"lab-{len(made)}.toml"
+            path.write_text(source)
+            source = path
+        made.append(load(source, prefix=f"t{os.getpid()}", root=root))
+        return made[-1]
+
+    yield make
+    for lab in made:
+        for log in sorted(lab.directory.glob("*/agent.log")):
+            sys.stdout.write(f"--- {log.parent.name}\n{log.read_text(errors='replace')[-4000:]}")
+        lab.down()

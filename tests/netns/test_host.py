@@ -168,7 +168,13 @@ def test_down_from_another_namespace_finds_the_right_one(rig: Rig) -> None:
 
 def test_a_namespace_that_died_meanwhile(rig: Rig) -> None:
     before = dump(rig.spaces[0])
-    run_in(rig.spaces[0].name, lambda: (it := rig.transaction()).up() or it.leave())
+
+    def work() -> None:
+        it = rig.transaction()
+        it.up()
+        it.leave()
+
+    run_in(rig.spaces[0].name, work)
     gone = rig.spaces[1]
     run(["ip", "netns", "delete", gone.name])
     run(["ip", "netns", "add", gone.name])  # the same name, another namespace

@@ -28,6 +28,8 @@ class Lock:
             try:
                 self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
                 descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except FileNotFoundError:
+                continue  # somebody has removed the empty directory
             except PermissionError:
                 raise PermissionDeniedError(f"{self.path}: permission denied; root is needed") from None
             except OSError as error:

@@ -1,0 +1,5 @@
+"""Testbeds of network namespaces, described by a file, with agents and bad links."""
+
+from dysco.lab.lab import PREFIX, ROOT, Lab, load
+
+__all__ = ["PREFIX", "ROOT", "Lab", "load"]
