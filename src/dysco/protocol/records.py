@@ -21,20 +21,11 @@ VERSION: Final = 1
 def write_record(chain: Chain) -> bytes:
     """The record of a session that is established."""
     assert chain.right is not None
-    return json.dumps(
-        {
-            "v": VERSION,
-            "key": chain.key.hex(),
-            "in": chain.session_in.hex(),
-            "out": chain.session_out.hex(),
-            "box": None if chain.box is None else chain.box.name,
-            "policy": chain.policy,
-            "fins": chain.fins,
-            "state": chain.state.value,
-            "left": _write_facing(chain.left),
-            "right": _write_facing(chain.right),
-        },
-        separators=(",", ":"),
+    box = "null" if chain.box is None else json.dumps(chain.box.name)
+    return (
+        f'{{"v":{VERSION},"key":"{chain.key.hex()}","in":"{chain.session_in.hex()}","out":"{chain.session_out.hex()}",'
+        f'"box":{box},"policy":{json.dumps(chain.policy)},"fins":{chain.fins},"state":"{chain.state.value}",'
+        f'"left":{_write_facing(chain.left)},"right":{_write_facing(chain.right)}}}'
     ).encode()
 
 
@@ -66,8 +57,10 @@ def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | N
 _NONE: Final = Opening((), Egress.AGENT, False)
 
 
-def _write_facing(facing: Facing) -> list[Any]:
-    return [facing.read, facing.write, facing.tuple.hex(), facing.peer, facing.opened]
+def _write_facing(facing: Facing) -> str:
+    peer = "null" if facing.peer is None else json.dumps(facing.peer)
+    opened = "true" if facing.opened else "false"
+    return f'[{facing.read},{facing.write},"{facing.tuple.hex()}",{peer},{opened}]'
 
 
 def _read_facing(fields: Any) -> Facing:

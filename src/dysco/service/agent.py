@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -411,6 +412,10 @@ async def serve(config: HostConfig, path: Path | None, ready: Callable[[], None]
 def run(config: HostConfig, path: Path | None) -> None:
     """Run an agent on the loop that the configuration names, with logs as it says. Raises DyscoError."""
     listener = logs.start(config.agent.log_format, config.agent.log_level)
+    # Sessions are long-lived and have few cycles: looking through all of them often only costs.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     try:
         if config.agent.loop == "uvloop":
             import uvloop

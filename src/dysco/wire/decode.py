@@ -23,11 +23,10 @@ class Malformed:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What dpkt made of a TCP packet. options: (kind, body) in order."""
+    """What dpkt made of a TCP packet."""
 
     ip: dpkt.ip.IP | dpkt.ip6.IP6
     tcp: dpkt.tcp.TCP
-    options: tuple[tuple[int, bytes], ...]
 
 
 def decode(packet: Packet, at: Located | None = None) -> Decoded | Malformed:
@@ -36,15 +35,15 @@ def decode(packet: Packet, at: Located | None = None) -> Decoded | Malformed:
     if at is None:
         reason = why(packet)
         return Malformed(reason.value if reason is not None else "malformed")
+    # The headers are enough, and the length of the payload was checked.
     data = bytes(packet.data[: at.total_len])
     try:
         ip = dpkt.ip.IP(data) if at.family == 4 else dpkt.ip6.IP6(data)
         tcp = ip.data
         if not isinstance(tcp, dpkt.tcp.TCP):
             return Malformed("malformed")
-        options = tuple((int(kind), bytes(body)) for kind, body in dpkt.tcp.parse_opts(tcp.opts))
     except Exception:  # dpkt documents no list of what it raises
         return Malformed("malformed")
     if (tcp.seq, tcp.ack, tcp.flags & 0xFF) != (at.seq, at.ack, at.flags):
         return Malformed("malformed")
-    return Decoded(ip, tcp, options)
+    return Decoded(ip, tcp)
