@@ -44,6 +44,8 @@ _CONFIG = struct.Struct("=IIIIHH6sBBI256s16s")
 _INDEX = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 _PRESENT: Final = b"\1"
+_TCA_BPF_ID: Final = 11  # linux/pkt_cls.h
+_NLA_HEADER: Final = 4
 _INGRESS_PARENT: Final = 0xFFFFFFF2
 
 SPECS: Final = (
@@ -174,9 +176,10 @@ def _running(device: str) -> int | None:
             return None
         for entry in filters:
             options = entry.get_attr("TCA_OPTIONS")
-            number = None if options is None else options.get_attr("TCA_BPF_ID")
-            if number is not None:
-                return int(number)
+            # pyroute2 0.9 does not know TCA_BPF_ID and gives it as UNKNOWN, with its place in the message.
+            for name, value in options["attrs"] if options is not None else ():
+                if name == "UNKNOWN" and value["header"]["type"] == _TCA_BPF_ID:
+                    return int(_INDEX.unpack_from(value.data, value.offset + _NLA_HEADER)[0])
     return None
 
 

@@ -16,9 +16,9 @@ Knows what DESIGN calls the plumbing; must not know host.toml (service translate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal
 
 from dysco.errors import HostError
 from dysco.host.changes import Change, ForwardIPv6, ReservePorts, ReversePathPerDevice, SetSysctl
@@ -34,6 +34,9 @@ RULE_PREFERENCE: Final = 2016  # first preference of their rules: behind `local`
 _FORCE: Final = "net/ipv6/conf/all/force_forwarding"
 _FAMILIES: Final[tuple[Family, ...]] = ("inet", "inet6")
 
+_ETHERNET: Final = 1  # ARPHRD_ETHER, linux/if_arp.h
+
+Direction = Literal["ingress", "egress"]
 Programs = Mapping[str, Callable[[], int]]
 
 
@@ -79,10 +82,11 @@ def for_agent(
     programs = programs or {}
     own = Namespace(None)
     try:
-        mtu = own.call(lambda kernel: _smallest_mtu(kernel, underlay, mtu))
+        links = own.call(lambda kernel: _links(kernel, underlay))
         changes, notes = own.call(lambda kernel: _forwarding(kernel, None, kernel_box))
     finally:
         own.close()
+    mtu = mtu or min(link.get_attr("IFLA_MTU") for link in links)
     changes = [
         ReservePorts(first=port_range[0], last=port_range[1]),
         CreateTun(device=session_tun),
@@ -97,24 +101,21 @@ def for_agent(
         changes += more
         notes += said
     changes += [
-        *_classifier(underlay_tun, (("ingress", "inject"),), programs),
-        *(
-            change
-            for device in underlay
-            for change in _classifier(device, (("ingress", "ingress"), ("egress", "egress")), programs)
-        ),
+        *_classifiers(underlay_tun, {"ingress": "inject"}, programs),
+        *(change for link in links for change in _capture(link, programs)),
     ]
     return Plan(tuple(changes), tuple(notes))
 
 
-def _smallest_mtu(kernel: Kernel, underlay: Sequence[str], wanted: int | None) -> int:
+def _links(kernel: Kernel, underlay: Sequence[str]) -> list[Any]:
+    """Give what the kernel says of the underlay devices; raises HostError if one is not there."""
     links = {link.get_attr("IFLA_IFNAME"): link for link in kernel.ip.get_links()}
     for device in underlay:
         if device not in links:
             raise HostError(
                 f"agent.underlay: there is no device {device} here; there are {', '.join(sorted(links))}"
             )
-    return wanted or min(links[device].get_attr("IFLA_MTU") for device in underlay)
+    return [links[device] for device in underlay]
 
 
 def _forwarding(kernel: Kernel, netns: str | None, forwards: bool) -> tuple[list[Change], list[str]]:
@@ -182,13 +183,20 @@ def _box(box: NamespaceBox, number: int, mtu: int) -> tuple[list[Change], list[s
     return changes, notes
 
 
-def _classifier(device: str, places: Iterable[tuple[str, str]], programs: Programs) -> list[Change]:
+def _capture(link: Any, programs: Programs) -> list[Change]:
+    """Give the classifiers of an underlay device; one without Ethernet headers (WireGuard, for one) has its own."""
+    suffix = "" if link["ifi_type"] == _ETHERNET else "_l3"
+    names: dict[Direction, str] = {"ingress": f"ingress{suffix}", "egress": f"egress{suffix}"}
+    return _classifiers(link.get_attr("IFLA_IFNAME"), names, programs)
+
+
+def _classifiers(device: str, names: Mapping[Direction, str], programs: Programs) -> list[Change]:
     changes: list[Change] = [AddClsact(device=device)]
-    for direction, name in places:
+    for direction, name in names.items():
         changes.append(
             AttachClassifier(
                 device=device,
-                direction="ingress" if direction == "ingress" else "egress",
+                direction=direction,
                 name=f"dysco_{name}",
                 preference=FILTER_PREFERENCE,
                 program=programs.get(name),
