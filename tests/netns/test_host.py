@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
+from dysco.dataplane.steer import OUT, Steering, _pack_key
 from dysco.errors import HostError
 from dysco.host import NamespaceBox, Plan, Transaction, clean, for_agent, run_in
 from dysco.host.changes import ForwardIPv6, SetSysctl
 from dysco.host.netns import Namespace, enter, path_of
+from dysco.wire.tuples import FiveTuple
 from netns import program
 from netns.worlds import Space, dump, run
 
@@ -286,3 +288,37 @@ def test_the_command_line_of_a_namespace_by_path(rig: Rig) -> None:
         process.stdin.close()
         process.wait()
         process.stdout.close()
+
+
+def test_the_real_classifiers_and_their_maps_are_taken_over(rig: Rig) -> None:
+    """A restarted agent finds the maps of the programs that still run, and attaches its own to them."""
+    name = rig.spaces[0].name
+    run(["ip", "-n", name, "tuntap", "add", "dev", "wan0", "mode", "tun"])  # has no Ethernet header
+    before = rig.dumps()
+    session = FiveTuple.parse("10.1.1.1:1234 > 10.1.1.2:80")
+
+    def open_and_attach() -> tuple[Steering, Transaction]:
+        steering = Steering.open("dysco1")
+        plan = for_agent(underlay=["eth0", "wan0"], programs=steering.programs())
+        it = Transaction(plan, rig.run_directory, name="test", locks=rig.locks)
+        it.up()
+        return steering, it
+
+    def work() -> None:
+        steering, it = open_and_attach()
+        assert not steering.taken_over
+        steering.add(session, OUT)
+        flows = steering.maps["flows"]
+        key = _pack_key(session, OUT)
+        assert flows.get(key) is not None
+        assert "dysco_egress_l3 direct-action" in run(["tc", "filter", "show", "dev", "wan0", "egress"])
+        steering.close()
+        it.leave()
+        steering, it = open_and_attach()
+        assert steering.taken_over
+        assert steering.maps["flows"].get(key) is not None
+        steering.close()
+        assert it.down() == []
+
+    run_in(name, work)
+    assert rig.dumps() == before

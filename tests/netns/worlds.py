@@ -54,7 +54,7 @@ def _sysctls() -> list[str]:
 def dump(space: Space) -> list[str]:
     """Give links, addresses, rules, routes, nftables, queues, classifiers and sysctls, as lines."""
     named = ["-n", space.name]
-    common = ["address", "rule", "route show table all", "neighbour"]
+    common = ["address", "rule", "route show table all"]
     places = [f"filter show dev {d} {side}" for d in ("eth0", "eth1") for side in ("ingress", "egress")]
     return [
         *_batch(["ip", *named, "-d", "-4"], ["link", *common]),

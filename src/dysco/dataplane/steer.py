@@ -47,6 +47,8 @@ _PRESENT: Final = b"\1"
 _TCA_BPF_ID: Final = 11  # linux/pkt_cls.h
 _NLA_HEADER: Final = 4
 _INGRESS_PARENT: Final = 0xFFFFFFF2
+_EGRESS_PARENT: Final = 0xFFFFFFF3
+_OWN: Final = "dysco_"  # our filters are called so (host.plan)
 
 SPECS: Final = (
     MapSpec("flows", HASH, _KEY.size, 1, 1 << 20),
@@ -83,12 +85,22 @@ class Steering:
 
     @classmethod
     def open(cls, underlay_tun: str) -> Steering:
-        """Take over the maps behind the program on the underlay TUN, or make new ones. Raises HostError."""
-        number = _running(underlay_tun)
-        if number is not None:
-            maps = maps_of_program(program_by_id(number), SPECS)
-            if len(maps) == len(SPECS):
-                return cls(maps, taken_over=True)
+        """Take over the maps behind the programs that run here, or make new ones. Raises HostError."""
+        found: dict[str, Map] = {}
+        for number in _running(underlay_tun):
+            fd = program_by_id(number)
+            try:
+                for name, one in maps_of_program(fd, SPECS).items():
+                    if name in found:
+                        one.close()
+                    else:
+                        found[name] = one
+            finally:
+                os.close(fd)
+        if len(found) == len(SPECS):
+            return cls(found, taken_over=True)
+        for one in found.values():
+            one.close()
         return cls({spec.name: create_map(spec) for spec in SPECS})
 
     def programs(self) -> dict[str, Callable[[], int]]:
@@ -164,22 +176,34 @@ class Steering:
         )
 
 
-def _running(device: str) -> int | None:
-    """The id of the program that is attached to what the device receives."""
+def _running(underlay_tun: str) -> list[int]:
+    """The ids of our programs that are attached in this namespace; none if the underlay TUN is not there.
+
+    One program does not use all maps, so that all of them are asked.
+    """
+    numbers: list[int] = []
     with IPRoute() as ip:
-        index = ip.link_lookup(ifname=device)
-        if not index:
-            return None
-        try:
-            filters: list[Any] = list(ip.get_filters(index=index[0], parent=_INGRESS_PARENT))
-        except NetlinkError:
-            return None
-        for entry in filters:
-            options = entry.get_attr("TCA_OPTIONS")
-            # pyroute2 0.9 does not know TCA_BPF_ID and gives it as UNKNOWN, with its place in the message.
-            for name, value in options["attrs"] if options is not None else ():
-                if name == "UNKNOWN" and value["header"]["type"] == _TCA_BPF_ID:
-                    return int(_INDEX.unpack_from(value.data, value.offset + _NLA_HEADER)[0])
+        if not ip.link_lookup(ifname=underlay_tun):
+            return numbers
+        places = [qdisc["index"] for qdisc in ip.get_qdiscs() if qdisc.get_attr("TCA_KIND") == "clsact"]
+        for index in places:
+            for parent in (_INGRESS_PARENT, _EGRESS_PARENT):
+                try:
+                    filters: list[Any] = list(ip.get_filters(index=index, parent=parent))
+                except NetlinkError:
+                    continue  # the device is gone
+                numbers += [number for entry in filters if (number := _own_program(entry)) is not None]
+    return numbers
+
+
+def _own_program(entry: Any) -> int | None:
+    options = entry.get_attr("TCA_OPTIONS")
+    if options is None or not str(options.get_attr("TCA_BPF_NAME")).startswith(_OWN):
+        return None
+    # pyroute2 0.9 does not know TCA_BPF_ID and gives it as UNKNOWN, with its place in the message.
+    for name, value in options["attrs"]:
+        if name == "UNKNOWN" and value["header"]["type"] == _TCA_BPF_ID:
+            return int(_INDEX.unpack_from(value.data, value.offset + _NLA_HEADER)[0])
     return None
 
 
