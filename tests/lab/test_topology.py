@@ -75,8 +75,8 @@ def test_two_routers_in_a_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("lab-*.toml")), ids=lambda path: path.stem)
-def test_the_labs_of_the_repository(path: Path) -> None:
-    lab = load(path)
+def test_the_labs_of_the_repository(path: Path, tmp_path: Path) -> None:
+    lab = load(path, root=tmp_path)
     assert lab.name in lab.graph()
     assert lab.status()["state"] == "down"
     for name, tables in lab._tables.items():

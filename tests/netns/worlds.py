@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dysco.host import run_in
 
@@ -42,13 +42,18 @@ def delete(space: Space) -> None:
 
 def _sysctls() -> list[str]:
     lines = []
-    for path in sorted(Path("/proc/sys/net").rglob("*")):
-        if path.is_file():
+    for directory, _, names in os.walk("/proc/sys/net"):
+        for name in names:
+            path = f"{directory}/{name}"
             try:
-                lines.append(f"{path} = {path.read_text().strip()}")
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    lines.append(f"{path} = {os.read(descriptor, 4096).decode().strip()}")
+                finally:
+                    os.close(descriptor)
             except OSError as error:
                 lines.append(f"{path}: {error.strerror}")
-    return lines
+    return sorted(lines)
 
 
 def dump(space: Space) -> list[str]:
