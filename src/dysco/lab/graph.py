@@ -18,7 +18,7 @@ def draw(topology: Topology, tables: Mapping[str, Mapping[str, Any]]) -> str:
     rows: list[tuple[str, str]] = []
     for root in (*middle, *topology.nodes.values()):
         if root.name not in seen:
-            _tree(topology, tables, root, seen, rows, "", "")
+            _tree(topology, tables, root, None, seen, rows, "", "")
     width = max(len(left) for left, _ in rows)
     lines += [f"{left:<{width}}   {right}".rstrip() for left, right in rows]
     chains = [line for name, table in tables.items() for line in _chains(name, table)]
@@ -29,13 +29,14 @@ def _tree(
     topology: Topology,
     tables: Mapping[str, Mapping[str, Any]],
     node: Node,
+    up: Link | None,
     seen: set[str],
     rows: list[tuple[str, str]],
     first: str,
     rest: str,
 ) -> None:
     seen.add(node.name)
-    rows.append((first + node.name, _about(node, tables.get(node.name))))
+    rows.append((first + node.name, _about(node, tables.get(node.name), up)))
     nearby: list[tuple[Node, Link]] = []
     for device in node.devices:
         name = topology.neighbour(device).node
@@ -44,19 +45,11 @@ def _tree(
             nearby.append((topology.nodes[name], topology.links[device.link]))
     for number, (other, link) in enumerate(nearby):
         is_last = number == len(nearby) - 1
-        label = _link(link)
-        _tree(
-            topology,
-            tables,
-            other,
-            seen,
-            rows,
-            rest + ("└─" if is_last else "├─") + (f" {label} ─ " if label else "─ "),
-            rest + ("   " if is_last else "│  "),
-        )
+        branch, below = ("└── ", "    ") if is_last else ("├── ", "│   ")
+        _tree(topology, tables, other, link, seen, rows, rest + branch, rest + below)
 
 
-def _about(node: Node, table: Mapping[str, Any] | None) -> str:
+def _about(node: Node, table: Mapping[str, Any] | None, up: Link | None) -> str:
     words = [node.kind] if node.kind != "host" else []
     words += [" ".join((*node.ipv4, *node.ipv6))] if node.kind == "host" else []
     if table is not None:
@@ -64,6 +57,9 @@ def _about(node: Node, table: Mapping[str, Any] | None) -> str:
         words.append("agent" + (" with " + ", ".join(boxes) if boxes else ""))
     if node.host is not None:
         words += [program.name for program in node.host.program]
+    label = _link(up) if up is not None else ""
+    if label:
+        words.append(f"link of {label}")
     return ", ".join(filter(None, words))
 
 
