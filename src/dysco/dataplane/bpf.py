@@ -22,11 +22,16 @@ _MAP_CREATE: Final = 0
 _MAP_LOOKUP: Final = 1
 _MAP_UPDATE: Final = 2
 _MAP_DELETE: Final = 3
+_MAP_NEXT_KEY: Final = 4
 _PROG_LOAD: Final = 5
 _PROG_FD_BY_ID: Final = 13
 _MAP_FD_BY_ID: Final = 14
 _OBJ_INFO: Final = 15
-_SYS_BPF: Final = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 321)
+# asm/unistd.h; what is not listed has the generic table
+_SYS_BPF: Final = {"x86_64": 321, "i686": 357, "armv7l": 386, "ppc64le": 361, "s390x": 351}.get(
+    os.uname().machine, 280
+)
+_POSSIBLE_CPUS: Final = Path("/sys/devices/system/cpu/possible")
 _SCHED_CLS: Final = 3
 _PSEUDO_MAP_FD: Final = 1
 _LOG_BYTES: Final = 1 << 20
@@ -56,10 +61,15 @@ class Map:
         self.spec = spec
         self.fd = fd
         self._key = ctypes.create_string_buffer(spec.key_size)
-        cpus = os.sysconf("SC_NPROCESSORS_CONF") if spec.type == PERCPU_ARRAY else 1
-        self._value = ctypes.create_string_buffer(spec.value_size * cpus)
+        # The kernel fills one value, of a multiple of eight bytes, for each CPU that there might ever be.
+        values = _possible_cpus() if spec.type == PERCPU_ARRAY else 1
+        self._value = ctypes.create_string_buffer(spec.value_size * values)
         self._attribute = ctypes.create_string_buffer(
             struct.pack("=I4xQQQ", fd, ctypes.addressof(self._key), ctypes.addressof(self._value), 0), 32
+        )
+        # What a command does not use must be zero, or it is refused.
+        self._key_attribute = ctypes.create_string_buffer(
+            struct.pack("=I4xQ", fd, ctypes.addressof(self._key)), 32
         )
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -70,16 +80,39 @@ class Map:
             raise _error(f"the map {self.spec.name!r} takes no more entries")
 
     def delete(self, key: bytes) -> None:
-        """Remove; no error if it is not there."""
+        """Remove; no error if it is not there. Raises HostError."""
         self._key.raw = key
-        _libc.syscall(_SYS_BPF, _MAP_DELETE, self._attribute, 32)
+        if (
+            _libc.syscall(_SYS_BPF, _MAP_DELETE, self._key_attribute, 32) < 0
+            and ctypes.get_errno() != errno.ENOENT
+        ):
+            raise _error(f"the map {self.spec.name!r} gives nothing up")
 
     def get(self, key: bytes) -> bytes | None:
         """The value, of all CPUs one after the other for a per-CPU map; None if the key is not there."""
         self._key.raw = key
         if _libc.syscall(_SYS_BPF, _MAP_LOOKUP, self._attribute, 32) < 0:
+            if ctypes.get_errno() != errno.ENOENT:
+                raise _error(f"the map {self.spec.name!r} cannot be read")
             return None
         return self._value.raw
+
+    def keys(self) -> list[bytes]:
+        """All keys of a hash map; what is inserted or deleted meanwhile may be missed or given."""
+        found: list[bytes] = []
+        after = ctypes.create_string_buffer(self.spec.key_size)
+        attribute = ctypes.create_string_buffer(32)
+        where = (ctypes.addressof(after), ctypes.addressof(self._key))
+        struct.pack_into("=I4xQQ", attribute, 0, self.fd, 0, where[1])
+        while len(found) < self.spec.entries:
+            if _libc.syscall(_SYS_BPF, _MAP_NEXT_KEY, attribute, 32) < 0:
+                if ctypes.get_errno() != errno.ENOENT:
+                    raise _error(f"the map {self.spec.name!r} cannot be read")
+                break
+            found.append(self._key.raw)
+            after.raw = self._key.raw
+            struct.pack_into("=Q", attribute, 8, where[0])
+        return found
 
     def close(self) -> None:
         """Give the descriptor back; the map lives as long as a program uses it."""
@@ -174,6 +207,14 @@ def _relocated(object_file: Path, section: str, maps: dict[str, Map]) -> bytes:
             code[offset + 1] = code[offset + 1] & 0x0F | _PSEUDO_MAP_FD << 4
             struct.pack_into("=i", code, offset + 4, maps[name].fd)
     return bytes(code)
+
+
+def _possible_cpus() -> int:
+    """How many CPUs the kernel is prepared for: `0-3` or `0,2-5` means up to the last number."""
+    try:
+        return int(_POSSIBLE_CPUS.read_text().replace("-", ",").split(",")[-1]) + 1
+    except (OSError, ValueError):
+        raise HostError(f"{_POSSIBLE_CPUS} cannot be read, so that per-CPU counters cannot be") from None
 
 
 def _call(command: int, attribute: bytes, what: str) -> int:

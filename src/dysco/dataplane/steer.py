@@ -36,11 +36,23 @@ MAX_CLAUSES: Final = 128
 MAX_ADDRESSES: Final = 16
 OUT: Final = 1
 IN: Final = 2
-COUNTERS: Final = ("captured_out", "captured_in", "syn_captured", "to_host", "to_wire", "no_route", "too_big")
+COUNTERS: Final = (
+    "captured_out",
+    "captured_in",
+    "syn_captured",
+    "to_host",
+    "to_wire",
+    "no_route",
+    "too_big",
+    "reset_kept_back",
+)
 
 _KEY = struct.Struct("=16s16s4sBB2x")
 _CLAUSE = struct.Struct("=16s16s16s16sHHHHB7x")
-_CONFIG = struct.Struct("=IIIIHH6sBBI256s16s")
+_CONFIG = struct.Struct("=IIIIIHH6sBBB3xI256s16s")
+_SET = struct.Struct("=II")  # of the configuration: how many clauses count, and where they begin
+_SET_AT: Final = 12
+_DIRECTION_AT: Final = 37
 _INDEX = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 _PRESENT: Final = b"\1"
@@ -52,7 +64,7 @@ _OWN: Final = "dysco_"  # our filters are called so (host.plan)
 
 SPECS: Final = (
     MapSpec("flows", HASH, _KEY.size, 1, 1 << 20),
-    MapSpec("clauses", ARRAY, 4, _CLAUSE.size, MAX_CLAUSES),
+    MapSpec("clauses", ARRAY, 4, _CLAUSE.size, 2 * MAX_CLAUSES),
     MapSpec("config", ARRAY, 4, _CONFIG.size, 1),
     MapSpec("counters", PERCPU_ARRAY, 4, 8, len(COUNTERS)),
 )
@@ -80,8 +92,13 @@ class Steering:
         self.taken_over = taken_over
         self._loaded: dict[str, int] = {}
         self._flows = self.maps["flows"]
-        self._clauses = 0
         self._config: SteeringConfig | None = None
+        self._first = self._clauses = 0
+        self._arriving: set[bytes] = set()
+        if taken_over:
+            # What the running programs do goes on until the new agent says otherwise.
+            self._clauses, self._first = _SET.unpack_from(self._written(), _SET_AT)
+            self._arriving = {key for key in self._flows.keys() if key[_DIRECTION_AT] == IN}  # noqa: SIM118
 
     @classmethod
     def open(cls, underlay_tun: str) -> Steering:
@@ -113,25 +130,36 @@ class Steering:
         self._write_config()
 
     def set_policies(self, clauses: Iterable[Clause]) -> None:
-        """Replace the clauses that divert SYNs; at most 128."""
+        """Replace the clauses that divert SYNs, all in one step; at most 128, further ones are not looked at."""
         packed = [_pack_clause(clause) for clause in clauses][:MAX_CLAUSES]
-        table = self.maps["clauses"]
-        self._clauses = min(self._clauses, len(packed))
-        if self._config is not None:
-            self._write_config()
-        for index, value in enumerate(packed):
-            table.put(_INDEX.pack(index), value)
-        self._clauses = len(packed)
+        first = MAX_CLAUSES - self._first
+        for index, value in enumerate(packed, first):
+            self.maps["clauses"].put(_INDEX.pack(index), value)
+        self._first, self._clauses = first, len(packed)
         if self._config is not None:
             self._write_config()
 
     def add(self, match: FiveTuple, direction: int) -> None:
         """Divert packets with this tuple; direction OUT (leaving) or IN (arriving). HostError if the map is full."""
-        self._flows.put(_pack_key(match, direction), _PRESENT)
+        key = _pack_key(match, direction)
+        self._flows.put(key, _PRESENT)
+        if direction == IN:
+            self._arriving.add(key)
+            if len(self._arriving) == 1 and self._config is not None:
+                self._write_config()
 
     def remove(self, match: FiveTuple, direction: int) -> None:
         """Divert them no more."""
-        self._flows.delete(_pack_key(match, direction))
+        key = _pack_key(match, direction)
+        self._flows.delete(key)
+        if key in self._arriving:
+            self._arriving.discard(key)
+            if not self._arriving and self._config is not None:
+                self._write_config()
+
+    def entries(self) -> list[tuple[FiveTuple, int]]:
+        """All tuples that are diverted, with their direction; takes time proportional to their number."""
+        return [_unpack_key(key) for key in self._flows.keys()]  # noqa: SIM118
 
     def counters(self) -> dict[str, int]:
         """What the programs have counted, over all CPUs."""
@@ -154,6 +182,9 @@ class Steering:
             self._loaded[name] = load_program(OBJECT, f"tc/{name}", self.maps)
         return self._loaded[name]
 
+    def _written(self) -> bytes:
+        return self.maps["config"].get(_INDEX.pack(0)) or bytes(_CONFIG.size)
+
     def _write_config(self) -> None:
         config = self._config
         assert config is not None
@@ -165,10 +196,12 @@ class Steering:
                 config.underlay_ifindex,
                 config.device_ifindex,
                 self._clauses,
+                self._first,
                 *config.port_range,
                 config.device_mac or bytes(6),
                 config.device_mac is not None,
                 config.capture_all_syn,
+                bool(self._arriving),
                 len(addresses),
                 b"".join(address.ljust(16, b"\0") for address in addresses),
                 bytes(4 if len(address) == 4 else 6 for address in addresses),
@@ -211,6 +244,12 @@ def _pack_key(match: FiveTuple, direction: int) -> bytes:
     if len(match) == 12:
         return _KEY.pack(match[:4], match[4:8], match[8:], 4, direction)
     return _KEY.pack(match[:16], match[16:32], match[32:], 6, direction)
+
+
+def _unpack_key(key: bytes) -> tuple[FiveTuple, int]:
+    src, dst, ports, family, direction = _KEY.unpack(key)
+    size = 4 if family == 4 else 16
+    return FiveTuple(src[:size] + dst[:size] + ports), direction
 
 
 def _pack_clause(clause: Clause) -> bytes:

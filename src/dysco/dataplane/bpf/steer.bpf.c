@@ -20,12 +20,16 @@
 #include <bpf/bpf_helpers.h>
 
 #define OUR_MARK 0x64797363 // "dysc": written by inject, read and cleared by egress
-#define MAX_CLAUSES 128
+#define MAX_CLAUSES 128 // of one set; there are two, so that a set is exchanged in one step
 #define MAX_ADDRESSES 16
+#define SYN 0x02
+#define RST 0x04
+#define ACK 0x10
 #define FLOW_OUT 1 // a session packet that leaves: egress
 #define FLOW_IN 2  // a session packet that arrives without a subsession: ingress
 
-enum counter { CAPTURED_OUT, CAPTURED_IN, SYN_CAPTURED, TO_HOST, TO_WIRE, NO_ROUTE, TOO_BIG, COUNTERS };
+// RESET_KEPT_BACK: this host's own reset for a subsession, which would end a session that goes on
+enum counter { CAPTURED_OUT, CAPTURED_IN, SYN_CAPTURED, TO_HOST, TO_WIRE, NO_ROUTE, TOO_BIG, RESET_KEPT_BACK, COUNTERS };
 
 struct key {
 	__u8 src[16];
@@ -49,11 +53,14 @@ struct config {
 	__u32 session_ifindex;  // where egress redirects to
 	__u32 underlay_ifindex; // where ingress redirects to
 	__u32 device_ifindex;   // underlay device that packets for this host seem to come from
-	__u32 clauses;
+	__u32 clauses; // how many of the set that counts
+	__u32 first_clause;
 	__u16 port_low, port_high;
 	__u8 device_mac[6];
 	__u8 device_has_mac;
 	__u8 capture_all_syn;
+	__u8 flows_in; // whether any flow is of that direction
+	__u8 pad[3];
 	__u32 addresses;
 	__u8 address[MAX_ADDRESSES][16];
 	__u8 address_family[MAX_ADDRESSES];
@@ -69,7 +76,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_CLAUSES);
+	__uint(max_entries, 2 * MAX_CLAUSES);
 	__type(key, __u32);
 	__type(value, struct clause);
 } clauses SEC(".maps");
@@ -108,15 +115,26 @@ struct found {
 	__u8 quoted; // the key is what an ICMP error quotes
 };
 
-static __always_inline int tcp_ports(struct __sk_buff *skb, __u32 offset, struct found *found)
+struct ports { // as TCP begins
+	__be16 sport, dport;
+	__be32 seq, ack;
+	__u8 offset, flags;
+} __attribute__((packed));
+
+static __always_inline void take_ports(const struct ports *tcp, __u32 offset, struct found *found)
 {
-	struct { __be16 sport, dport; __be32 seq, ack; __u8 offset, flags; } tcp;
-	if (bpf_skb_load_bytes(skb, offset, &tcp, 14))
-		return 0;
 	found->tcp = offset;
-	found->key.sport = tcp.sport;
-	found->key.dport = tcp.dport;
-	found->flags = tcp.flags;
+	found->key.sport = tcp->sport;
+	found->key.dport = tcp->dport;
+	found->flags = tcp->flags;
+}
+
+static __always_inline int load_ports(struct __sk_buff *skb, __u32 offset, struct found *found)
+{
+	struct ports tcp;
+	if (bpf_skb_load_bytes(skb, offset, &tcp, sizeof(tcp)))
+		return 0;
+	take_ports(&tcp, offset, found);
 	return 1;
 }
 
@@ -131,52 +149,109 @@ static __always_inline int quoted_ports(struct __sk_buff *skb, __u32 offset, str
 	return 1;
 }
 
+// Everything but TCP behind a plain IPv4 header.
+static __always_inline int parse_rare_4(struct __sk_buff *skb, __u32 l2, struct found *found)
+{
+	struct iphdr ip, inner;
+	__u8 type;
+	if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)) || ip.frag_off & bpf_htons(0x3fff))
+		return 0;
+	__u32 next = l2 + ip.ihl * 4;
+	found->key.family = 4;
+	if (ip.protocol == IPPROTO_TCP) {
+		__builtin_memcpy(found->key.src, &ip.saddr, 4);
+		__builtin_memcpy(found->key.dst, &ip.daddr, 4);
+		return load_ports(skb, next, found);
+	}
+	if (ip.protocol != IPPROTO_ICMP)
+		return 0;
+	// Destination unreachable, time exceeded, parameter problem (RFC 792).
+	if (bpf_skb_load_bytes(skb, next, &type, 1) || (type != 3 && type != 11 && type != 12))
+		return 0;
+	if (bpf_skb_load_bytes(skb, next + 8, &inner, sizeof(inner)) || inner.protocol != IPPROTO_TCP ||
+	    inner.frag_off & bpf_htons(0x1fff))
+		return 0;
+	__builtin_memcpy(found->key.src, &inner.saddr, 4);
+	__builtin_memcpy(found->key.dst, &inner.daddr, 4);
+	return quoted_ports(skb, next + 8 + inner.ihl * 4, found);
+}
+
+#define MAX_EXTENSIONS 4
+
+// Hop-by-hop options, routing, destination options (RFC 8200 section 4); the next header, or a negative number.
+static __always_inline int skip_extensions(struct __sk_buff *skb, __u8 next, __u32 *offset)
+{
+#pragma unroll
+	for (int i = 0; i < MAX_EXTENSIONS; i++) {
+		__u8 header[2];
+		if (next != 0 && next != 43 && next != 60)
+			break;
+		if (bpf_skb_load_bytes(skb, *offset, header, 2))
+			return -1;
+		next = header[0];
+		*offset += 8 + header[1] * 8;
+	}
+	return next;
+}
+
+// Everything but TCP behind a plain IPv6 header.
+static __always_inline int parse_rare_6(struct __sk_buff *skb, __u32 l2, struct found *found)
+{
+	struct ipv6hdr ip, inner;
+	__u8 type;
+	if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)))
+		return 0;
+	__u32 offset = l2 + sizeof(ip);
+	int next = skip_extensions(skb, ip.nexthdr, &offset);
+	found->key.family = 6;
+	if (next == IPPROTO_TCP) {
+		__builtin_memcpy(found->key.src, &ip.saddr, 32);
+		return load_ports(skb, offset, found);
+	}
+	if (next != IPPROTO_ICMPV6)
+		return 0;
+	// Types 1 to 4 are the errors (RFC 4443).
+	if (bpf_skb_load_bytes(skb, offset, &type, 1) || type < 1 || type > 4)
+		return 0;
+	if (bpf_skb_load_bytes(skb, offset + 8, &inner, sizeof(inner)))
+		return 0;
+	offset += 8 + sizeof(inner);
+	if (skip_extensions(skb, inner.nexthdr, &offset) != IPPROTO_TCP)
+		return 0;
+	__builtin_memcpy(found->key.src, &inner.saddr, 32);
+	return quoted_ports(skb, offset, found);
+}
+
 // Find the tuple of a TCP packet, or the tuple that an ICMP error quotes. 0: not ours to look at.
+// TCP behind a plain IP header is read where it lies: this is what all traffic of the host pays.
 static __always_inline int parse(struct __sk_buff *skb, __u32 l2, struct found *found)
 {
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr ip;
-		if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)) || ip.frag_off & bpf_htons(0x3fff))
+		const struct iphdr *ip = (void *)(long)skb->data + l2;
+		const struct ports *tcp = (const void *)(ip + 1);
+		if ((void *)(tcp + 1) > (void *)(long)skb->data_end)
+			return parse_rare_4(skb, l2, found);
+		if (ip->protocol != IPPROTO_TCP || ip->ihl != 5)
+			return ip->protocol == IPPROTO_UDP ? 0 : parse_rare_4(skb, l2, found);
+		if (ip->frag_off & bpf_htons(0x3fff))
 			return 0;
-		__u32 next = l2 + ip.ihl * 4;
 		found->key.family = 4;
-		if (ip.protocol == IPPROTO_TCP) {
-			__builtin_memcpy(found->key.src, &ip.saddr, 4);
-			__builtin_memcpy(found->key.dst, &ip.daddr, 4);
-			return tcp_ports(skb, next, found);
-		}
-		if (ip.protocol != IPPROTO_ICMP)
-			return 0;
-		__u8 type;
-		struct iphdr inner;
-		if (bpf_skb_load_bytes(skb, next, &type, 1) || (type != 3 && type != 11 && type != 12))
-			return 0;
-		if (bpf_skb_load_bytes(skb, next + 8, &inner, sizeof(inner)) || inner.protocol != IPPROTO_TCP)
-			return 0;
-		__builtin_memcpy(found->key.src, &inner.saddr, 4);
-		__builtin_memcpy(found->key.dst, &inner.daddr, 4);
-		return quoted_ports(skb, next + 8 + inner.ihl * 4, found);
+		__builtin_memcpy(found->key.src, &ip->saddr, 4);
+		__builtin_memcpy(found->key.dst, &ip->daddr, 4);
+		take_ports(tcp, l2 + sizeof(*ip), found);
+		return 1;
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr ip;
-		if (bpf_skb_load_bytes(skb, l2, &ip, sizeof(ip)))
-			return 0;
-		__u32 next = l2 + sizeof(ip);
+		const struct ipv6hdr *ip = (void *)(long)skb->data + l2;
+		const struct ports *tcp = (const void *)(ip + 1);
+		if ((void *)(tcp + 1) > (void *)(long)skb->data_end)
+			return parse_rare_6(skb, l2, found);
+		if (ip->nexthdr != IPPROTO_TCP)
+			return ip->nexthdr == IPPROTO_UDP ? 0 : parse_rare_6(skb, l2, found);
 		found->key.family = 6;
-		if (ip.nexthdr == IPPROTO_TCP) {
-			__builtin_memcpy(found->key.src, &ip.saddr, 32);
-			return tcp_ports(skb, next, found);
-		}
-		if (ip.nexthdr != IPPROTO_ICMPV6)
-			return 0;
-		__u8 type;
-		struct ipv6hdr inner;
-		if (bpf_skb_load_bytes(skb, next, &type, 1) || type < 1 || type > 4)
-			return 0;
-		if (bpf_skb_load_bytes(skb, next + 8, &inner, sizeof(inner)) || inner.nexthdr != IPPROTO_TCP)
-			return 0;
-		__builtin_memcpy(found->key.src, &inner.saddr, 32);
-		return quoted_ports(skb, next + 8 + sizeof(inner), found);
+		__builtin_memcpy(found->key.src, &ip->saddr, 32);
+		take_ports(tcp, l2 + sizeof(*ip), found);
+		return 1;
 	}
 	return 0;
 }
@@ -192,12 +267,12 @@ static __always_inline void reverse(struct key *key)
 	key->dport = port;
 }
 
-static __always_inline int wanted(const struct key *key, __u32 count)
+static __always_inline int wanted(const struct key *key, __u32 first, __u32 count)
 {
 	const __u32 *src = (const __u32 *)key->src, *dst = (const __u32 *)key->dst;
 	__u16 sport = bpf_ntohs(key->sport), dport = bpf_ntohs(key->dport);
 	for (__u32 index = 0; index < MAX_CLAUSES; index++) {
-		__u32 at = index;
+		__u32 at = first + index;
 		if (index >= count)
 			return 0;
 		const struct clause *clause = bpf_map_lookup_elem(&clauses, &at);
@@ -227,6 +302,25 @@ static __always_inline int is_tagged(struct __sk_buff *skb, __u32 tcp)
 	return option[0] == 253 && option[1] == 12 && option[2] == 0xd1 && option[3] == 0x5c;
 }
 
+static __always_inline int is_own(const struct config *conf, const __u8 *address, __u8 family)
+{
+	for (int i = 0; i < MAX_ADDRESSES; i++) {
+		if (i >= conf->addresses)
+			return 0;
+		const __u32 *one = (const __u32 *)conf->address[i], *two = (const __u32 *)address;
+		if (conf->address_family[i] == family && one[0] == two[0] && one[1] == two[1] && one[2] == two[2] &&
+		    one[3] == two[3])
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int is_subsession(const struct config *conf, const __u8 *address, __be16 port, __u8 family)
+{
+	__u16 number = bpf_ntohs(port);
+	return number >= conf->port_low && number <= conf->port_high && is_own(conf, address, family);
+}
+
 static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
 {
 	if (skb->mark == OUR_MARK) {
@@ -246,28 +340,22 @@ static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
 		count(CAPTURED_OUT);
 		return bpf_redirect(conf->session_ifindex, 0);
 	}
-	if (found.quoted || (found.flags & 0x12) != 0x02)
+	if (found.quoted || !(found.flags & RST || (found.flags & (SYN | ACK)) == SYN))
 		return TC_ACT_UNSPEC;
 	struct config *conf = settings();
 	if (!conf)
 		return TC_ACT_UNSPEC;
-	if (!conf->capture_all_syn && !is_tagged(skb, found.tcp) && !wanted(&found.key, conf->clauses))
+	if (found.flags & RST) {
+		// A fragment of a subsession packet passes ingress; what the kernel puts together finds no socket.
+		if (!is_subsession(conf, found.key.src, found.key.sport, found.key.family))
+			return TC_ACT_UNSPEC;
+		count(RESET_KEPT_BACK);
+		return TC_ACT_SHOT;
+	}
+	if (!conf->capture_all_syn && !is_tagged(skb, found.tcp) && !wanted(&found.key, conf->first_clause, conf->clauses))
 		return TC_ACT_UNSPEC;
 	count(SYN_CAPTURED);
 	return bpf_redirect(conf->session_ifindex, 0);
-}
-
-static __always_inline int is_own(const struct config *conf, const __u8 *address, __u8 family)
-{
-	for (int i = 0; i < MAX_ADDRESSES; i++) {
-		if (i >= conf->addresses)
-			return 0;
-		const __u32 *one = (const __u32 *)conf->address[i], *two = (const __u32 *)address;
-		if (conf->address_family[i] == family && one[0] == two[0] && one[1] == two[1] && one[2] == two[2] &&
-		    one[3] == two[3])
-			return 1;
-	}
-	return 0;
 }
 
 static __always_inline int ingress_at(struct __sk_buff *skb, __u32 l2)
@@ -280,9 +368,9 @@ static __always_inline int ingress_at(struct __sk_buff *skb, __u32 l2)
 		return TC_ACT_UNSPEC;
 	if (found.quoted)
 		reverse(&found.key);
-	__u16 port = bpf_ntohs(found.key.dport);
-	int ours = port >= conf->port_low && port <= conf->port_high && is_own(conf, found.key.dst, found.key.family);
-	if (!ours) {
+	if (!is_subsession(conf, found.key.dst, found.key.dport, found.key.family)) {
+		if (!conf->flows_in)
+			return TC_ACT_UNSPEC;
 		found.key.direction = FLOW_IN;
 		if (!bpf_map_lookup_elem(&flows, &found.key))
 			return TC_ACT_UNSPEC;
@@ -343,6 +431,7 @@ SEC("tc/inject") int inject(struct __sk_buff *skb)
 		count(NO_ROUTE);
 		return TC_ACT_SHOT;
 	}
+	// bpf_redirect_neigh takes an Ethernet header off and puts the right one, if any, in its place.
 	if (bpf_skb_change_head(skb, ETH_HLEN, 0))
 		return TC_ACT_SHOT;
 	struct ethhdr eth = { .h_proto = skb->protocol };
@@ -350,7 +439,13 @@ SEC("tc/inject") int inject(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	skb->mark = OUR_MARK;
 	count(TO_WIRE);
-	return bpf_redirect_neigh(fib.ifindex, 0, 0, 0);
+	// The look-up has left the next hop where the destination was; its family may differ (RFC 5549).
+	struct bpf_redir_neigh next = { .nh_family = fib.family };
+	if (fib.family == 2)
+		next.ipv4_nh = fib.ipv4_dst;
+	else
+		__builtin_memcpy(next.ipv6_nh, fib.ipv6_dst, 16);
+	return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
