@@ -59,6 +59,7 @@ class Setup:
         self._rng = rng
         self._at_box = AtBox(table, rng)
         self._waiting: dict[str, list[Chain]] = {}
+        self._held: dict[tuple[int, FiveTuple], Chain] = {}
 
     def syn(self, port: int, packet: Packet, at: Located, flow: Flow | None, now: float) -> None:
         """Take a SYN without ACK from any port."""
@@ -71,6 +72,12 @@ class Setup:
             else:
                 self._again(chain, flow, packet, at)
                 return
+        held = self._held.get((port, at.five_tuple))
+        if held is not None:
+            self._counters["syn_again"] += 1
+            if held.isn == at.seq:
+                return  # the first one waits for an association and will go
+            self._drop(held, "replaced", now)
         if port == UNDERLAY:
             self._from_underlay(packet, at, now)
             return
@@ -98,6 +105,7 @@ class Setup:
     def associated(self, peer: str, now: float) -> None:
         """An association has come up: what waited for it goes on."""
         for chain in self._waiting.pop(peer, ()):
+            self._held.pop(_entrance(chain), None)
             opening = chain.opening
             if chain.state is State.WAITING and opening is not None and opening.syn is not None:
                 syn, opening.syn = opening.syn, None
@@ -238,6 +246,11 @@ class Setup:
             return "this host is not the hop that the header names"
         if isinstance(box, str):
             return box
+        if (
+            isinstance(box, LocalBox)
+            and self._table.get(box.left_read, header.session.reversed()) is not None
+        ):
+            return f"the session passes the box {box.name} already"
         if key in self._life.chains or len(self._life.chains) >= self.settings.limits.sessions:
             return "the chain is here already" if key in self._life.chains else "the session table is full"
         if not neighbour.admit(self.settings.limits.setups_per_second, now) and peer.name != SELF:
@@ -279,12 +292,8 @@ class Setup:
         if at.five_tuple != chain.session_in:
             chain.session_out = at.five_tuple
             final = opening.hops[-1]
-            if (
-                len(opening.hops) == 2
-                and opening.egress is Egress.AGENT
-                and final.address == chain.session_in.dst
-            ):
-                opening.hops = (opening.hops[0], Hop(at.five_tuple.dst, final.box))
+            if opening.egress is Egress.AGENT and final.address == chain.session_in.dst:
+                opening.hops = (*opening.hops[:-1], Hop(at.five_tuple.dst, final.box))
         chain.isn = at.seq if chain.left.peer is None else chain.isn
         self._onward(chain, opening, packet, now)
 
@@ -316,6 +325,7 @@ class Setup:
             if chain.state is not State.WAITING:
                 chain.state = State.WAITING
             self._waiting.setdefault(neighbour.peer.name, []).append(chain)
+            self._held[_entrance(chain)] = chain
             self._life.arm(chain, now + self.settings.timers.association_wait)
             return
         own = self._neighbours.own(hop.address)
@@ -403,9 +413,11 @@ class Setup:
     def _drop(self, chain: Chain, reason: str, now: float) -> None:
         if chain.opening is not None:
             self._at_box.forget(chain, chain.opening)
-        for waiting in self._waiting.values():
-            if chain in waiting:
-                waiting.remove(chain)
+        if self._held.get(_entrance(chain)) is chain:
+            del self._held[_entrance(chain)]
+            for waiting in self._waiting.values():
+                if chain in waiting:
+                    waiting.remove(chain)
         self._life.close(chain, reason, now)
 
     def _native(self, packet: Packet, counter: str) -> None:
@@ -442,6 +454,13 @@ class Setup:
     def _rewrite(self, packet: Packet, old: FiveTuple, new: FiveTuple) -> None:
         if old != new:
             apply(packet, Flow(0, old, 0, new))
+
+
+def _entrance(chain: Chain) -> tuple[int, FiveTuple]:
+    """Where the SYN came in that waits to be sent on, and with which tuple."""
+    if chain.box is not None:
+        return chain.box.right_read, chain.session_out
+    return chain.left.read, chain.left.tuple
 
 
 def _routable(address: bytes) -> bool:

@@ -1,0 +1,128 @@
+"""Pieces of labs that several tests share: a web server, a client with a policy, and how bytes are compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dysco.lab import Lab
+
+MEGABYTE = 1_000_000
+WAIT_S = 20.0
+
+CLIENT = """
+[[host]]
+name = "a"
+[[host.config.policy]]
+name = "web"
+match = "{match}"
+hops = {hops}
+{more}
+"""
+
+SERVER = """
+[[host]]
+name = "d"
+agent = {agent}
+[[host.program]]
+name = "nginx"
+argv = ["nginx", "-e", "nginx.error.log", "-c", "${{dir}}/nginx.conf"]
+listen = [80]
+[host.files]
+"www/index.html" = "Hello from d.\\n"
+"nginx.conf" = '''
+daemon off;
+user root;
+worker_processes 1;
+pid ${{dir}}/nginx.pid;
+error_log ${{dir}}/nginx.error.log;
+events {{}}
+http {{
+    access_log ${{dir}}/access.log;
+    server {{
+        listen 80;
+        listen [::]:80;
+        root ${{dir}}/www;
+    }}
+}}
+'''
+"""
+
+
+def lab_text(
+    name: str, *parts: str, hops: str, match: str = "dst port 80", more: str = "", agent: bool = True
+) -> str:
+    """A lab with client a, server d and what stands between them."""
+    head = f'[lab]\nname = "{name}"\n'
+    client = CLIENT.format(match=match, hops=hops, more=more)
+    return head + client + "".join(parts) + SERVER.format(agent=str(agent).lower())
+
+
+def put_file(lab: Lab, size: int, name: str = "file", node: str = "d") -> str:
+    """Write random bytes for the web server of a node; returns their SHA-256."""
+    data = os.urandom(size)
+    (lab.directory / node / "www" / name).write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def url(lab: Lab, family: int, path: str = "file", node: str = "d", port: int = 80) -> str:
+    """Where the web server of a node is."""
+    address = lab.address(node, family)
+    return f"http://[{address}]:{port}/{path}" if family == 6 else f"http://{address}:{port}/{path}"
+
+
+def fetch(lab: Lab, target: str, *more: str, node: str = "a", timeout_s: float = 30.0) -> str:
+    """Download with curl; returns the SHA-256 of what arrived."""
+    arrived = lab.directory / node / "arrived"
+    lab.exec(node, ["curl", "-sS", "-f", "-o", str(arrived), *more, target], timeout_s=timeout_s)
+    return hashlib.sha256(arrived.read_bytes()).hexdigest()
+
+
+def ask(lab: Lab, node: str, what: str) -> Any:
+    """What the agent of a node answers to a command of the client API."""
+    import asyncio
+
+    import dysco
+
+    async def run() -> Any:
+        async with dysco.connect(lab.socket(node)) as agent:
+            return await agent.command(what)
+
+    return asyncio.run(run())
+
+
+def sessions(lab: Lab, node: str) -> list[dict[str, Any]]:
+    """The sessions of an agent."""
+    return list(ask(lab, node, "sessions"))
+
+
+def counters(lab: Lab, node: str) -> dict[str, int]:
+    """The core's counters of an agent."""
+    return dict(ask(lab, node, "status")["counters"])
+
+
+def until(what: str, condition: Callable[[], bool], limit_s: float = WAIT_S) -> None:
+    """Return when the condition holds; fails with `what` after limit_s seconds."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def log_of(lab: Lab, node: str, name: str) -> str:
+    """A file in the directory of a node."""
+    return (lab.directory / node / name).read_text()
+
+
+def nft_counter(lab: Lab, node: str, table: str, name: str, netns: str | None = None) -> int:
+    """Packets that a named nftables counter has seen."""
+    argv = ["nft", "-j", "list", "counter", "inet", table, name]
+    if netns is not None:
+        argv = ["nsenter", f"--net={Path('/run/netns') / lab.netns(node, netns)}", "--", *argv]
+    found = json.loads(lab.exec(node, argv).stdout)
+    return int(next(part["counter"]["packets"] for part in found["nftables"] if "counter" in part))
