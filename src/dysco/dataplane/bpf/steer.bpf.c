@@ -16,8 +16,32 @@
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+
+// What is needed of libbpf's headers, so that the kernel's own are enough to compile this.
+#define SEC(name) __attribute__((section(name), used))
+#undef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#define __uint(name, value) int(*name)[value]
+#define __type(name, value) typeof(value) *name
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define bpf_htons(value) ((__be16)(__builtin_constant_p(value) ? ((value) & 0xff) << 8 | ((value) >> 8 & 0xff) \
+							       : __builtin_bswap16(value)))
+#else
+#define bpf_htons(value) (value)
+#endif
+#define bpf_ntohs(value) bpf_htons(value)
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*const bpf_skb_store_bytes)(struct __sk_buff *, __u32 offset, const void *from, __u32 size,
+					 __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
+static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to,
+					__u32 size) = (void *)BPF_FUNC_skb_load_bytes;
+static long (*const bpf_skb_change_head)(struct __sk_buff *, __u32 size,
+					 __u64 flags) = (void *)BPF_FUNC_skb_change_head;
+static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
+static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *, int size,
+					__u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *, int size,
+				    __u32 flags) = (void *)BPF_FUNC_fib_lookup;
 
 #define OUR_MARK 0x64797363 // "dysc": written by inject, read and cleared by egress
 #define MAX_CLAUSES 128 // of one set; there are two, so that a set is exchanged in one step
