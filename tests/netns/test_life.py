@@ -1,0 +1,141 @@
+"""Agents that are killed, stopped and started again under live sessions; what is left when sessions are over."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dysco.lab import Lab
+from netns.conftest import MakeLab
+from netns.labs import ask, fetch, lab_text, log_of, put_file, sessions, until, url
+
+FIREWALL = """
+[[host]]
+name = "b"
+setup = [["nft", "add table inet fw; add chain inet fw f { type filter hook forward priority 0; policy drop; };\
+ add rule inet fw f ct state established,related accept; add rule inet fw f tcp dport 80 ct state new accept"]]
+[host.config]
+box = [{ name = "firewall", kind = "kernel" }]
+MORE
+"""
+SIZE = 12_000_000
+
+
+def configured(name: str, nodes: str, setting: str) -> str:
+    """The text of a lab a, b, d with a setting in the host.toml of some of them."""
+    text = lab_text(name, FIREWALL.replace("MORE", setting if "b" in nodes else ""), hops='["b"]')
+    for node in set(nodes) - {"b"}:
+        text = text.replace(f'name = "{node}"\n', f'name = "{node}"\nconfig.{setting}\n', 1)
+    return text
+
+
+def chain(make_lab: MakeLab) -> Lab:
+    """A lab a, b (nftables firewall), d that is up."""
+    lab = make_lab(configured("life", "", ""))
+    lab.up()
+    return lab
+
+
+@contextmanager
+def download(lab: Lab, family: int, rate: str = "6M") -> Iterator[subprocess.Popen[bytes]]:
+    """A download that takes a while; the block begins when bytes flow."""
+    arrived = lab.directory / "a" / "arrived"
+    argv = ["curl", "-sS", "-f", "--limit-rate", rate, "-o", str(arrived), url(lab, family)]
+    process = subprocess.Popen(lab.command("a", argv), stderr=subprocess.PIPE)
+    until("no bytes arrive", lambda: arrived.exists() and arrived.stat().st_size > 0)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def finished(lab: Lab, process: subprocess.Popen[bytes]) -> str:
+    """Wait for a download; returns the SHA-256 of what arrived."""
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == 0, errors
+    return hashlib.sha256((lab.directory / "a" / "arrived").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("node", ["a", "b", "d"])
+def test_sessions_survive_a_killed_agent(make_lab: MakeLab, family: int, node: str) -> None:
+    lab = chain(make_lab)
+    wanted = put_file(lab, SIZE)
+    with download(lab, family) as process:
+        os.kill(lab.agent_pid(node), signal.SIGKILL)
+        until("the agent is not gone", lambda: not Path(f"/proc/{lab.agent_pid(node)}/exe").exists())
+        lab.start_agent(node)
+        lab.wait_for_agents()
+        assert finished(lab, process) == wanted
+    assert "sessions_restored" in log_of(lab, node, "agent.log")
+    assert fetch(lab, url(lab, family)) == wanted
+
+
+def stop(lab: Lab, node: str) -> None:
+    """SIGTERM, and wait for the end."""
+    pid = lab.agent_pid(node)
+    os.kill(pid, signal.SIGTERM)
+    until("the agent does not end", lambda: not Path(f"/proc/{pid}/exe").exists())
+
+
+@pytest.mark.parametrize("node", ["a", "b", "d"])
+def test_a_stopped_agent_resets_its_sessions(make_lab: MakeLab, node: str) -> None:
+    lab = chain(make_lab)
+    put_file(lab, SIZE)
+    with download(lab, 4) as process:
+        stop(lab, node)
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == 56, errors  # curl: failure in receiving network data
+        assert b"reset by peer" in errors
+
+
+@pytest.mark.parametrize("node", ["a", "b", "d"])
+def test_a_stopped_agent_keeps_its_sessions_if_told_so(make_lab: MakeLab, node: str) -> None:
+    lab = make_lab(configured("life", node, 'agent = { on_stop = "keep" }'))
+    lab.up()
+    wanted = put_file(lab, SIZE)
+    with download(lab, 4) as process:
+        stop(lab, node)
+        lab.start_agent(node)
+        lab.wait_for_agents()
+        assert finished(lab, process) == wanted
+
+
+def test_two_thousand_sessions_leave_nothing(make_lab: MakeLab) -> None:
+    lab = make_lab(configured("churn", "abd", "timers = { time_wait = 0.5, quarantine = 0.5 }"))
+    lab.up()
+    put_file(lab, 100)
+    program = (
+        "import socket, sys\n"
+        "for _ in range(int(sys.argv[2])):\n"
+        "    with socket.create_connection((sys.argv[1], 80), 5) as s:\n"
+        "        s.sendall(b'GET /file HTTP/1.0\\r\\n\\r\\n')\n"
+        "        while s.recv(4096): pass\n"
+    )
+
+    def churn(count: int) -> None:
+        lab.exec("a", ["python3", "-c", program, lab.address("d"), str(count)], timeout_s=60)
+        for node in "abd":
+            until(f"{node} keeps sessions", lambda node=node: not sessions(lab, node))  # type: ignore[misc]
+
+    def held(node: str) -> tuple[int, int]:
+        pid = lab.agent_pid(node)
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+        return len(list(Path(f"/proc/{pid}/fd").iterdir())), int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    churn(300)
+    before = {node: held(node) for node in "abd"}
+    churn(2000)
+    for node in "abd":
+        descriptors, memory = held(node)
+        assert ask(lab, node, "status")["flows"] == 0
+        assert descriptors <= before[node][0] + 1
+        assert memory - before[node][1] < 3_000_000
