@@ -37,7 +37,7 @@ class Middlebox:
     """Sees every packet of every session that passes; subclass and override what is needed."""
 
     def opened(self, session: Session) -> None:
-        """A session begins (its SYN is about to be seen)."""
+        """A session begins: its SYN is about to be seen, or any packet if the agent was started anew."""
 
     def choose(self, session: Session) -> list[str] | None:
         """Choose the hops behind this box before the SYN leaves: names as in a policy; None leaves them."""
@@ -54,7 +54,10 @@ class Middlebox:
 class StreamMiddlebox:
     """Sees the bytes of the stream in order, and may change, grow, shrink or hold them back.
 
-    One object serves all sessions; `session` tells them apart.
+    One object serves all sessions; `session` tells them apart. TCP is not terminated: both ends see one session, and
+    what `data` returns is repeated to the receiver until it has arrived. What is held back was acknowledged to the
+    sender; hold back only what cannot be decided yet, for a sender may wait for an answer to it. A box that raises
+    ends the session with resets, and so does a restart of the agent: nobody else knows what the ends have seen.
     """
 
     def opened(self, session: Session) -> None:

@@ -36,6 +36,7 @@ class SessionClosed:
     reason: str
     packets: int
     bytes: int
+    box: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,15 @@ class Life:
         self.resetting.pop(chain.key, None)
         self._counters[f"closed_{reason}"] += 1
         self._output.event(
-            SessionClosed(chain.chain_id, chain.hop_index, chain.session_in, reason, packets, octets)
+            SessionClosed(
+                chain.chain_id,
+                chain.hop_index,
+                chain.session_in,
+                reason,
+                packets,
+                octets,
+                None if chain.box is None else chain.box.name,
+            )
         )
         if known:
             self._output.event(SessionForgotten(chain.key))

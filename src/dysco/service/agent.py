@@ -66,7 +66,7 @@ class AgentService:
         self._timer: asyncio.TimerHandle | None = None
         self._lag_timer: asyncio.TimerHandle | None = None
         self._undo = contextlib.AsyncExitStack()
-        self._devices: list[boxes.PacketDevice] = []
+        self._devices: list[boxes.Device] = []
         self._keep = False
 
     async def __aenter__(self) -> AgentService:
@@ -217,9 +217,10 @@ class AgentService:
                     log(report.name(event), level, **report.fields(event))
                 if not len(core):
                     self._empty.set()
-                if isinstance(event, SessionClosed):
+                if isinstance(event, SessionClosed) and event.box is not None:
                     for device in self._devices:
-                        device.forget(event.session)
+                        if device.name == event.box:
+                            device.forget(event.session)
         deadline = core.next_deadline()
         if deadline != self._deadline:
             if self._timer is not None:

@@ -8,16 +8,22 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from dysco.errors import ConfigError
 from dysco.middlebox import Direction, Middlebox, Session, StreamMiddlebox
 from dysco.service.logs import log
-from dysco.wire.packet import ACK, SYN, Packet, locate
+from dysco.service.stream import StreamSession, reset_answers
+from dysco.wire.icmp import parse_error, translate_error
+from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp, locate
 from dysco.wire.tuples import FiveTuple
 
+T = TypeVar("T")
 Receive = Callable[[int, Packet], None]
 Choose = Callable[[FiveTuple, list[str]], None]
 
@@ -44,72 +50,205 @@ def load(reference: str, where: str) -> Middlebox | StreamMiddlebox:
 
 def device(
     name: str, box: Middlebox | StreamMiddlebox, left: int, receive: Receive, choose: Choose
-) -> PacketDevice:
+) -> Device:
     """Put a box between the ports `left` and `left + 1`."""
     if isinstance(box, StreamMiddlebox):
-        raise ConfigError(f'box {name}: stream boxes need kind = "stream"')
+        return StreamDevice(name, box, left, receive, choose)
     return PacketDevice(name, box, left, receive, choose)
 
 
-class PacketDevice:
-    """A `Middlebox` between two ports. A box that raises loses the packet, not the agent."""
+class Device(ABC):
+    """What stands between two ports and knows sessions by the tuple that their SYN had. The box is the user's."""
 
-    def __init__(self, name: str, box: Middlebox, left: int, receive: Receive, choose: Choose) -> None:
+    def __init__(
+        self, name: str, box: Middlebox | StreamMiddlebox, left: int, receive: Receive, choose: Choose
+    ) -> None:
+        self.name = name
         self.counters: Counter[str] = Counter()
-        self.box = box
-        self._name = name
+        self._user = box
         self._left = left
         self._receive = receive
         self._choose = choose
         self._sessions: dict[FiveTuple, Session] = {}
+        self._replaced: Counter[FiveTuple] = Counter()
 
     def from_left(self, packet: Packet) -> None:
         """A packet on its way forward."""
-        self._handle(packet, Direction.FORWARD, self._left + 1)
+        self._handle(packet, Direction.FORWARD)
 
     def from_right(self, packet: Packet) -> None:
         """A packet on its way back."""
-        self._handle(packet, Direction.BACKWARD, self._left)
+        self._handle(packet, Direction.BACKWARD)
 
     def forget(self, session: FiveTuple) -> None:
         """The session is gone."""
+        if self._replaced[session] > 1:
+            self._replaced[session] -= 1
+            return
+        self._replaced.pop(session, None)
         known = self._sessions.pop(session, None)
         if known is not None:
-            self._guard(lambda: self.box.closed(known))
+            self._drop(session)
+            self._guard(lambda: self._user.closed(known))
 
-    def _handle(self, packet: Packet, direction: Direction, out: int) -> None:
-        at = locate(packet)
-        if at is None:
-            self._receive(out, packet)
-            return
-        forward = at.five_tuple if direction is Direction.FORWARD else at.five_tuple.reversed()
-        session = self._sessions.get(forward)
-        if session is None:
-            session = Session(forward)
-            if at.flags & (SYN | ACK) == SYN:
-                self._sessions[forward] = session
-                opened = session
-                self._guard(lambda: self.box.opened(opened))
-                self._guard(lambda: self._choosing(opened))
-        result = self._guard(lambda: self.box.packet(session, direction, packet))
-        if result is None:
-            self.counters["dropped"] += 1
-        elif isinstance(result, list):
-            for one in result:
-                self._receive(out, one)
-        elif isinstance(result, Packet):
-            self._receive(out, result)
+    def __len__(self) -> int:
+        """How many sessions are known here."""
+        return len(self._sessions)
+
+    @abstractmethod
+    def _handle(self, packet: Packet, direction: Direction) -> None: ...
+
+    @abstractmethod
+    def _drop(self, session: FiveTuple) -> None:
+        """Forget what is kept for a session besides its name."""
+
+    def _put(self, direction: Direction, packet: Packet) -> None:
+        """Let a packet come out of the side that it goes to."""
+        self._receive(self._left + (direction is Direction.FORWARD), packet)
+
+    def _open(self, forward: FiveTuple, *, chooses: bool = True) -> Session:
+        """A session begins; an older one of the same tuple is over, and will be said to be gone later."""
+        old = self._sessions.get(forward)
+        if old is not None:
+            self._drop(forward)
+            self._guard(lambda: self._user.closed(old))
+        session = Session(forward)
+        self._sessions[forward] = session
+        self._replaced[forward] += 1
+        self._guard(lambda: self._user.opened(session))
+        if chooses:
+            self._guard(lambda: self._choosing(session))
+        return session
 
     def _choosing(self, session: Session) -> None:
-        hops = self.box.choose(session)
+        hops = self._user.choose(session)
         if hops is not None:
             self._choose(session.tuple, hops)
 
-    def _guard(self, work: Callable[[], object]) -> object:
+    def _guard(self, work: Callable[[], T], otherwise: T | None = None) -> T | None:
         try:
             return work()
         except Exception:
             self.counters["errors"] += 1
-            log("middlebox_failed", logging.ERROR, box=self._name)
+            log("middlebox_failed", logging.ERROR, box=self.name)
             logging.getLogger("dysco").exception("middlebox_failed")
-            return None
+            return otherwise
+
+
+class PacketDevice(Device):
+    """A `Middlebox` between two ports. A box that raises loses the packet, not the agent."""
+
+    def __init__(self, name: str, box: Middlebox, left: int, receive: Receive, choose: Choose) -> None:
+        super().__init__(name, box, left, receive, choose)
+        self.box = box
+        self._lives: dict[FiveTuple, _Life] = {}
+
+    def _handle(self, packet: Packet, direction: Direction) -> None:
+        at = locate(packet)
+        if at is None:
+            self._put(direction, packet)
+            return
+        forward = at.five_tuple if direction is Direction.FORWARD else at.five_tuple.reversed()
+        if at.flags & (SYN | FIN | RST):
+            self._watch(forward, direction, at)
+        known = self._sessions.get(forward)
+        if known is None:
+            # It began before this agent did. What the core sends here is of a session whose end it will tell.
+            known = self._open(forward, chooses=False)
+        result = self._guard(lambda: self.box.packet(known, direction, packet))
+        if result is None:
+            self.counters["dropped"] += 1
+        elif isinstance(result, Packet):
+            self._put(direction, result)
+        else:
+            for one in result:
+                self._put(direction, one)
+
+    def _watch(self, forward: FiveTuple, direction: Direction, at: Located) -> None:
+        life = self._lives.get(forward)
+        if direction is Direction.FORWARD and at.flags & (SYN | ACK) == SYN:
+            if life is None or (life.is_over and life.isn != at.seq):
+                self._open(forward)
+                self._lives[forward] = _Life(at.seq)
+        elif life is not None:
+            life.was_reset = life.was_reset or bool(at.flags & RST)
+            if at.flags & FIN:
+                life.fins.add(direction)
+
+    def _drop(self, session: FiveTuple) -> None:
+        self._lives.pop(session, None)
+
+
+@dataclass(slots=True)
+class _Life:
+    """How far a session is from its end, to tell a new one of the same tuple from a repeated SYN."""
+
+    isn: int
+    was_reset: bool = False
+    fins: set[Direction] = field(default_factory=set)
+
+    @property
+    def is_over(self) -> bool:
+        return self.was_reset or len(self.fins) == 2
+
+
+class StreamDevice(Device):
+    """A `StreamMiddlebox` between two ports.
+
+    Packets of a session that is not known here (it began before this agent did, or its box has raised) are answered
+    by resets on both sides: nobody knows any more which bytes its ends have seen, and guessing would corrupt them.
+    """
+
+    def __init__(self, name: str, box: StreamMiddlebox, left: int, receive: Receive, choose: Choose) -> None:
+        super().__init__(name, box, left, receive, choose)
+        self.box = box
+        self._streams: dict[FiveTuple, StreamSession] = {}
+
+    def _handle(self, packet: Packet, direction: Direction) -> None:
+        at = locate(packet)
+        if at is None:
+            self._error(packet, direction)
+            return
+        forward = at.five_tuple if direction is Direction.FORWARD else at.five_tuple.reversed()
+        stream = self._streams.get(forward)
+        begins = direction is Direction.FORWARD and at.flags & (SYN | ACK) == SYN
+        if begins and (stream is None or stream.is_new(at)):
+            embryonic = stream is not None and stream.half(Direction.BACKWARD) is None
+            session = self._sessions[forward] if embryonic else self._open(forward)
+            stream = self._streams[forward] = StreamSession(
+                lambda way, chunk: self.box.data(session, way, chunk), lambda way: self.box.end(session, way)
+            )
+        out = None if stream is None else self._guard(lambda: stream.receive(direction, packet, at))
+        if out is None:
+            self._streams.pop(forward, None)
+            self._reset(direction, at)
+            return
+        for way, one in out:
+            self._put(way, one)
+
+    def _drop(self, session: FiveTuple) -> None:
+        stream = self._streams.pop(session, None)
+        if stream is not None:
+            self.counters.update(stream.counters)
+
+    def _reset(self, direction: Direction, at: Located) -> None:
+        self.counters["unknown_session"] += 1
+        for way, seq, ack, flags in reset_answers(direction, at):
+            tuple_ = at.five_tuple if way is direction else at.five_tuple.reversed()
+            self._put(way, build_tcp(tuple_, seq, ack, flags, 0))
+
+    def _error(self, packet: Packet, direction: Direction) -> None:
+        """An ICMP error about a packet that went the other way: put the sender's numbers into it."""
+        error = parse_error(packet)
+        if error is not None:
+            about = Direction.BACKWARD if direction is Direction.FORWARD else Direction.FORWARD
+            quoted = error.five_tuple
+            stream = self._streams.get(quoted if about is Direction.FORWARD else quoted.reversed())
+            seq = None if stream is None else stream.translate_quoted(about, error.seq)
+            if stream is None or seq is None:
+                self.counters["icmp_unknown"] += 1
+                return
+            if error.mtu:
+                stream.learn_mtu(about, error.mtu)
+            translate_error(packet, error, quoted, src=error.src, dst=error.dst, seq_delta=seq - error.seq)
+        self._put(direction, packet)
