@@ -185,6 +185,8 @@ class Rig:
             options = syn_options(packet)
             self._mss[way] = options.mss or 536
             self._shift[way] = options.wscale or 0
+            if at.flags & ACK:
+                self._edge[FORWARD] = at.ack + at.window
         elif at.flags & ACK:
             # Data of the other direction may be sent up to here.
             other = BACKWARD if way is FORWARD else FORWARD
@@ -197,9 +199,7 @@ class Rig:
     def _deliver(self, out: Out) -> None:
         for way, packet in out:
             self._watch(way, packet)
-            end, link = (
-                (self.right, self.links["ra"]) if way is FORWARD else (self.left, self.links["lb"])
-            )
+            end, link = (self.right, self.links["ra"]) if way is FORWARD else (self.left, self.links["lb"])
             link.send(packet, self._receiver(end))
 
     def _receiver(self, end: Endpoint) -> Callable[[Packet], None]:

@@ -18,11 +18,14 @@ GROW = {ord("a"): b"elephant", ord("b"): b""}
 def changes() -> st.SearchStrategy[Change]:
     return st.one_of(
         st.builds(Same),
-        st.sampled_from([{}, GROW, dict.fromkeys(range(256), b""), {x: bytes((x, x, x)) for x in range(256)}]).map(
-            Each
-        ),
+        st.sampled_from(
+            [{}, GROW, dict.fromkeys(range(256), b""), {x: bytes((x, x, x)) for x in range(256)}]
+        ).map(Each),
         st.builds(
-            Blocks, st.integers(1, 5000), st.binary(max_size=20), st.sampled_from([b"", b"-- end", b"z" * 4000])
+            Blocks,
+            st.integers(1, 5000),
+            st.binary(max_size=20),
+            st.sampled_from([b"", b"-- end", b"z" * 4000]),
         ),
     )
 
