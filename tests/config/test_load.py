@@ -34,7 +34,7 @@ def accept(text: str) -> config.HostConfig:
 
 
 def test_the_smallest_file_has_all_defaults() -> None:
-    loaded = accept('[agent]\nname = "a"\n')
+    loaded = accept('[agent]\nname = "a"\n[keys]\ncertificate = "c"\nkey = "k"\n')
     assert loaded.agent.control_port == 2016
     assert loaded.agent.port_range == (61000, 65535)
     assert loaded.agent.underlay == ("eth0",)
@@ -263,7 +263,7 @@ def test_boxes_whose_numbers_collide_are_refused() -> None:
 
 def test_no_peer_without_proof_of_identity() -> None:
     assert findings('[agent]\nname = "a"\n' + PEERS) == [
-        "1:1: keys: certificate and key are missing: agents prove to peers who they are",
+        "1:1: keys: certificate and key are missing: agents prove to each other who they are",
         "3:3: peer[fw]: neither a fingerprint here nor keys.ca: the peer could not prove who it is",
         "6:3: peer[ids]: neither a fingerprint here nor keys.ca: the peer could not prove who it is",
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dysco import config
+from dysco.errors import ConfigError
 from dysco.wire.tuples import FiveTuple
 
 ROOT = Path(__file__).parents[2]
@@ -87,19 +88,39 @@ def test_nothing_differs_from_itself() -> None:
 
 
 def test_differences_say_what_waits_for_a_restart() -> None:
-    after = BASE.replace('name = "a"\n', 'name = "b"\nlog_level = "debug"\n')
+    after = BASE.replace('name = "a"\n', 'name = "b"\non_stop = "keep"\n')
     after = after.replace("port 80", "port 80 or 443").replace("10.0.0.2", "10.0.0.3")
     after = after.replace('[[policy]]\nname = "ssh"\nmatch = "ip and port 22"\nhops = ["fw"]\n', "")
     after += '[[box]]\nname = "n"\nkind = "kernel"\n[[group]]\nname = "g"\nmembers = ["fw"]\n'
     assert [str(one) for one in config.diff(load(BASE), load(after))] == [
         'agent.name: "a" -> "b" (needs a restart)',
-        'agent.log_level: "info" -> "debug"',
+        'agent.on_stop: "reset" -> "keep"',
         'peer[fw].addresses: ["10.0.0.2"] -> ["10.0.0.3"]',
         "box[n]: added (needs a restart)",
         "group[g]: added",
         'policy[web].match: "ip and port 80" -> "ip and port 80 or 443"',
         "policy[ssh]: removed",
     ]
+
+
+def test_a_reload_brings_what_it_can_into_force() -> None:
+    after = BASE.replace('name = "a"\n', 'name = "b"\non_stop = "keep"\ncontrol_port = 7\n').replace(
+        "port 80", "port 81"
+    )
+    merged = config.reloaded(load(BASE), load(after + '[[box]]\nname = "n"\nkind = "kernel"\n'))
+    assert (merged.agent.name, merged.agent.on_stop, merged.agent.control_port) == ("a", "keep", 2016)
+    assert merged.policy[0].match == "ip and port 81"
+    assert merged.box == ()
+    assert config.diff(load(BASE), merged) == [
+        one for one in config.diff(load(BASE), load(after)) if not one.restart
+    ]
+
+
+def test_a_file_that_makes_sense_only_with_a_restart_is_refused() -> None:
+    after = BASE.replace('name = "a"\n', 'name = "b"\n') + '[[box]]\nname = "n"\nkind = "kernel"\n'
+    after = after.replace('hops = ["fw"]', 'hops = ["b/n"]')
+    with pytest.raises(ConfigError, match=r"needs a restart of the agent.*no peer is called 'b'"):
+        config.reloaded(load(BASE), load(after))
 
 
 def test_the_order_of_policies_is_a_difference() -> None:

@@ -7,7 +7,7 @@ Knows the policy language and names; knows nothing of the agent that will use th
 
 from __future__ import annotations
 
-from dysco.config.changes import Difference, diff
+from dysco.config.changes import Difference, diff, reloaded
 from dysco.config.findings import ConfigErrors, Finding
 from dysco.config.load import check, check_bytes, load
 from dysco.config.models import (
@@ -50,5 +50,6 @@ __all__ = [
     "diff",
     "load",
     "policy_set",
+    "reloaded",
     "render_reference",
 ]

@@ -7,7 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dysco.config.checks import problems
 from dysco.config.models import HostConfig
+from dysco.errors import ConfigError
+
+# A box has devices or a process behind it, so that one cannot come or go under a running agent.
+_FIXED = frozenset(("box",))
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,7 @@ def diff(old: HostConfig, new: HostConfig) -> list[Difference]:
             found += _keys(section, before, after)
             continue
         was, now = {item.name: item for item in before}, {item.name: item for item in after}
-        # A box has devices or a process behind it, so that one cannot come or go under a running agent.
-        fixed = section == "box"
+        fixed = section in _FIXED
         for name in [*was, *(name for name in now if name not in was)]:
             key = f"{section}[{name}]"
             if name in was and name in now:
@@ -52,6 +56,33 @@ def diff(old: HostConfig, new: HostConfig) -> list[Difference]:
             if kept != order:
                 found.append(Difference("policy order", kept, order, restart=False))
     return found
+
+
+def reloaded(running: HostConfig, new: HostConfig) -> HostConfig:
+    """Give what is in force after a reload: keys that need a restart keep their old value.
+
+    Raises ConfigError if the new file only makes sense with them, such as a policy that uses the agent's new name.
+    """
+    sections: dict[str, Any] = {}
+    for section in HostConfig.model_fields:
+        before, after = getattr(running, section), getattr(new, section)
+        if isinstance(before, tuple):
+            sections[section] = before if section in _FIXED else after
+            continue
+        live = {
+            key: getattr(after, key)
+            for key in type(before).model_fields
+            if not needs_restart(type(before), key)
+        }
+        sections[section] = before.model_copy(update=live)
+    config = running.model_copy(update=sections)
+    wrong = [one for one in problems(config) if one.severity == "error"]
+    if wrong:
+        reasons = "; ".join(f"{'.'.join(map(str, one.path))}: {one.message}" for one in wrong)
+        raise ConfigError(
+            f"this file needs a restart of the agent, for with what cannot change until then: {reasons}"
+        )
+    return config
 
 
 def needs_restart(model: type[BaseModel], key: str) -> bool:

@@ -83,8 +83,8 @@ def _keys(config: HostConfig) -> Iterator[Problem]:
     if (keys.certificate is None) != (keys.key is None):
         lacking, given = ("key", "certificate") if keys.key is None else ("certificate", "key")
         yield Problem(("keys",), f"{given} without {lacking}")
-    elif config.peer and keys.certificate is None:
-        yield Problem(("keys",), "certificate and key are missing: agents prove to peers who they are")
+    elif keys.certificate is None:
+        yield Problem(("keys",), "certificate and key are missing: agents prove to each other who they are")
     if keys.ca is None:
         for index, peer in enumerate(config.peer):
             if peer.fingerprint is None:

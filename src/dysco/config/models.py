@@ -225,9 +225,11 @@ class Agent(Section):
             "ends it for good)."
         ),
     )
-    log_format: Literal["text", "json"] = option("text", doc="Lines for people, or one JSON object a line.")
+    log_format: Literal["text", "json"] = option(
+        "text", doc="Lines for people, or one JSON object a line.", reload="restart"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = option(
-        "info", doc="Least severity that is logged."
+        "info", doc="Least severity that is logged.", reload="restart"
     )
     metrics: Listen | None = option(
         None,
@@ -264,11 +266,11 @@ class Tun(Section):
 
 
 class Keys(Section):
-    """How agents prove who they are."""
+    """How agents prove who they are; `certificate` and `key` must be given."""
 
     certificate: FilePath | None = option(
         None,
-        doc="Own certificate (PEM), as `dysco keys issue` writes it. Needed if there are peers.",
+        doc="Own certificate (PEM), as `dysco keys issue` writes it.",
         reload="restart",
     )
     key: FilePath | None = option(None, doc="Private key of the certificate (PEM).", reload="restart")
@@ -467,8 +469,10 @@ class Timers(Section):
     fingerprint: Seconds = option(
         2.0, unit="s", doc="A SYN must leave a box within this time to be known by fingerprint."
     )
-    keepalive: Seconds = option(5.0, unit="s", doc="Between two keepalives to a peer.")
-    peer_dead: Seconds = option(15.0, unit="s", doc="A peer that was not heard for this long counts as down.")
+    keepalive: Seconds = option(5.0, unit="s", doc="Between two keepalives to a peer.", reload="restart")
+    peer_dead: Seconds = option(
+        15.0, unit="s", doc="A peer that was not heard for this long counts as down.", reload="restart"
+    )
 
 
 class Limits(Section):

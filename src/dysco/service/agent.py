@@ -351,14 +351,13 @@ class AgentService:
         changes = configuration.diff(self.config, new)
         if changes and not dry_run:
             own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
-            policies = policy_set(new, own)
-            self._settings = settings.core_settings(new, own, mtu)
-            self.config = self.config.model_copy(
-                update={key: getattr(new, key) for key in ("peer", "group", "policy", "timers", "limits")}
-            )
+            merged = configuration.reloaded(self.config, new)
+            policies = policy_set(merged, own)
+            self._settings = settings.core_settings(merged, own, mtu)
+            self.config = merged
             self.policies = policies
             self.core.configure(self._settings, settings.decider(policies, self))
-            self.channel.reconfigure(settings.channel_peers(new))
+            self.channel.reconfigure(settings.channel_peers(merged))
             self.kernel.steering.set_policies(policies.clauses(MAX_CLAUSES))
             log("reloaded", changes=len(changes))
         return {"changes": [{"text": str(one), "key": one.key, "restart": one.restart} for one in changes]}
