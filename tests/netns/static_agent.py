@@ -8,14 +8,16 @@ runs, and its counters as JSON when its standard input ends.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import selectors
+import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from pyroute2 import IPRoute
 
 from dysco.dataplane.forward import Forwarder
@@ -92,6 +94,7 @@ class StaticAgent:
         hosts = tuple((bytes.fromhex(four), bytes.fromhex(six)) for four, six in settings["hosts"])
         self.role = Role(settings["place"], hosts, settings.get("shift", 0))
         self.unknown = 0
+        self.cpu_s = (0.0, 0.0)
         directory = Path(settings["directory"])
         steering = Steering.open("dysco1")
         plan = for_agent(
@@ -153,17 +156,21 @@ class StaticAgent:
         apply(packet, flow)
         self.forwarder.send(flow.out, packet)
 
-    def run(self) -> None:
+    async def run(self) -> None:
         """Serve until standard input ends."""
-        with selectors.DefaultSelector() as selector:
-            for tun in (self.session, self.underlay):
-                selector.register(tun.fd, selectors.EVENT_READ)
-            selector.register(0, selectors.EVENT_READ)
-            while True:
-                for key, _ in selector.select():
-                    if key.fd == 0:
-                        return
-                    self.forwarder.readable(key.fd)
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        for tun in (self.session, self.underlay):
+            loop.add_reader(tun.fd, self.forwarder.readable, tun.fd)
+        loop.add_reader(0, ended.set)
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        os.write(1, b"ready\n")
+        await ended.wait()
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        self.cpu_s = (after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
+        loop.remove_reader(0)
+        for tun in (self.session, self.underlay):
+            loop.remove_reader(tun.fd)
 
     def report(self) -> dict[str, Any]:
         """What was counted."""
@@ -174,6 +181,7 @@ class StaticAgent:
             "unknown": self.unknown,
             "flows": len(self.table),
             "fast": sum(flow.packets for flows in self.table.ports.values() for flow in flows.values()),
+            "cpu_s": self.cpu_s,
             "offload": self.session.has_offload,
         }
 
@@ -189,8 +197,7 @@ def main() -> None:
     """Run one agent."""
     agent = StaticAgent(json.loads(sys.argv[1]))
     try:
-        os.write(1, b"ready\n")
-        agent.run()
+        uvloop.run(agent.run())
         os.write(1, json.dumps(agent.report()).encode() + b"\n")
     finally:
         agent.close()
