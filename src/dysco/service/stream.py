@@ -55,6 +55,7 @@ _MASK: Final = 0xFFFFFFFF
 _LARGEST: Final = 65535  # bytes of an IP packet, offload or not
 _MOST_BLOCKS: Final = 3  # SACK blocks that fit beside a timestamp (RFC 2018 section 3)
 _MOST_REPEATED: Final = 3  # repeated acknowledgements that start a fast retransmission (RFC 5681 section 3.2)
+_FAR_BELOW: Final = 1 << 30  # more than any window or delta, less than half of the numbers
 _TCP: Final = struct.Struct("!4sIIBBHHH")
 _BLOCK: Final = struct.Struct("!II")
 _TIMESTAMPS: Final = struct.Struct("!BBBBII")
@@ -414,17 +415,16 @@ class StreamSession:
 
 
 def reset_answers(direction: Direction, at: Located) -> list[tuple[Direction, int, int, int]]:
-    """How to end a session whose numbers are not known: (direction, seq, ack, flags) of the resets.
+    """How to end a session whose numbers are not known: (direction, seq, ack, flags) of packets without data.
 
-    The sender of the packet has said what it expects next. The receiver is given the packet's own number; if that
-    is not what it expects, it answers with an acknowledgement that says so (RFC 5961), and that comes here too.
+    The sender of the packet has said what it expects next: a reset there is exact. What the receiver expects is not
+    known. A number far below its window makes it say so (RFC 9293 section 3.10.7.4), and that packet comes here too.
     """
     if at.flags & RST:
         return [(direction, at.seq, at.ack, at.flags)]
-    found = [(direction, at.seq, at.ack, RST | at.flags & ACK)]
-    if at.flags & ACK:
-        found.append((_OTHER[direction], at.ack, 0, RST))
-    return found
+    if not at.flags & ACK:
+        return []
+    return [(direction, (at.seq - _FAR_BELOW) & _MASK, at.ack, ACK), (_OTHER[direction], at.ack, 0, RST)]
 
 
 def _set_numbers(packet: Packet, at: Located, seq: int, ack: int) -> None:
