@@ -167,13 +167,21 @@ class Life:
         self._output.packet(right.write, build_tcp(right.tuple, 0, 0, ACK, 0))
 
     def answer_with_reset(self, chain: Chain, flow: Flow, at: Located, now: float) -> None:
-        """A packet of a session that is being reset tells what its sender expects."""
+        """A packet of a session that is being reset tells what both ends expect: exactly for its sender, nearly for
+        the other end, which answers a reset that is only near with what it does expect (RFC 5961 section 3.2)."""
         right = chain.right
         assert right is not None
-        for bit, facing, towards in ((1, chain.left, chain.left.tuple.reversed()), (2, right, right.tuple)):
-            if flow.port == facing.read and flow.match == towards.reversed():
-                self._output.packet(facing.write, build_tcp(towards, at.ack, at.next_seq, RST | ACK, 0))
-                self.resetting[chain.key] |= bit
+        ends = ((1, chain.left, chain.left.tuple.reversed()), (2, right, right.tuple))
+        sender = next(
+            (end for end in ends if (flow.port, flow.match) == (end[1].read, end[2].reversed())), None
+        )
+        if sender is None:
+            return  # it came out of the middlebox
+        for bit, facing, towards in ends:
+            exact = bit == sender[0]
+            seq, ack = (at.ack, at.next_seq) if exact else (at.seq, at.ack)
+            self._output.packet(facing.write, build_tcp(towards, seq, ack, RST | ACK, 0))
+        self.resetting[chain.key] |= sender[0]
         if self.resetting[chain.key] == 3:
             self.close(chain, "stopped", now)
 
