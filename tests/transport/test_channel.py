@@ -108,7 +108,7 @@ def crash(node: Node) -> None:
         for link in [*peer.links, *([peer.call] if peer.call else [])]:
             if link.timer is not None:
                 link.timer.cancel()
-            if link.connected:
+            if link.owns:
                 loop.remove_reader(link.socket.fileno())
                 link.socket.close()
     channel._board().close()

@@ -30,19 +30,19 @@ _HELLO_LAST_S: Final = 2.0
 
 
 class Link:
-    """One association on one path; `connected` sockets belong to it alone and are closed with it."""
+    """One association on one path; a socket that it `owns` belongs to it alone and is closed with it."""
 
     __slots__ = (
         "association",
         "began_at",
         "confirmed",
-        "connected",
         "counters",
         "expected",
         "heard_at",
         "hello",
         "hello_at",
         "hello_pause_s",
+        "owns",
         "peer",
         "ready_at",
         "refused_size",
@@ -64,13 +64,13 @@ class Link:
         counters: Counter[str],
         now: float,
         *,
-        connected: bool,
+        owns: bool,
     ) -> None:
         """Begin with an association in its handshake."""
         self.association = association
         self.socket = opened
         self.remote = remote
-        self.connected = connected
+        self.owns = owns
         self.counters = counters
         self.peer: str | None = None
         self.expected: bytes = b""  # the random bytes of the ClientHello that a server's link began with
@@ -114,10 +114,7 @@ class Link:
         self.refused_size = False
         for datagram in self.association.outgoing():
             try:
-                if self.connected:
-                    self.socket.send(datagram)
-                else:
-                    self.socket.sendto(datagram, self.remote)
+                self.socket.sendto(datagram, self.remote)
             except BlockingIOError:
                 self.counters["lost_buffer_full"] += 1
             except OSError as error:
@@ -151,5 +148,5 @@ class Link:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        if self.connected:
+        if self.owns:
             self.socket.close()

@@ -45,26 +45,27 @@ def listen(address: str, port: int) -> socket.socket:
     return opened
 
 
-def connect(remote: Endpoint, own: Sequence[str]) -> socket.socket:
-    """Open a socket from a fresh port to `remote`, from one of the own addresses; raises HostError.
+def call(remote: Endpoint, own: Sequence[str]) -> socket.socket:
+    """Open a socket from a fresh port to call `remote`, from one of the own addresses; raises HostError.
 
-    The kernel's choice of the source address is taken if it is one of ours, else the first of the family.
+    The kernel's choice of the source address is taken if it is one of ours, else the first of the family. The socket
+    is not connected: on a connected one any ICMP error, which anybody may forge, is an error of the socket, at which
+    uvloop stops to read for good.
     """
-    opened = _open(remote[0])
+    opened: socket.socket | None = None
     try:
-        opened.connect(remote)
-        if opened.getsockname()[0] in own:
-            return opened
-        family = opened.family
-        opened.close()
-        source = next((address for address in own if _family(address) == family), None)
+        with _open(remote[0]) as asking:
+            asking.connect(remote)
+            source: str | None = asking.getsockname()[0]
+        if source not in own:
+            source = next((address for address in own if _family(address) == _family(remote[0])), None)
         if source is None:
             raise HostError(f"no own address of the family of {remote[0]}")
         opened = _open(remote[0])
         opened.bind((source, 0))
-        opened.connect(remote)
     except OSError as error:
-        opened.close()
+        if opened is not None:
+            opened.close()
         raise HostError(f"UDP to {remote[0]} port {remote[1]}: {error.strerror}") from error
     return opened
 

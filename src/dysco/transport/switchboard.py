@@ -80,9 +80,9 @@ class Switchboard:
 
     def call(self, peer: str, remote: sockets.Endpoint, now: float) -> Link:
         """Begin a handshake as client, from a fresh port; raises HostError."""
-        opened = sockets.connect(remote, self._settings.addresses)
+        opened = sockets.call(remote, self._settings.addresses)
         association = Association.connect(self._identity, peer, now, self._settings.timing.handshake_s)
-        link = Link(association, opened, remote, self._counters, now, connected=True)
+        link = Link(association, opened, remote, self._counters, now, owns=True)
         self._loop.add_reader(opened.fileno(), self._readable_link, link)
         self.after(link, State.HANDSHAKE, now)
         return link
@@ -93,7 +93,7 @@ class Switchboard:
             return
         self.half_open.discard(link)
         descriptor = link.socket.fileno()
-        if link.connected:
+        if link.owns:
             self._loop.remove_reader(descriptor)
         else:
             key = (descriptor, link.remote)
@@ -174,7 +174,7 @@ class Switchboard:
                 self._counters["cookies_out"] += 1
         if association is None:
             return
-        link = Link(association, opened, source, self._counters, now, connected=False)
+        link = Link(association, opened, source, self._counters, now, owns=False)
         link.expected = expected
         self.half_open.add(link)
         self.served.setdefault(key, []).append(link)
@@ -194,7 +194,9 @@ class Switchboard:
                 continue
             if found is None:
                 return
-            if records.sane(found[0]):
+            if found[1] != link.remote:
+                self._counters["dropped_other_source"] += 1
+            elif records.sane(found[0]):
                 self._receive(link, found[0], now)
             else:
                 self._counters["dropped_malformed"] += 1
