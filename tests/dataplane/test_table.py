@@ -48,3 +48,17 @@ def test_steering_is_what_table_and_captures_say(steps: list[tuple[str, tuple[in
     assert len(table) == len(flows)
     for port, match in KEYS:
         assert (table.get(port, match) is not None) == ((port, match) in flows)
+
+
+def test_what_a_dead_agent_diverted_is_removed_unless_it_was_restored() -> None:
+    steer = Steer()
+    table = PythonFlowTable(steer, (OWN,), (61000, 65535))
+    table.insert(Flow(HOST, SESSIONS[0], UNDERLAY, SUB))
+    table.capture(SESSIONS[1])
+    table.insert(Flow(UNDERLAY, NATIVE[0], HOST, SUB))
+    wanted = set(steer.diverted)
+    for match in (SUB, NATIVE[1]):
+        steer.add(match, OUT)
+        steer.add(match, IN)
+    assert table.divert_only(list(steer.diverted)) == 4
+    assert steer.diverted == wanted

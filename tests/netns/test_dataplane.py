@@ -20,9 +20,19 @@ from typing import Any
 
 import pytest
 
+from dataplane.devices import Steer
+from dysco.dataplane import selftest
 from dysco.dataplane.bpf import HASH, MapSpec, create_map
+from dysco.dataplane.forward import Forwarder
+from dysco.dataplane.selftest import offload_fault
 from dysco.dataplane.steer import IN, OUT, Steering
+from dysco.dataplane.table import PythonFlowTable
+from dysco.dataplane.tun import Tun
+from dysco.host import run_in
 from dysco.policy.clauses import Clause
+from dysco.protocol.flow import HOST
+from dysco.wire import vnet
+from dysco.wire.packet import build_tcp
 from dysco.wire.tuples import FiveTuple
 from netns.worlds import run
 
@@ -247,3 +257,65 @@ def test_steering_forgets_what_is_removed() -> None:
         assert set(steering.counters().values()) == {0}
     finally:
         steering.close()
+
+
+def test_offload_works_here() -> None:
+    """The test for broken kernels passes on this one, and leaves no namespace and no device."""
+    before = os.listdir("/proc/self/fd"), os.stat("/proc/self/ns/net").st_ino
+    assert offload_fault() is None
+    assert (os.listdir("/proc/self/fd"), os.stat("/proc/self/ns/net").st_ino) == before
+
+
+def test_a_kernel_that_damages_packets_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header that does not fit its packet is refused, dropped or damaged: whatever it is, it is said."""
+    whole = vnet.pack
+    wrong = (
+        lambda packet: whole(packet)[:8] + b"\x04\x00",  # the checksum's place
+        lambda packet: bytes((1, 200)) + whole(packet)[2:],  # a kind of segmentation that there is not
+        lambda packet: bytes(10),  # no segmentation at all
+    )
+    for pack in wrong:
+        monkeypatch.setattr(vnet, "pack", pack)
+        monkeypatch.setattr(selftest, "WAIT_S", 0.1)
+        fault = offload_fault()
+        assert fault is not None
+        assert fault.startswith("an offload packet for IPv4 ")
+
+
+def test_a_device_of_an_agent_with_offload_opened_without(world: World) -> None:
+    """A persistent device remembers offloads; opened as a plain one it must not give large packets."""
+
+    def features() -> str:
+        return run(["ethtool", "-k", "tun9"])
+
+    def work() -> tuple[str, str]:
+        run(["ip", "tuntap", "add", "dev", "tun9", "mode", "tun", "vnet_hdr"])
+        Tun("tun9", offload=True).close()
+        first = features()
+        tun = Tun("tun9", offload=False)
+        second = features()
+        tun.close()
+        return first, second
+
+    first, second = run_in(world.names[0], work)
+    assert "tx-tcp-segmentation: on" in first
+    assert "tx-tcp-segmentation: off" in second
+    assert "tx-checksum-ip-generic: off" in second
+
+
+def test_a_device_that_is_deleted_is_waited_for_no_more(world: World) -> None:
+    def work() -> tuple[list[int], int]:
+        gone: list[int] = []
+        tun = Tun("tun9", offload=True)
+        table = PythonFlowTable(Steer(), (), (61000, 65535))
+        forwarder = Forwarder({tun: HOST}, {HOST: tun}, table, lambda port, packet: None, gone.append)
+        forwarder.readable(tun.fd)
+        assert gone == []
+        run(["ip", "link", "delete", "tun9"])
+        forwarder.readable(tun.fd)
+        forwarder.send(HOST, build_tcp(FiveTuple(bytes(12)), 1, 1, 16, 1))
+        tun.close()
+        return gone, tun.fd
+
+    gone, fd = run_in(world.names[0], work)
+    assert gone == [fd]

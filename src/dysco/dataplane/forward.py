@@ -57,9 +57,7 @@ _TIMESTAMPS_HEADER: Final = (
     8  # data offset with timestamps alone, laid out as all systems do (RFC 7323 appendix A)
 )
 _TIMESTAMPS: Final = b"\1\1\x08\x0a"
-_TRANSIENT: Final = frozenset(
-    (errno.EAGAIN, errno.ENOBUFS, errno.EIO, errno.EINVAL, errno.ENETDOWN, errno.EMSGSIZE)
-)
+_TRANSIENT: Final = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EIO, errno.ENETDOWN))
 _DELETED: Final = frozenset((errno.EBADFD, errno.ENODEV))
 
 Slow = Callable[[int, Packet], None]
@@ -273,8 +271,6 @@ class Forwarder:
 
     def _write_failed(self, error: OSError) -> None:
         self.counters[f"write_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
-        if error.errno not in _TRANSIENT:
-            raise error
 
 
 def _echoes(readers: Mapping[int, int]) -> dict[int, int]:

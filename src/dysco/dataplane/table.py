@@ -8,6 +8,7 @@ range diverts by itself.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Protocol
 
 from dysco.protocol.flow import HOST, UNDERLAY, Flow
@@ -69,6 +70,21 @@ class PythonFlowTable:
             self._captured.discard(match)
             if match not in self.ports[HOST]:
                 self._steer.remove(match, OUT)
+
+    def divert_only(self, entries: Iterable[tuple[FiveTuple, int]]) -> int:
+        """Of what the kernel diverts, remove what no flow and no capture asks for; give how many there were.
+
+        For an agent that has taken over the maps of another one and has restored its sessions.
+        """
+        stale = [entry for entry in entries if not self._is_wanted(*entry)]
+        for match, direction in stale:
+            self._steer.remove(match, direction)
+        return len(stale)
+
+    def _is_wanted(self, match: FiveTuple, direction: int) -> bool:
+        if direction == OUT:
+            return match in self.ports[HOST] or match in self._captured
+        return match in self.ports[UNDERLAY]
 
     def refresh(self, flow: Flow) -> int:
         """Counters of this table are always up to date."""

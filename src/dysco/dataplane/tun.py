@@ -42,9 +42,19 @@ class Tun:
         self.offloads = 0
         os.set_blocking(self.fd, False)
         os.set_inheritable(self.fd, False)
-        if offload:
-            fcntl.ioctl(self.fd, _TUNSETVNETHDRSZ, struct.pack("i", HEADER_LEN))
-            self.offloads = self._negotiate()
+        try:
+            if offload:
+                fcntl.ioctl(self.fd, _TUNSETVNETHDRSZ, struct.pack("i", HEADER_LEN))
+                self.offloads = self._negotiate()
+            else:
+                # A persistent device remembers what an earlier agent had switched on.
+                fcntl.ioctl(self.fd, _TUNSETOFFLOAD, 0)
+        except OSError as error:
+            self.close()
+            raise HostError(f"the device {name} cannot be set up: {error.strerror}") from None
+        except HostError:
+            self.close()
+            raise
 
     @property
     def has_offload(self) -> bool:
