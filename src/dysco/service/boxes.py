@@ -155,14 +155,12 @@ class PacketDevice(Device):
         if known is None:
             # It began before this agent did. What the core sends here is of a session whose end it will tell.
             known = self._open(forward, chooses=False)
-        result = self._guard(lambda: self.box.packet(known, direction, packet))
-        if result is None:
+        result = self._guard(lambda: _packets(self.box.packet(known, direction, packet)))
+        if not result:
             self.counters["dropped"] += 1
-        elif isinstance(result, Packet):
-            self._put(direction, result)
-        else:
-            for one in result:
-                self._put(direction, one)
+            return
+        for one in result:
+            self._put(direction, one)
 
     def _watch(self, forward: FiveTuple, direction: Direction, at: Located) -> None:
         life = self._lives.get(forward)
@@ -177,6 +175,18 @@ class PacketDevice(Device):
 
     def _drop(self, session: FiveTuple) -> None:
         self._lives.pop(session, None)
+
+
+def _packets(result: object) -> list[Packet]:
+    """What a box returned, as a list. Raises TypeError: its class is the user's and may not be type-checked."""
+    if result is None:
+        return []
+    packets: list[Packet] = []
+    for one in result if isinstance(result, list) else [result]:
+        if not isinstance(one, Packet):
+            raise TypeError(f"a packet box returned {one!r}, which is no packet")
+        packets.append(one)
+    return packets
 
 
 @dataclass(slots=True)
