@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-import types
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ class FakeAgent:
         self.reloads: list[bool] = []
         self.by_socket: dict[str, tuple[str, list[dict[str, Any]]]] = {}
         self.socket: Path | None = None
+        self.stops = 0
 
     @contextlib.asynccontextmanager
     async def connect(self, path: Path | None = None) -> AsyncIterator[FakeAgent]:
@@ -61,6 +60,10 @@ class FakeAgent:
         self.reloads.append(dry_run)
         return self._answer({"changes": ["tun.mtu: 1500 -> 1400 (needs a restart)"], "applied": not dry_run})
 
+    async def stop(self) -> None:
+        self.stops += 1
+        self.there = False
+
     async def events(self, follow: bool = False) -> AsyncIterator[Any]:
         for event in self._answer(fakes.EVENTS):
             yield event
@@ -69,9 +72,7 @@ class FakeAgent:
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> FakeAgent:
     fake = FakeAgent()
-    module: Any = types.ModuleType("dysco.client")
-    module.connect = fake.connect
-    monkeypatch.setitem(sys.modules, "dysco.client", module)
+    monkeypatch.setattr("dysco.client.connect", fake.connect)
     monkeypatch.delenv("DYSCO_SOCKET", raising=False)
     return fake
 

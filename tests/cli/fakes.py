@@ -18,7 +18,10 @@ def facing(side: str, peer: str, subsession: str) -> dict[str, Any]:
 def session(*facings: dict[str, Any], box: str = "", **more: Any) -> dict[str, Any]:
     record = {
         "chain_id": CHAIN_ID,
+        "hop_index": 0,
+        "role": "middle",
         "session": SESSION,
+        "session_out": SESSION,
         "state": "established",
         "box": box,
         "policy": "web",
@@ -26,7 +29,6 @@ def session(*facings: dict[str, Any], box: str = "", **more: Any) -> dict[str, A
         "packets": 1500,
         "bytes": 2_000_000,
         "age_s": 12.5,
-        "idle_s": 0.2,
     }
     return record | more
 
@@ -37,17 +39,49 @@ AT_C = session(facing("left", "B", B_C), facing("right", "D", C_D), box="tap")
 AT_D = session(facing("left", "C", C_D))
 
 PEERS: list[dict[str, Any]] = [
-    {"name": "B", "state": "up", "address": "10.0.2.2", "rtt_s": 0.0004, "mtu": 1500, "sessions": 3},
-    {"name": "C", "state": "down", "addresses": ["10.0.3.3", "2001:db8:3::3"]},
+    {
+        "name": "B",
+        "state": "up",
+        "address": "10.0.2.2",
+        "addresses": ["10.0.2.2", "2001:db8:2::2"],
+        "since_s": 45.6,
+        "heard_s": 0.59,
+        "mtu": 1500,
+        "sessions": 3,
+        "attempts": 1,
+        "last_failure": None,
+    },
+    {
+        "name": "C",
+        "state": "down",
+        "address": None,
+        "addresses": ["10.0.3.3", "2001:db8:3::3"],
+        "since_s": None,
+        "heard_s": None,
+        "mtu": None,
+        "sessions": 0,
+        "attempts": 7,
+        "last_failure": "no answer",
+    },
 ]
 STATUS: dict[str, Any] = {
     "name": "A",
-    "version": "0.1.0",
     "pid": 4711,
     "uptime_s": 187.0,
-    "mode": {"offload": True, "loop": "uvloop"},
+    "mode": "tun with offload",
+    "why_no_offload": None,
+    "addresses": ["10.0.1.1", "2001:db8:1::1"],
+    "loop_lag_s": 0.001,
+    "counters": {"opened": 3, "syn": 4},
+    "drops": {},
 }
 EVENTS: list[dict[str, Any]] = [
-    {"time": "12:00:01", "event": "peer-up", "peer": "B"},
-    {"time": "12:00:02", "event": "session-up", "session": SESSION, "policy": "web"},
+    {"time": "2026-01-02T12:00:01.250+00:00", "event": "peer_up", "peer": "B"},
+    {
+        "time": "2026-01-02T12:00:02.000+00:00",
+        "event": "session_opened",
+        "chain_id": CHAIN_ID,
+        "session": SESSION,
+        "policy": "",
+    },
 ]

@@ -42,7 +42,7 @@ def test_tables(agent: FakeAgent, dysco: Run) -> None:
     assert fakes.SESSION in out
     status, out, _ = dysco("peers")
     assert status == 0
-    assert "0.4ms" in out
+    assert "10.0.2.2" in out
     status, out, _ = dysco("metrics")
     assert (status, out) == (0, "dysco_sessions 1\n")
 
@@ -82,9 +82,14 @@ def test_the_socket_that_was_named_is_asked(
 
 def test_events_for_people(agent: FakeAgent, dysco: Run) -> None:
     assert dysco("events", "-f")[1].splitlines() == [
-        "12:00:01  peer-up  peer=B",
-        f"12:00:02  session-up  session={fakes.SESSION}  policy=web",
+        "12:00:01.250  peer_up  peer=B",
+        f"12:00:02.000  session_opened  chain_id=3f2a91c0  session={fakes.SESSION}",
     ]
+
+
+def test_chains_of_one_state(agent: FakeAgent, dysco: Run) -> None:
+    assert "A ══ B" in dysco("chains", "--state", "established")[1]
+    assert dysco("chains", "--state", "time-wait")[1] == "no chains\n"
 
 
 def test_reload_shows_the_difference(agent: FakeAgent, dysco: Run) -> None:
@@ -100,7 +105,7 @@ def test_top_prints_a_frame(agent: FakeAgent, dysco: Run) -> None:
     assert status == 0
     assert out.startswith("dysco top  A  up 3m07s")
     assert "malformed" in out
-    assert "session-up" in out
+    assert "session_opened" in out
 
 
 @pytest.mark.parametrize("command", ASKING)

@@ -38,7 +38,7 @@ def test_a_frame_fits_a_small_terminal_and_has_everything() -> None:
     board.see(look(12.0, sent=1_000_000, drops=6))
     board.add_event({"time": "12:00:01", "event": "session-up", "session": fakes.SESSION})
     shown = drawn(board)
-    assert shown[0] == "dysco top  A  up 3m07s  offload=True loop=uvloop"
+    assert shown[0] == "dysco top  A  up 3m07s  tun with offload"
     assert shown[1].split() == ["12.0Mbit/s", "█", "2", "sessions", "2", "peers"]
     assert shown[2].startswith("sessions by rate ──")
     assert shown[4].split()[:3] == ["▶", "00000000", "10.0.1.1:40002"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dysco.cli import detach
-from dysco.errors import ExitStatus
+from dysco.errors import ExitStatus, TimedOutError
 
 
 def test_its_last_words_and_its_status_come_back(tmp_path: Path) -> None:
@@ -36,5 +36,5 @@ def test_it_returns_when_the_agent_answers(tmp_path: Path) -> None:
 
 def test_one_that_never_answers_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detach, "START_S", 0.0)
-    with pytest.raises(detach.TimedOutError, match="did not answer"):
+    with pytest.raises(TimedOutError, match="did not answer"):
         detach.start(["version"], tmp_path / "agent.log", lambda: False)

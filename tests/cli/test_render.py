@@ -42,30 +42,47 @@ def test_control_characters_are_not_passed_on() -> None:
 
 def test_sessions() -> None:
     head, rule, at_a, at_b = text_of(render.sessions([fakes.AT_A, fakes.AT_B])).splitlines()
-    assert " ".join(head.split()) == "chain session state box left right packets bytes age idle"
+    assert " ".join(head.split()) == "chain session state box left right packets bytes age"
     assert set(rule) == {"─"}
-    assert at_a == f"3f2a91c0  {fakes.SESSION}  established  -    -     B        1.50k  2.00M  12s    0s"
-    assert at_b == f"3f2a91c0  {fakes.SESSION}  established  fw   A     C        1.50k  2.00M  12s    0s"
+    assert at_a == f"3f2a91c0  {fakes.SESSION}  established  -    -     B        1.50k  2.00M  12s"
+    assert at_b == f"3f2a91c0  {fakes.SESSION}  established  fw   A     C        1.50k  2.00M  12s"
     assert text_of(render.sessions([])) == "no sessions"
 
 
 def test_peers() -> None:
-    shown = text_of(render.peers(fakes.PEERS)).splitlines()
-    assert shown[0].split() == ["peer", "state", "address", "since", "heard", "rtt", "mtu", "sessions"]
-    assert shown[2].split() == ["B", "up", "10.0.2.2", "-", "-", "0.4ms", "1500", "3"]
-    assert shown[3].split() == ["C", "down", "10.0.3.3,", "2001:db8:3::3", "-", "-", "-", "-", "-"]
+    head, _, up, down = text_of(render.peers(fakes.PEERS)).splitlines()
+    assert " ".join(head.split()) == "peer state address since heard mtu sessions why not"
+    assert up.split() == ["B", "up", "10.0.2.2", "45s", "590ms", "1500", "3", "-"]
+    assert " ".join(down.split()) == "C down 10.0.3.3, 2001:db8:3::3 - - - 0 no answer"
 
 
-def test_status_shows_spans_and_modes() -> None:
-    shown = text_of(render.status(fakes.STATUS | {"addresses": ["10.0.1.1"], "socket": None}))
-    assert "uptime" in shown
-    assert "3m07s" in shown
-    assert "offload=True  loop=uvloop" in shown
+def test_status() -> None:
+    assert text_of(render.status(fakes.STATUS)) == "\n".join(
+        [
+            "name            A",
+            "pid             4711",
+            "uptime          3m07s",
+            "mode            tun with offload",
+            "why_no_offload  -",
+            "addresses       10.0.1.1, 2001:db8:1::1",
+            "loop_lag        1ms",
+            "counters        opened=3  syn=4",
+            "drops           -",
+        ]
+    )
 
 
-def test_an_event_is_one_line() -> None:
-    line = text_of(render.event({"time": "12:00:01", "at": 3.5, "event": "chain-up", "hops": 3, "why": None}))
-    assert line == "12:00:01  chain-up  hops=3"
+def test_events_are_one_line_each() -> None:
+    first, second = (text_of(render.event(one)) for one in fakes.EVENTS)
+    assert first == "12:00:01.250  peer_up  peer=B"
+    assert second == f"12:00:02.000  session_opened  chain_id=3f2a91c0  session={fakes.SESSION}"
+    assert text_of(render.event({"time": "yesterday", "event": "x"})) == "yesterday  x"
+
+
+def test_a_box_that_changes_the_session_is_seen_in_the_drawing() -> None:
+    behind = "10.0.2.2:55555 > 10.0.4.4:80"
+    shown = text_of(render.chains({fakes.CHAIN_ID: [("B", fakes.AT_B | {"session_out": behind})]}))
+    assert f"  B (fw)   the session goes on as {behind}" in shown.splitlines()
 
 
 def test_chains_of_four_agents_make_one_drawing() -> None:

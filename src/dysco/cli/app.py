@@ -76,7 +76,9 @@ class _UsageError(Protocol):
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and give its exit status. Raises only what is a defect."""
-    as_json = "--json" in arguments
+    # What stands behind the host of `lab exec` is another command's.
+    own = arguments[: arguments.index("exec")] if "exec" in arguments else arguments
+    as_json = "--json" in own
     try:
         status = build()(args=list(arguments), prog_name="dysco", standalone_mode=False)
         sys.stdout.flush()

@@ -29,6 +29,7 @@ class Stop:
     right: str | None = None
     left_peer: str = ""
     right_peer: str = ""
+    goes_on_as: str = ""  # the session behind a box that changes addresses or ports
 
     @property
     def label(self) -> str:
@@ -42,16 +43,12 @@ def stop_of(agent: str, record: Record) -> Stop:
     return Stop(
         agent,
         record.get("box") or "",
-        forward(left, record) if left else None,
-        forward(right, record) if right else None,
+        left["subsession"] if left else None,
+        right["subsession"] if right else None,
         (left or {}).get("peer") or "",
         (right or {}).get("peer") or "",
+        behind if (behind := record.get("session_out") or "") != record.get("session") else "",
     )
-
-
-def forward(facing: Record, record: Record) -> str:
-    """Give the subsession of a facing from left to right, whichever way round the agent named it."""
-    return str(facing["subsession"])
 
 
 def in_order(stops: Iterable[Stop]) -> list[Stop]:
@@ -94,7 +91,7 @@ def drawing(stops: Sequence[Stop]) -> list[str]:
             if index == 0:
                 lines.append(stop.left_peer or _UNKNOWN)
             lines.append(f"│    {stop.left}")
-        lines.append(stop.label)
+        lines.append(stop.label + (f"   the session goes on as {stop.goes_on_as}" if stop.goes_on_as else ""))
         if stop.right:
             lines.append(f"│    {stop.right}")
     if stops and stops[-1].right:

@@ -150,7 +150,9 @@ class Dashboard:
             Layout(self._footer(), size=1),
         )
         layout["middle"].split_row(
-            Layout(self._drops(4), size=width * 2 // 5), Layout(Text(), size=2), Layout(self._peers(4))
+            Layout(self._drops(4), size=width * 2 // 5),
+            Layout(Text("\n" * 4), size=2),
+            Layout(self._peers(4)),
         )
         return layout
 
@@ -162,7 +164,7 @@ class Dashboard:
         if self.missing:
             top.append(f"  {self.missing}", style="bold yellow")
         else:
-            top.append(f"  up {duration(status.get('uptime_s'))}  {_mode(status)}")
+            top.append(f"  up {duration(status.get('uptime_s'))}  {clean(status.get('mode', ''))}")
         total = self.rates[-1] if self.rates else 0.0
         rate = Text(f"{number(total * 8, 'bit/s'):>12}  ", no_wrap=True)
         rate.append(sparkline(list(self.rates), max(10, min(HISTORY, width - 46))), style="green")
@@ -232,11 +234,10 @@ class Dashboard:
         assert self.now is not None
         made = Table.grid(padding=(0, 2))
         for record in list(self.now.peers)[:rows]:
-            rtt = record.get("rtt_s")
             made.add_row(
                 clean(record.get("name", "?")),
                 state(record.get("state")),
-                "" if rtt is None else f"{rtt * 1000:.1f}ms",
+                clean(record.get("mtu") or ""),
                 clean(record.get("address") or ""),
             )
         hidden = len(self.now.peers) - rows
@@ -255,13 +256,6 @@ class Dashboard:
 
 def _heading(title: str) -> Rule:
     return Rule(Text(title, style="bold"), align="left", style="dim", characters="─")
-
-
-def _mode(status: Record) -> str:
-    mode = status.get("mode")
-    if isinstance(mode, Mapping):
-        return " ".join(f"{clean(key)}={clean(value)}" for key, value in mode.items())
-    return clean(mode or "")
 
 
 def _key(record: Record) -> str:

@@ -56,31 +56,36 @@ def status(file: LabFile, as_json: JsonOption = False) -> None:
         return
     say(f"lab {found['name']} is {found['state']}")
     for node in found["nodes"]:
-        say(
-            "  "
-            + "  ".join(
-                f"{key}={_short(value)}" for key, value in node.items() if value not in (None, [], {})
-            )
-        )
+        said = (f"{key}={_short(value)}" for key, value in node.items() if value not in (None, [], {}))
+        say("  " + "  ".join(said))
 
 
 @app.command()
-def graph(file: LabFile) -> None:
+def graph(file: LabFile, as_json: JsonOption = False) -> None:
     """Draw the lab and the chains that its policies name."""
     from dysco.lab import load
 
-    say(load(file).graph())
+    lab = load(file)
+    if as_json:
+        print_json({"name": lab.name, "graph": lab.graph()})
+    else:
+        say(lab.graph())
 
 
 @app.command()
-def down(file: LabFile) -> None:
+def down(file: LabFile, as_json: JsonOption = False) -> None:
     """End everything of the lab and delete it; also after a crash."""
     from dysco.lab import load
 
     lab = load(file)
     lab.down()
-    say(f"lab {lab.name} is down")
+    if as_json:
+        print_json(lab.status())
+    else:
+        say(f"lab {lab.name} is down")
 
 
 def _short(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, dict) and value.keys() == {"pid", "name"}:
+        return f"{value['name']}({value['pid']})"
+    return ",".join(map(_short, value)) if isinstance(value, list | tuple) else str(value)

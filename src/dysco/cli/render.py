@@ -6,6 +6,7 @@ on anybody's terminal.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,12 +22,13 @@ Record = Mapping[str, Any]
 _UNITS: Final = ("", "k", "M", "G", "T")
 _SHORT_ID: Final = 8  # hexadecimal digits that tell chains apart for a person
 _BARS: Final = " ▁▂▃▄▅▆▇█"
+_ISO_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT(\d\d:\d\d:\d\d(?:\.\d+)?)(?:Z|\+00:00)")
 _STATE_STYLE: Final = {
     "established": "green",
     "up": "green",
     "opening": "yellow",
-    "connecting": "yellow",
-    "closing": "yellow",
+    "half-closed": "yellow",
+    "time-wait": "dim",
     "down": "red",
 }
 
@@ -54,9 +56,11 @@ def number(value: float, unit: str = "") -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Show a time span by its two largest units: 12s, 3m07s, 2h05m, 4d03h."""
+    """Show a time span by its two largest units: 12s, 3m07s, 2h05m, 4d03h; below a second 8ms."""
     if seconds is None:
         return "-"
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -93,10 +97,8 @@ def sessions(records: Sequence[Record]) -> RenderableType:
     """List the sessions of one agent."""
     if not records:
         return Text("no sessions")
-    made = table(
-        "chain", "session", "state", "box", "left", "right", "packets", "bytes", "age", "idle",
-        right=("packets", "bytes", "age", "idle"),
-    )  # fmt: skip
+    numbers = ("packets", "bytes", "age")
+    made = table("chain", "session", "state", "box", "left", "right", *numbers, right=numbers)
     for record in records:
         stop = chain.stop_of("", record)
         made.add_row(
@@ -109,7 +111,6 @@ def sessions(records: Sequence[Record]) -> RenderableType:
             number(record.get("packets", 0)),
             number(record.get("bytes", 0)),
             duration(record.get("age_s")),
-            duration(record.get("idle_s")),
         )
     return made
 
@@ -143,54 +144,53 @@ def peers(records: Sequence[Record]) -> RenderableType:
     """List the neighbours of one agent."""
     if not records:
         return Text("no peers")
-    made = table(
-        "peer",
-        "state",
-        "address",
-        "since",
-        "heard",
-        "rtt",
-        "mtu",
-        "sessions",
-        right=("since", "heard", "rtt", "mtu", "sessions"),
-    )
+    numbers = ("since", "heard", "mtu", "sessions")
+    made = table("peer", "state", "address", *numbers, "why not", right=numbers)
     for record in records:
-        rtt = record.get("rtt_s")
         made.add_row(
             clean(record["name"]),
             state(record.get("state")),
             clean(record.get("address") or ", ".join(map(str, record.get("addresses", ()))) or "-"),
             duration(record.get("since_s")),
             duration(record.get("heard_s")),
-            "-" if rtt is None else f"{rtt * 1000:.1f}ms",
             clean(record.get("mtu") or "-"),
             clean(record.get("sessions", "-")),
+            clean((record.get("state") != "up" and record.get("last_failure")) or "-"),
         )
     return made
 
 
 def status(record: Record) -> RenderableType:
-    """Show an agent in a few lines of key and value."""
-    made = Table.grid(padding=(0, 2))
+    """Show an agent in a line for each key."""
+    shown = {}
     for key, value in record.items():
         if isinstance(value, Mapping):
-            text = "  ".join(f"{clean(k)}={clean(v)}" for k, v in value.items())
+            text = "  ".join(f"{clean(k)}={clean(v)}" for k, v in value.items()) or "-"
         elif isinstance(value, (list, tuple)):
             text = ", ".join(map(clean, value)) or "-"
         elif key.endswith("_s"):
             key, text = key.removesuffix("_s"), duration(value)
         else:
             text = clean("-" if value is None else value)
-        made.add_row(Text(clean(key), style="bold"), Text(text))
-    return made
+        shown[clean(key)] = text
+    width = max(map(len, shown), default=0)
+    return Group(
+        *(
+            Text(f"{key:<{width}}  ", style="bold").append(text, style="not bold")
+            for key, text in shown.items()
+        )
+    )
 
 
 def event(record: Record) -> Text:
-    """Show one event in a line: when, what, and its fields."""
+    """Show one event in a line: when (the time of day, UTC), what, and its fields."""
     when = clean(record.get("time", ""))
-    line = Text(f"{when}  " if when else "")
+    time_of_day = _ISO_TIME.fullmatch(when)
+    line = Text(f"{time_of_day.group(1) if time_of_day else when}  " if when else "")
     line.append(clean(record.get("event", "?")), style="bold")
     for key, value in record.items():
-        if key not in ("time", "event", "at") and value is not None:
-            line.append(f"  {clean(key)}=", style="dim").append(clean(value))
+        if key in ("time", "event") or value is None or value == "":
+            continue
+        shown = short_id(record) if key == "chain_id" else clean(value)
+        line.append(f"  {clean(key)}=", style="dim").append(shown)
     return line

@@ -28,12 +28,17 @@ def chains(
         list[Path] | None,
         typer.Option("--with", help="Control socket of another agent on the way; may be repeated."),
     ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only chains in this state at the first agent, such as established.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw chains with their subsessions. As far as the agents asked know them."""
     from dysco.cli import render
 
     found = gather([socket_of(context), *(others or ())])
+    if state is not None:
+        found = {key: said for key, said in found.items() if said[0][1].get("state") == state}
     if as_json:
         print_json(
             [
