@@ -64,9 +64,10 @@ PEERS: list[dict[str, Any]] = [
         "last_failure": "no answer",
     },
 ]
+PID = (1 << 22) + 1  # above the greatest number that Linux gives a process
 STATUS: dict[str, Any] = {
     "name": "A",
-    "pid": 4711,
+    "pid": PID,
     "uptime_s": 187.0,
     "mode": "tun with offload",
     "why_no_offload": None,

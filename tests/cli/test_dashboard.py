@@ -10,7 +10,7 @@ from dysco.cli import top
 from dysco.cli.dashboard import Dashboard, Snapshot
 
 
-def look(at: float, sent: int = 0, pid: int = 4711, sessions: int = 2, drops: int = 0) -> Snapshot:
+def look(at: float, sent: int = 0, pid: int = fakes.PID, sessions: int = 2, drops: int = 0) -> Snapshot:
     records = [
         fakes.AT_B
         | {"chain_id": f"{i:032x}", "session": f"10.0.1.1:{40000 + i} > 10.0.4.4:80", "bytes": sent * i}

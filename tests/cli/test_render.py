@@ -60,7 +60,7 @@ def test_status() -> None:
     assert text_of(render.status(fakes.STATUS)) == "\n".join(
         [
             "name            A",
-            "pid             4711",
+            f"pid             {fakes.PID}",
             "uptime          3m07s",
             "mode            tun with offload",
             "why_no_offload  -",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cli import fakes
 from dysco.cli import tun
 from dysco.errors import ExitStatus
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 def host(tmp_path: Path) -> Path:
     """Give a host.toml whose run directory and socket are in tmp_path."""
     file = tmp_path / "host.toml"
-    file.write_text(f'[agent]\nname = "a"\nrun_directory = "{tmp_path}/run"\nsocket = "{tmp_path}/a.sock"\n')
+    keys = '[keys]\nca = "ca.pem"\ncertificate = "a.pem"\nkey = "a.key"\n'
+    places = f'run_directory = "{tmp_path}/run"\nsocket = "{tmp_path}/a.sock"\n'
+    file.write_text(f'[agent]\nname = "a"\n{places}{keys}')
     return file
 
 
@@ -37,7 +40,7 @@ def test_a_wrong_configuration_starts_nothing(dysco: Run, tmp_path: Path, more: 
 
 def test_status(agent: FakeAgent, dysco: Run) -> None:
     assert "tun with offload" in dysco("tun", "status")[1]
-    assert json.loads(dysco("tun", "status", "--json")[1])["pid"] == 4711
+    assert json.loads(dysco("tun", "status", "--json")[1])["pid"] == fakes.PID
     agent.there = False
     assert dysco("tun", "status")[0] == ExitStatus.NO_AGENT
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -86,8 +89,7 @@ def down(
     left: list[str] = []
     for directory, socket in places:
         with contextlib.suppress(NoAgentError):
-            fetch.ask(socket, lambda agent: agent.stop())
-            _wait_until_gone(socket)
+            _stop(socket)
         left += clean(directory)
         for name in ("sessions.journal", "sessions.new"):
             (directory / name).unlink(missing_ok=True)
@@ -116,9 +118,33 @@ def _answers(socket: Path) -> bool:
     return True
 
 
-def _wait_until_gone(socket: Path) -> None:
+def _stop(socket: Path) -> None:
+    """Stop the agent and wait for its process to end: it undoes its changes after it has hung up."""
+    pid = int(fetch.ask(socket, lambda agent: agent.status())["pid"])
     deadline = time.monotonic() + STOP_S
-    while _answers(socket):
-        if time.monotonic() > deadline:
-            raise TimedOutError(f"the agent at {socket} did not stop within {STOP_S:g} s")
-        time.sleep(_LOOK_S)
+    with _process(pid) as process:
+        fetch.ask(socket, lambda agent: agent.stop())
+        while _answers(socket):
+            if time.monotonic() > deadline:
+                raise TimedOutError(f"the agent at {socket} did not stop within {STOP_S:g} s")
+            time.sleep(_LOOK_S)
+        # Without a descriptor the process has ended, or lives where its number means nothing here.
+        if (
+            process is not None
+            and not select.select([process], [], [], max(0.0, deadline - time.monotonic()))[0]
+        ):
+            raise TimedOutError(f"the agent (process {pid}) did not end within {STOP_S:g} s")
+
+
+@contextlib.contextmanager
+def _process(pid: int) -> Iterator[int | None]:
+    """Give a descriptor that becomes readable when the process ends; None if there is no such process."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
