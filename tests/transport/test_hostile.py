@@ -124,10 +124,7 @@ async def test_recorded_datagrams_replayed_change_nothing(pki: Path, monkeypatch
         for start in range(0, 1000, 50):
             for datagram in replayed[start : start + 50]:
                 for link in (link_a, link_b):
-                    if link.owns:
-                        link.socket.send(datagram)
-                    else:
-                        link.socket.sendto(datagram, link.remote)
+                    link.socket.sendto(datagram, link.remote)
             done = counted_before + 2 * (start + 50) * 0.7
             await a.until(lambda: counted(a) + counted(b) >= done)  # noqa: B023
         assert [m for _, m in a.messages[messages:] if isinstance(m, SynRefused)] == []
