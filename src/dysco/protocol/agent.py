@@ -6,9 +6,14 @@ Knows no socket, no clock, no asyncio. The driver calls `receive_packet`, `recei
 table cannot do: packets that no flow matches, packets with SYN, FIN or RST, ICMP errors. Established
 sessions never come here.
 
-    setup.py   how a chain begins: policy, chain header, middlebox, next hop, refusal
-    life.py    how it ends: FIN, RST, timers
-    this       who gets what, ICMP, sessions for people, the journal
+    setup.py       how a chain begins: policy, chain header, middlebox, next hop, refusal
+    admission.py   whether a neighbour's SYN may begin one here
+    boxes.py       SYNs that are inside a middlebox
+    states.py      where a chain stands, and what moves it
+    life.py        how it goes on and ends: FIN, RST, timers, limits
+    icmp.py        errors about its packets
+    records.py     what the journal keeps of it
+    this           who gets what, sessions for people
 """
 
 from __future__ import annotations
@@ -16,9 +21,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from dysco.protocol import counters
 from dysco.protocol.chain import Chain, FacingInfo, SessionInfo, role
 from dysco.protocol.events import Event, PeerDown, PeerUp
 from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
+from dysco.protocol.icmp import IcmpErrors
 from dysco.protocol.life import Life
 from dysco.protocol.neighbours import SELF, Neighbours
 from dysco.protocol.output import MessageOut, Output, PacketOut
@@ -27,7 +34,6 @@ from dysco.protocol.settings import Decide, Settings
 from dysco.protocol.setup import Setup
 from dysco.wire.chain_header import Hop
 from dysco.wire.decode import Malformed, decode
-from dysco.wire.icmp import parse_error, translate_error
 from dysco.wire.messages import Gone, Hello, Message, SynRefused
 from dysco.wire.packet import ACK, FIN, RST, SYN, Packet, Reason, locate, why
 from dysco.wire.rewrite import apply
@@ -42,7 +48,7 @@ class Agent:
     def __init__(
         self, settings: Settings, table: FlowTable, decide: Decide, rng: Callable[[int], bytes]
     ) -> None:
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = counters.counters()
         self._output = Output()
         self._neighbours = Neighbours(settings, rng)
         self._table = table
@@ -50,6 +56,7 @@ class Agent:
         self._setup = Setup(
             settings, table, self._neighbours, self._life, self._output, self.counters, decide, rng
         )
+        self._icmp = IcmpErrors(table, self._neighbours, self._setup, self._output, self.counters)
 
     def configure(self, settings: Settings, decide: Decide) -> None:
         """Take changed settings and policies; sessions that live are left alone."""
@@ -62,7 +69,7 @@ class Agent:
         """Take a packet that was read from `port` and that the data plane did not handle by itself."""
         at = locate(packet)
         if at is None:
-            if why(packet) is Reason.NOT_TCP and self._receive_icmp(port, packet, now):
+            if why(packet) is Reason.NOT_TCP and self._icmp.receive(port, packet, now):
                 return
             self._pass(port, packet, (why(packet) or Reason.MALFORMED).value)
             return
@@ -89,12 +96,15 @@ class Agent:
         if at.flags & SYN:
             self._setup.syn_ack(chain, flow, packet, at, now)
             return
+        forward = chain.is_forward(flow)
+        if at.flags & RST and not forward and flow.port == UNDERLAY and self._setup.no_agent(chain, at, now):
+            return
         apply(packet, flow, at)
         flow.packets += 1
         flow.bytes += len(packet.data)
         self._output.packet(flow.out, packet)
         if at.flags & (FIN | RST):
-            self._life.closing(chain, forward=chain.is_forward(flow), reset=bool(at.flags & RST), now=now)
+            self._life.closing(chain, forward=forward, reset=bool(at.flags & RST), now=now)
 
     def receive_message(self, peer: str, message: Message, now: float) -> None:
         """Take a message that the association with `peer` has authenticated."""
@@ -120,7 +130,7 @@ class Agent:
     def handle_deadline(self, now: float) -> None:
         """Do what time asks for."""
         for chain in self._life.due(now):
-            self._setup.expired(chain, now) if chain.opening is not None else self._life.expired(chain, now)
+            self._life.expired(chain, now)
 
     def accept_key(self, peer: str, receive_key: bytes, now: float) -> None:
         """A peer may sign with this key from now on, even before it is up with it."""
@@ -212,27 +222,3 @@ class Agent:
         self.counters[reason] += 1
         if port in (HOST, UNDERLAY) and reason != Reason.MALFORMED.value:
             self._output.packet(HOST, packet)
-
-    def _receive_icmp(self, port: int, packet: Packet, now: float) -> bool:
-        """Translate an error about a packet that a flow has sent; True if it was about one of ours.
-
-        The quoted packet is what some flow wrote. The flow of the other direction, read where the error was
-        read, knows what that packet was before and where it had come from.
-        """
-        error = parse_error(packet)
-        if error is None:
-            return False
-        back = self._table.get(port, error.five_tuple.reversed())
-        if back is None:
-            return False
-        self.counters["icmp_translated"] += 1
-        quoted = back.rewrite.reversed()
-        if port == UNDERLAY and error.mtu:
-            neighbour = self._neighbours.at(error.five_tuple.dst)
-            if neighbour is not None:
-                neighbour.learn_mtu(error.mtu, error.dst, now)
-        ours = back.rewrite.src if quoted.src != quoted.dst and back.out != HOST else error.src
-        seq_delta = 0 if back.translation is None else back.translation.ack_delta
-        translate_error(packet, error, quoted, src=ours, dst=quoted.src, seq_delta=seq_delta)
-        self._output.packet(back.out, packet)
-        return True

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dysco.protocol.chain import Chain, Fingerprint, Opening, State
+from dysco.protocol.chain import Chain, Fingerprint, Opening
 from dysco.protocol.flow import HOST, FlowTable
+from dysco.protocol.states import State
 from dysco.wire.options import TAG_LEN, find_tag, insert_tag, syn_options
 from dysco.wire.packet import Located, Packet, locate
 from dysco.wire.tuples import FiveTuple
@@ -28,9 +29,7 @@ class AtBox:
         self._by_session: dict[FiveTuple, Chain] = {}
         self._expected: dict[Chain, FiveTuple] = {}
 
-    def deliver(
-        self, chain: Chain, opening: Opening, packet: Packet, at: Located, now: float, patience: float
-    ) -> None:
+    def deliver(self, chain: Chain, opening: Opening, packet: Packet, now: float, patience: float) -> None:
         """Remember a SYN that goes into its box; it may get a tag."""
         box = chain.box
         assert box is not None
@@ -40,17 +39,21 @@ class AtBox:
             if box.right_read == HOST:
                 self._table.capture(chain.session_in)
         if "fingerprint" in box.match:
-            opening.fingerprint = _fingerprint(packet, at)
-            self._by_fingerprint.setdefault(opening.fingerprint, []).append((chain, now + patience))
+            self._remember_looks(chain, opening, packet, now + patience)
         if "tag" in box.match:
             tag = self._rng(TAG_LEN)
-            if self.mark(packet, tag):
+            if insert_tag(packet, tag):
                 opening.tag = tag
                 self._by_tag[tag] = chain
 
-    def mark(self, packet: Packet, tag: bytes) -> bool:
-        """Insert the tag; False if the SYN has no room for it."""
-        return insert_tag(packet, tag)
+    def renew(self, chain: Chain, opening: Opening, packet: Packet, now: float, patience: float) -> None:
+        """A SYN that is repeated goes into the box once more, looking as the first did or with a new timestamp."""
+        assert chain.box is not None
+        if "fingerprint" in chain.box.match and chain.state is State.AT_BOX:
+            self._forget_looks(chain, opening)
+            self._remember_looks(chain, opening, packet, now + patience)
+        if opening.tag:
+            insert_tag(packet, opening.tag)
 
     def match(self, port: int, packet: Packet, at: Located, now: float) -> Chain | None:
         """The chain whose SYN this is, read from the right side of its box."""
@@ -59,7 +62,7 @@ class AtBox:
             tag = find_tag(packet)
             chain = None if tag is None else self._by_tag.get(tag)
         if chain is None and self._by_fingerprint:
-            candidates = self._by_fingerprint.get(_fingerprint(packet, at), ())
+            candidates = self._by_fingerprint.get(fingerprint(packet), ())
             fitting = [one for one, until in candidates if now < until and one.state is State.AT_BOX]
             chain = fitting[0] if len(fitting) == 1 else None
         if (
@@ -98,17 +101,23 @@ class AtBox:
         if self._by_session.get(chain.session_in) is chain:
             del self._by_session[chain.session_in]
         self._by_tag.pop(opening.tag, None)
-        candidates = self._by_fingerprint.get(opening.fingerprint)
-        if candidates is not None:
-            kept = [pair for pair in candidates if pair[0] is not chain]
-            if kept:
-                self._by_fingerprint[opening.fingerprint] = kept
-            else:
-                del self._by_fingerprint[opening.fingerprint]
+        self._forget_looks(chain, opening)
+
+    def _remember_looks(self, chain: Chain, opening: Opening, packet: Packet, until: float) -> None:
+        opening.fingerprint = fingerprint(packet)
+        self._by_fingerprint.setdefault(opening.fingerprint, []).append((chain, until))
+
+    def _forget_looks(self, chain: Chain, opening: Opening) -> None:
+        kept = [pair for pair in self._by_fingerprint.get(opening.fingerprint, ()) if pair[0] is not chain]
+        if kept:
+            self._by_fingerprint[opening.fingerprint] = kept
+        else:
+            self._by_fingerprint.pop(opening.fingerprint, None)
 
 
-def _fingerprint(packet: Packet, at: Located) -> Fingerprint:
+def fingerprint(packet: Packet) -> Fingerprint:
     """What NAT leaves alone: initial sequence number, timestamp, window, MSS."""
-    now_at = locate(packet) or at
-    options = syn_options(packet)
-    return now_at.seq, options.tsval, now_at.window, options.mss
+    at = locate(packet)
+    assert at is not None
+    options = syn_options(packet, at)
+    return at.seq, options.tsval, at.window, options.mss

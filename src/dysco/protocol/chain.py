@@ -9,27 +9,22 @@ A facing is this agent's end of a subsession, or, at the ends of a chain, the ho
 packets go from one facing to the other. Everything that a packet needs follows from here, so flows are made
 and found again without being stored: `flows` gives them.
 
-States of a chain at one agent, and what moves it:
-
-    (none) --SYN, no association--> WAITING --association--> OPENING
-    (none) --SYN--> OPENING                            the SYN has gone to the next hop
-    (none) --SYN with chain header--> AT_BOX --SYN leaves the box--> OPENING or WAITING
-    OPENING --SYN-ACK--> ESTABLISHED --FIN--> HALF_CLOSED --FIN the other way--> TIME_WAIT
-    OPENING and later --RST--> RESET --packets go on--> what it was before
-    WAITING, OPENING, AT_BOX --refused, timer--> (gone);  all others --timer without activity--> (gone)
+`states` says where a chain stands and what moves it.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from dysco.protocol.flow import HOST, LOOP, UNDERLAY, Flow
 from dysco.protocol.settings import LocalBox
+from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN, Egress, Hop
-from dysco.wire.packet import Packet
+from dysco.wire.options import syn_options
+from dysco.wire.packet import Located, Packet
 from dysco.wire.tuples import FiveTuple
 
 FORWARD_FIN: Final = 1
@@ -38,60 +33,40 @@ Fingerprint = tuple[int, int | None, int, int | None]
 """Initial sequence number, TSval, window and MSS of a SYN."""
 
 
-class State(Enum):
-    """Where a chain stands at this agent; the module's drawing has the transitions."""
+class Half(NamedTuple):
+    """What one direction announced: its ISN, and options as numbers; mss 0, wscale 255: not there."""
 
-    WAITING = "waiting"
-    AT_BOX = "at-box"
-    OPENING = "opening"
-    ESTABLISHED = "established"
-    HALF_CLOSED = "half-closed"
-    TIME_WAIT = "time-wait"
-    RESET = "reset"
-    CLOSED = "closed"
+    isn: int
+    mss: int
+    wscale: int
+    flags: int
 
 
-class Input(Enum):
-    """What can happen to a chain at this agent."""
-
-    ASSOCIATED = "association up"
-    SYN_OUT = "syn left the box"
-    SENT = "syn sent on"
-    SYN_ACK = "syn-ack"
-    FIN_ONE = "fin of one direction"
-    FIN_BOTH = "fin of both directions"
-    RST = "rst"
-    ACTIVE = "packets after rst"
-    FORGET = "timer, refusal or replacement"
+HALF: Final = struct.Struct("!IHBB")
+SEEN: Final = 1
+WITH_SACK: Final = 2
+WITH_TIMESTAMPS: Final = 4
+NO_HANDSHAKE: Final = bytes(2 * HALF.size)
 
 
-_OPENED = (State.OPENING, State.ESTABLISHED, State.HALF_CLOSED, State.TIME_WAIT, State.RESET)
-
-TRANSITIONS: Final[dict[tuple[State, Input], State]] = {
-    (State.WAITING, Input.SENT): State.OPENING,
-    (State.AT_BOX, Input.SENT): State.OPENING,
-    (State.AT_BOX, Input.SYN_OUT): State.WAITING,
-    (State.OPENING, Input.SYN_ACK): State.ESTABLISHED,
-    (State.OPENING, Input.FIN_ONE): State.OPENING,
-    (State.OPENING, Input.FIN_BOTH): State.TIME_WAIT,
-    (State.ESTABLISHED, Input.FIN_ONE): State.HALF_CLOSED,
-    (State.ESTABLISHED, Input.FIN_BOTH): State.TIME_WAIT,
-    (State.HALF_CLOSED, Input.FIN_BOTH): State.TIME_WAIT,
-    (State.RESET, Input.ACTIVE): State.ESTABLISHED,
-    **{(state, Input.RST): State.RESET for state in (*_OPENED, State.AT_BOX)},
-    **{(state, Input.FORGET): State.CLOSED for state in State},
-}
-"""What is not here is a repetition and changes nothing (IGNORE)."""
+def announced(packet: Packet, at: Located) -> bytes:
+    """What a SYN or SYN-ACK announces, packed as a `Half`."""
+    options = syn_options(packet, at)
+    flags = SEEN | WITH_SACK * options.sack | WITH_TIMESTAMPS * (options.tsval is not None)
+    wscale = 255 if options.wscale is None else options.wscale
+    return HALF.pack(at.seq, options.mss or 0, wscale, flags)
 
 
 class Facing:
     """One end: packets of this side are read from `read` and written to `write`; `tuple` is left to right.
 
     peer names the neighbour agent, "" for this agent itself; None if this is the host's side of the chain.
-    opened: this agent chose the ports, and gives them back.
+    opened: this agent chose the ports, and gives them back. handshake: what SYN and SYN-ACK announced in this
+    facing's numbers, two packed halves in one value, which facings with equal numbers share. Deltas, locks and
+    cutoffs of a reconfiguration belong here too.
     """
 
-    __slots__ = ("opened", "peer", "read", "tuple", "write")
+    __slots__ = ("handshake", "opened", "peer", "read", "tuple", "write")
 
     def __init__(
         self, read: int, write: int, tuple_: FiveTuple, peer: str | None, opened: bool = False
@@ -101,25 +76,57 @@ class Facing:
         self.tuple = tuple_
         self.peer = peer
         self.opened = opened
+        self.handshake = NO_HANDSHAKE
+
+    @property
+    def forward(self) -> Half:
+        """What the SYN announced on this side."""
+        return Half(*HALF.unpack_from(self.handshake))
+
+    @property
+    def backward(self) -> Half:
+        """What the SYN-ACK announced on this side; without SEEN in its flags there was none."""
+        return Half(*HALF.unpack_from(self.handshake, HALF.size))
 
 
 class Opening:
-    """What only a session that is being opened needs; dropped when the SYN-ACK has passed."""
+    """What only a session that is being opened needs; dropped when the SYN-ACK has passed.
 
-    __slots__ = ("egress", "fingerprint", "header", "hops", "on_fail_open", "syn", "tag")
+    route: all hops as this agent first had them. syn: the SYN while it is held, and a copy while it may still have
+    to go natively. header: as signed with `key`; sent: payload bytes of the SYN that went out last.
+    """
+
+    __slots__ = (
+        "egress",
+        "fingerprint",
+        "header",
+        "hops",
+        "key",
+        "on_fail_open",
+        "route",
+        "sent",
+        "syn",
+        "tag",
+    )
 
     def __init__(self, hops: tuple[Hop, ...], egress: Egress, on_fail_open: bool) -> None:
+        self.route = hops
         self.hops = hops
         self.egress = egress
         self.on_fail_open = on_fail_open
         self.fingerprint: Fingerprint = (0, None, 0, None)
         self.header = b""
+        self.key = b""
+        self.sent = 0
         self.syn: Packet | None = None
         self.tag = b""
 
 
 class Chain:
-    """One session at this agent; see the module's drawing."""
+    """One session at this agent; see the module's drawing.
+
+    active: packets that the flows had counted when the timer was set. fins: FORWARD_FIN, BACKWARD_FIN.
+    """
 
     __slots__ = (
         "active",
@@ -127,7 +134,6 @@ class Chain:
         "created_at",
         "deadline",
         "fins",
-        "isn",
         "key",
         "left",
         "opening",
@@ -143,9 +149,8 @@ class Chain:
         key: bytes,
         left: Facing,
         session: FiveTuple,
-        isn: int,
         policy: str,
-        opening: Opening,
+        opening: Opening | None,
         now: float,
     ) -> None:
         self.key = key
@@ -154,10 +159,9 @@ class Chain:
         self.box: LocalBox | None = None
         self.session_in = session
         self.session_out = session
-        self.isn = isn
         self.policy = policy
-        self.opening: Opening | None = opening
-        self.state = State.WAITING
+        self.opening = opening
+        self.state = State.NEW
         self.fins = 0
         self.active = 0
         self.created_at = now
@@ -171,13 +175,6 @@ class Chain:
     def hop_index(self) -> int:
         """How many subsessions lie to the left of this agent."""
         return self.key[CHAIN_ID_LEN]
-
-    def advance(self, what: Input) -> bool:
-        """Take an input; True if the state changed."""
-        new = TRANSITIONS.get((self.state, what), self.state)
-        changed = new is not self.state
-        self.state = new
-        return changed
 
     def left_flows(self) -> Iterator[Flow]:
         """The flows between the left facing and the box; none without a box."""

@@ -1,29 +1,40 @@
 """How sessions live and end: the table of chains, FIN and RST, timers, what is given back.
 
 Established packets never come here, so activity is what the flow table counted since it was last asked. A
-timer that finds activity waits again; one that finds none ends the session. A RST is passed on and judged
-by the endpoint (RFC 5961); here it only shortens the session's time, and packets that go on after it take
-that back.
+timer that finds activity waits again; one that finds none ends the session. `states` has the machine; this
+does its actions.
+
+One heap holds the timers. A chain has one deadline; entries that it left behind are recognised as stale and
+thrown out when they come up, or all together when they are the greater part: a session that was to live two
+hours and was closed at once must not be remembered for two hours.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Final
 
-from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, Chain, Input, State
+from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, Chain, Opening
 from dysco.protocol.events import SessionClosed, SessionEstablished, SessionForgotten, SessionRecord
-from dysco.protocol.flow import HOST, Flow, FlowTable
+from dysco.protocol.flow import Flow, FlowTable
 from dysco.protocol.neighbours import Neighbours
 from dysco.protocol.output import Output
 from dysco.protocol.records import write_record
 from dysco.protocol.settings import Settings
+from dysco.protocol.states import GRACE_S, Action, Default, Input, State, step
 from dysco.wire.packet import ACK, RST, Located, build_tcp
+
+_LEAST_STALE: Final = 1024
+_REASONS: Final = {State.TIME_WAIT: "closed", State.PROBED: "reset", State.DENIED: "denied"}
 
 
 class Life:
-    """The sessions of an agent by key (chain id and hop index)."""
+    """The sessions of an agent by key (chain id and hop index).
+
+    `opening_over` and `no_association` belong to whoever makes chains; `Setup` puts its own here.
+    """
 
     def __init__(
         self,
@@ -38,43 +49,86 @@ class Life:
         self.embryonic: dict[bytes, Chain] = {}
         self.via: Counter[bytes] = Counter()
         self.resetting: dict[bytes, int] = {}
+        self.opening_over: Callable[[Chain, Opening], None] = lambda chain, opening: None
+        self.no_association: Callable[[Chain, float], None] = lambda chain, now: None
         self._table = table
         self._neighbours = neighbours
         self._output = output
         self._counters = counters
         self._heap: list[tuple[float, bytes]] = []
 
-    def add(self, chain: Chain, now: float) -> None:
-        """Take a chain that begins; if too many are being opened, the oldest of them makes room."""
-        if len(self.embryonic) >= self.settings.limits.embryonic:
+    def add(self, chain: Chain, now: float) -> bool:
+        """Take a chain that begins; what is being opened makes room, what is open never. False: no room."""
+        limits = self.settings.limits
+        if len(self.chains) >= limits.sessions and not self.embryonic:
+            return False
+        if len(self.chains) >= limits.sessions or len(self.embryonic) >= limits.embryonic:
             self._counters["embryonic_evicted"] += 1
-            self.close(next(iter(self.embryonic.values())), "embryonic", now)
+            self.close(next(iter(self.embryonic.values())), "evicted", now)
         self.chains[chain.key] = chain
         self.embryonic[chain.key] = chain
         self.arm(chain, now + self.settings.timers.embryonic)
+        return True
 
-    def established(self, chain: Chain, now: float) -> None:
-        """The SYN-ACK has passed: what only an opening needs is dropped, the journal is told."""
-        chain.opening = None
-        self.embryonic.pop(chain.key, None)
+    def advance(self, chain: Chain, what: Input, now: float) -> bool:
+        """Give a chain an input and do what the table says; True if it was more than a repetition."""
+        found = step(chain.state, what)
+        if isinstance(found, Default):
+            if found is Default.BUG:
+                self._counters["bug"] += 1
+            return False
+        action, new = found
+        old, chain.state = chain.state, new
+        if action is Action.CLOSE:
+            chain.state = old
+            self.close(chain, _REASONS.get(old, "idle" if chain.opening is None else "embryonic"), now)
+            return True
+        if action is Action.FAIL:
+            self.no_association(chain, now)
+            return True
+        if action is Action.ESTABLISH:
+            self._established(chain)
+        elif action is Action.RECORD:
+            self._output.event(SessionRecord(chain.key, write_record(chain)))
+        elif action is Action.PROBE:
+            self._probe(chain)
+        if action in (Action.MARK, Action.PROBE, Action.RECORD):
+            chain.active = self.traffic(chain)[0]
+        self.arm(chain, now + self._patience(chain))
+        return True
+
+    def _established(self, chain: Chain) -> None:
+        self._end_opening(chain)
         self._counters["established"] += 1
         self._output.event(SessionEstablished(chain.chain_id, chain.hop_index, chain.session_in))
         self._output.event(SessionRecord(chain.key, write_record(chain)))
-        self.arm(chain, now + self.settings.timers.established)
+
+    def _end_opening(self, chain: Chain) -> None:
+        opening, chain.opening = chain.opening, None
+        self.embryonic.pop(chain.key, None)
+        if opening is not None:
+            self.opening_over(chain, opening)
+
+    def record(self, chain: Chain) -> None:
+        """What the journal has of an open session has changed."""
+        if chain.opening is None:
+            self._output.event(SessionRecord(chain.key, write_record(chain)))
 
     def restore(self, chain: Chain, now: float) -> bool:
         """Take up a chain from the journal with flows and ports; False if it is there already."""
-        if chain.key in self.chains or chain.right is None:
+        right = chain.right
+        if chain.key in self.chains or right is None:
             return False
         self.chains[chain.key] = chain
         for flow in (*chain.left_flows(), *chain.right_flows()):
             self._table.insert(flow)
-        right = chain.right
         neighbour = None if right.peer is None else self._neighbours.by_name.get(right.peer)
-        if neighbour is not None and right.opened:
-            pool = self._neighbours.pool(right.tuple.src, right.tuple.dst, neighbour)
-            pool.claim(right.tuple.sport, right.tuple.dport)
+        if right.opened:
             self.via[right.tuple.dst] += 1
+            if neighbour is not None:
+                pool = self._neighbours.pool(right.tuple.src, right.tuple.dst, neighbour)
+                pool.claim(right.tuple.sport, right.tuple.dport)
+        self._counters["restored"] += 1
         self.arm(chain, now + self._patience(chain))
         return True
 
@@ -87,51 +141,41 @@ class Life:
     def closing(self, chain: Chain, *, forward: bool, reset: bool, now: float) -> None:
         """A FIN or RST has passed."""
         if reset:
-            changed = chain.advance(Input.RST)
-        else:
-            chain.fins |= FORWARD_FIN if forward else BACKWARD_FIN
-            both = chain.fins == FORWARD_FIN | BACKWARD_FIN
-            changed = chain.advance(Input.FIN_BOTH if both else Input.FIN_ONE)
-        if not changed:
+            # What answers a probe with RST is dead: it must not look like activity.
+            chain.active += 1
+            self.advance(chain, Input.RST, now)
             return
-        if chain.opening is not None:
-            chain.opening = None
-            self.embryonic.pop(chain.key, None)
-        chain.active = self.traffic(chain)[0]
-        self.arm(chain, now + self._patience(chain))
+        chain.fins |= FORWARD_FIN if forward else BACKWARD_FIN
+        both = chain.fins == FORWARD_FIN | BACKWARD_FIN
+        self.advance(chain, Input.FIN_BOTH if both else Input.FIN_ONE, now)
 
     def expired(self, chain: Chain, now: float) -> None:
-        """The timer of a session that is not being opened."""
-        packets = self.traffic(chain)[0]
-        if packets != chain.active:
-            chain.active = packets
-            if chain.state is State.RESET:
-                chain.advance(Input.ACTIVE)
-            self.arm(chain, now + self._patience(chain))
+        """The timer of a session."""
+        if chain.opening is not None:
+            self.advance(chain, Input.TIMER, now)
             return
-        reason = {State.TIME_WAIT: "closed", State.RESET: "reset"}.get(chain.state, "idle")
-        self.close(chain, reason, now)
+        active = self.traffic(chain)[0] != chain.active
+        self.advance(chain, Input.ACTIVE if active else Input.IDLE, now)
 
     def close(self, chain: Chain, reason: str, now: float) -> None:
         """Give everything back that a session has."""
+        if chain.state is State.CLOSED:
+            return
         packets, octets = self.traffic(chain)
         for port, match in chain.flow_keys():
             flow = self._table.get(port, match)
             if flow is not None and flow.owner is chain:
                 self._table.delete(port, match)
-        if chain.box is not None and chain.box.right_read == HOST:
-            self._table.release(chain.session_in)
         right = chain.right
-        if right is not None and right.opened and right.peer is not None:
+        if right is not None and right.opened:
             self.via[right.tuple.dst] -= 1
-            neighbour = self._neighbours.by_name.get(right.peer)
-            if neighbour is not None:
-                pool = self._neighbours.pool(right.tuple.src, right.tuple.dst, neighbour)
-                pool.release(right.tuple.sport, right.tuple.dport, now)
+            if not self.via[right.tuple.dst]:
+                del self.via[right.tuple.dst]
+            self._neighbours.release(right.tuple, now)
         known = chain.opening is None
-        chain.advance(Input.FORGET)
+        self._end_opening(chain)
+        chain.state = State.CLOSED
         self.chains.pop(chain.key, None)
-        self.embryonic.pop(chain.key, None)
         self.resetting.pop(chain.key, None)
         self._counters[f"closed_{reason}"] += 1
         self._output.event(
@@ -159,16 +203,19 @@ class Life:
         if chain.opening is not None or right is None:
             self.close(chain, "stopped", now)
             return
-        for old in (*chain.left_flows(), *chain.right_flows()):
-            old.slow = True
-            self._table.insert(old)
+        for new in (*chain.left_flows(), *chain.right_flows()):
+            old = self._table.get(new.port, new.match)
+            if old is not None:
+                new.packets, new.bytes = self._table.refresh(old), old.bytes
+            new.slow = True
+            self._table.insert(new)
         self.resetting[chain.key] = 0
         self._output.packet(chain.left.write, build_tcp(chain.left.tuple.reversed(), 0, 0, ACK, 0))
         self._output.packet(right.write, build_tcp(right.tuple, 0, 0, ACK, 0))
 
     def answer_with_reset(self, chain: Chain, flow: Flow, at: Located, now: float) -> None:
         """A packet of a session that is being reset tells what both ends expect: exactly for its sender, nearly for
-        the other end, which answers a reset that is only near with what it does expect (RFC 5961 section 3.2)."""
+        the other end, which answers a reset that is only near with what it does expect (RFC 5961 section 3.2). A RST is never answered."""
         right = chain.right
         assert right is not None
         ends = ((1, chain.left, chain.left.tuple.reversed()), (2, right, right.tuple))
@@ -177,7 +224,7 @@ class Life:
         )
         if sender is None:
             return  # it came out of the middlebox
-        for bit, facing, towards in ends:
+        for bit, facing, towards in ends if not at.flags & RST else ():
             exact = bit == sender[0]
             seq, ack = (at.ack, at.next_seq) if exact else (at.seq, at.ack)
             self._output.packet(facing.write, build_tcp(towards, seq, ack, RST | ACK, 0))
@@ -190,7 +237,7 @@ class Life:
         packets = octets = 0
         for port, match in chain.flow_keys():
             flow = self._table.get(port, match)
-            if flow is not None:
+            if flow is not None and flow.owner is chain:
                 packets += self._table.refresh(flow)
                 octets += flow.bytes
         return packets, octets
@@ -199,6 +246,9 @@ class Life:
         """Set the one timer of a chain; an entry that is in the heap for later is left and found stale."""
         chain.deadline = deadline
         heapq.heappush(self._heap, (deadline, chain.key))
+        if len(self._heap) > _LEAST_STALE + 2 * len(self.chains):
+            self._heap = [(one.deadline, one.key) for one in self.chains.values()]
+            heapq.heapify(self._heap)
 
     def next_deadline(self) -> float | None:
         """The earliest deadline of all."""
@@ -215,8 +265,27 @@ class Life:
         while (deadline := self.next_deadline()) is not None and deadline <= now:
             yield self.chains[heapq.heappop(self._heap)[1]]
 
+    def _probe(self, chain: Chain) -> None:
+        """Ask the endpoints beside this agent whether they live; see `states`."""
+        self._counters["probed_after_reset"] += 1
+        right = chain.right
+        if chain.left.peer is None:
+            self._output.packet(chain.left.write, build_tcp(chain.left.tuple.reversed(), 0, 0, ACK, 0))
+        if right is not None and right.peer is None:
+            self._output.packet(right.write, build_tcp(right.tuple, 0, 0, ACK, 0))
+
     def _patience(self, chain: Chain) -> float:
         timers = self.settings.timers
-        if chain.state in (State.TIME_WAIT, State.RESET):
-            return timers.time_wait
-        return timers.half_closed if chain.state is State.HALF_CLOSED else timers.established
+        match chain.state:
+            case State.WAITING:
+                return timers.association_wait
+            case State.ESTABLISHED:
+                return timers.established
+            case State.HALF_CLOSED:
+                return timers.half_closed
+            case State.RESET:
+                return min(GRACE_S, timers.time_wait)
+            case State.TIME_WAIT | State.PROBED | State.DENIED:
+                return timers.time_wait
+            case _:
+                return timers.embryonic

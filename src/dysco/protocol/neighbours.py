@@ -16,6 +16,7 @@ from dysco.protocol.replay import ReplayWindow
 from dysco.protocol.settings import Peer, Settings
 from dysco.wire import chain_header
 from dysco.wire.messages import Hello
+from dysco.wire.tuples import FiveTuple
 
 OLD_KEY_S: Final = 120.0
 MOST_KEYS: Final = 8
@@ -148,9 +149,17 @@ class Neighbours:
     def pool(self, local: bytes, remote: bytes, neighbour: Neighbour) -> PortPool:
         """The ports toward one address of a neighbour."""
         pool = self._pools.get(remote)
+        theirs = neighbour.hello.port_range if neighbour.hello else self.settings.port_range
         if pool is None:
-            theirs = neighbour.hello.port_range if neighbour.hello else self.settings.port_range
             quarantine = self.settings.timers.quarantine
             pool = PortPool(local, remote, self.settings.port_range, theirs, quarantine, self._rng)
             self._pools[remote] = pool
+        else:
+            pool.aim(theirs)
         return pool
+
+    def release(self, subsession: FiveTuple, now: float) -> None:
+        """Give the ports of a subsession back that was opened here, even if its neighbour is a peer no more."""
+        pool = self._pools.get(subsession.dst)
+        if pool is not None:
+            pool.release(subsession.sport, subsession.dport, now)

@@ -53,6 +53,10 @@ class PortPool:
                 return local, remote
         return None
 
+    def aim(self, remote_range: tuple[int, int]) -> None:
+        """The neighbour says which range is its own; pairs that live are left alone."""
+        self._ranges = (self._ranges[0], remote_range)
+
     def claim(self, local: int, remote: int) -> None:
         """Mark a pair as live that a journal remembers."""
         self._used.add(local << 16 | remote)

@@ -1,70 +1,139 @@
 """What the journal keeps of a session, so that it goes on after the agent was killed.
 
-A record is JSON with a version. Reading is total: whatever does not fit gives None, never a guess.
+    0   1  version (2)
+    1   1  state: position in STATES
+    2   1  flags: bit 0-1 FINs seen, bit 2 left opened here, bit 3 right opened here, bit 4 left has a peer,
+           bit 5 right has a peer, bit 6 has a box
+    3  17  key: chain id and hop index
+    20  8  numbers of the ports (see `flow`): left read, left write, right read, right write
+    28  .. fields, each a length of two bytes and the bytes: session in, session out, left tuple, right tuple,
+           left handshake, right handshake, left peer, right peer, box, policy
+
+Everything is big-endian. A field that equals the one it usually equals is empty: session out and left tuple
+(session in), right tuple (session out), right handshake (left handshake). Reading is total: what does not fit
+gives None, never a guess.
 """
 
 from __future__ import annotations
 
-import json
+import struct
+import sys
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from dysco.errors import WireError
-from dysco.protocol.chain import Chain, Facing, Opening, State
+from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, Chain, Facing
 from dysco.protocol.settings import LocalBox
-from dysco.wire.chain_header import CHAIN_ID_LEN, Egress
+from dysco.protocol.states import State
+from dysco.wire.chain_header import CHAIN_ID_LEN
 from dysco.wire.tuples import FiveTuple
 
-VERSION: Final = 1
+VERSION: Final = 2
+STATES: Final = (State.ESTABLISHED, State.HALF_CLOSED, State.TIME_WAIT, State.RESET, State.PROBED)
+_FIXED: Final = struct.Struct(f"!BBB{CHAIN_ID_LEN + 1}s4H")
+_LENGTH: Final = struct.Struct("!H")
+_FIELDS: Final = 10
+_FINS: Final = FORWARD_FIN | BACKWARD_FIN
+_LEFT_OPENED, _RIGHT_OPENED, _LEFT_PEER, _RIGHT_PEER, _BOX = 4, 8, 16, 32, 64
+_ALL_FLAGS: Final = 127
 
 
 def write_record(chain: Chain) -> bytes:
-    """The record of a session that is established."""
-    assert chain.right is not None
-    box = "null" if chain.box is None else json.dumps(chain.box.name)
-    return (
-        f'{{"v":{VERSION},"key":"{chain.key.hex()}","in":"{chain.session_in.hex()}","out":"{chain.session_out.hex()}",'
-        f'"box":{box},"policy":{json.dumps(chain.policy)},"fins":{chain.fins},"state":"{chain.state.value}",'
-        f'"left":{_write_facing(chain.left)},"right":{_write_facing(chain.right)}}}'
-    ).encode()
+    """The record of a session whose SYN-ACK has passed."""
+    left, right, box = chain.left, chain.right, chain.box
+    assert right is not None
+    flags = (
+        chain.fins
+        | _LEFT_OPENED * left.opened
+        | _RIGHT_OPENED * right.opened
+        | _LEFT_PEER * (left.peer is not None)
+        | _RIGHT_PEER * (right.peer is not None)
+        | _BOX * (box is not None)
+    )
+    fields = (
+        chain.session_in,
+        b"" if chain.session_out == chain.session_in else chain.session_out,
+        b"" if left.tuple == chain.session_in else left.tuple,
+        b"" if right.tuple == chain.session_out else right.tuple,
+        left.handshake,
+        b"" if right.handshake == left.handshake else right.handshake,
+        (left.peer or "").encode(),
+        (right.peer or "").encode(),
+        b"" if box is None else box.name.encode(),
+        chain.policy.encode(),
+    )
+    parts = [
+        _FIXED.pack(
+            VERSION,
+            STATES.index(chain.state),
+            flags,
+            chain.key,
+            left.read,
+            left.write,
+            right.read,
+            right.write,
+        )
+    ]
+    for field in fields:
+        parts.append(_LENGTH.pack(len(field)))
+        parts.append(field)
+    return b"".join(parts)
 
 
 def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | None:
     """The session of a record; None if it is damaged, of another version, or its box is gone."""
+    if len(data) < _FIXED.size or data[0] != VERSION:
+        return None
+    _, state, flags, key, left_read, left_write, right_read, right_write = _FIXED.unpack_from(data)
+    fields = _split(data)
+    if state >= len(STATES) or flags & ~_ALL_FLAGS or fields is None:
+        return None
+    tuples, handshakes, names = fields[:4], fields[4:6], fields[6:]
     try:
-        fields: dict[str, Any] = json.loads(data)
-        if fields["v"] != VERSION:
-            return None
-        key = bytes.fromhex(fields["key"])
-        session = FiveTuple(bytes.fromhex(fields["in"]))
-        chain = Chain(key, _read_facing(fields["left"]), session, 0, str(fields["policy"]), _NONE, now)
-        chain.opening = None
-        chain.session_out = FiveTuple(bytes.fromhex(fields["out"]))
-        if chain.session_out == session:
-            chain.session_out = session
-        chain.right = _read_facing(fields["right"])
-        chain.fins = int(fields["fins"])
-        chain.state = State(fields["state"])
-        name = fields["box"]
-        chain.box = next((box for box in boxes if box.name == name), None)
-    except (ValueError, KeyError, TypeError, WireError):
+        session_in = FiveTuple(tuples[0])
+        session_out = FiveTuple(tuples[1]) if tuples[1] else session_in
+        left_tuple = FiveTuple(tuples[2]) if tuples[2] else session_in
+        right_tuple = FiveTuple(tuples[3]) if tuples[3] else session_out
+        left_peer, right_peer, box_name, policy = (sys.intern(name.decode()) for name in names)
+    except (WireError, UnicodeDecodeError):
         return None
-    if len(key) != CHAIN_ID_LEN + 1 or (name is not None and chain.box is None):
+    box = next((box for box in boxes if box.name == box_name), None) if flags & _BOX else None
+    if (flags & _BOX and box is None) or len(handshakes[0]) != len(NO_HANDSHAKE):
         return None
+    if handshakes[1] and len(handshakes[1]) != len(NO_HANDSHAKE):
+        return None
+    left = Facing(
+        left_read,
+        left_write,
+        left_tuple,
+        left_peer if flags & _LEFT_PEER else None,
+        bool(flags & _LEFT_OPENED),
+    )
+    right = Facing(
+        right_read,
+        right_write,
+        right_tuple,
+        right_peer if flags & _RIGHT_PEER else None,
+        bool(flags & _RIGHT_OPENED),
+    )
+    left.handshake = handshakes[0]
+    right.handshake = handshakes[1] or left.handshake
+    chain = Chain(key, left, session_in, policy, None, now)
+    chain.session_out, chain.right, chain.box = session_out, right, box
+    chain.fins = flags & _FINS
+    chain.state = STATES[state]
     return chain
 
 
-_NONE: Final = Opening((), Egress.AGENT, False)
-
-
-def _write_facing(facing: Facing) -> str:
-    peer = "null" if facing.peer is None else json.dumps(facing.peer)
-    opened = "true" if facing.opened else "false"
-    return f'[{facing.read},{facing.write},"{facing.tuple.hex()}",{peer},{opened}]'
-
-
-def _read_facing(fields: Any) -> Facing:
-    read, write, tuple_, peer, opened = fields
-    if not isinstance(read, int) or not isinstance(write, int) or not isinstance(peer, str | None):
-        raise ValueError("a facing of other types")
-    return Facing(read, write, FiveTuple(bytes.fromhex(tuple_)), peer, bool(opened))
+def _split(data: bytes) -> list[bytes] | None:
+    fields, position = [], _FIXED.size
+    for _ in range(_FIELDS):
+        if position + _LENGTH.size > len(data):
+            return None
+        length = _LENGTH.unpack_from(data, position)[0]
+        position += _LENGTH.size
+        if position + length > len(data):
+            return None
+        fields.append(data[position : position + length])
+        position += length
+    return fields if position == len(data) else None

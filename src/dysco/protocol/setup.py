@@ -5,34 +5,51 @@
     SYN out of the box  --tuple, tag, fingerprint, API-->      --> next hop
 
 The next hop gets the SYN with a chain header before its payload. A SYN that is repeated repeats ports,
-chain id and header. What cannot go on is refused to the left, hop by hop, until the first agent does what
-the policy says.
+chain id and header; the header is signed anew only if the association's key has changed since. What cannot go
+on is refused to the left, hop by hop, until the first agent does what the policy says.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final
 
+from dysco.errors import WireError
+from dysco.protocol.admission import LONGEST_CHAIN, Admission, native_tuple, same_chain
 from dysco.protocol.boxes import AtBox
-from dysco.protocol.chain import Chain, Facing, Input, Opening, State, facing_agent, facing_host
+from dysco.protocol.chain import (
+    HALF,
+    SEEN,
+    Chain,
+    Facing,
+    Opening,
+    announced,
+    facing_agent,
+    facing_host,
+)
 from dysco.protocol.events import SentNatively, SessionOpened, SetupRefused
 from dysco.protocol.flow import HOST, UNDERLAY, Flow, FlowTable
 from dysco.protocol.life import Life
-from dysco.protocol.neighbours import SELF, Neighbour, Neighbours
+from dysco.protocol.neighbours import SELF, Neighbours
 from dysco.protocol.output import Output
 from dysco.protocol.settings import Decide, LocalBox, Settings
+from dysco.protocol.states import DYING, Input
 from dysco.wire import chain_header
 from dysco.wire.chain_header import CHAIN_ID_LEN, ChainHeader, Egress, Hop
 from dysco.wire.messages import SynRefused
-from dysco.wire.options import clamp_mss, strip_tag, syn_options
+from dysco.wire.options import clamp_mss, find_tag, strip_tag, syn_options
 from dysco.wire.packet import ACK, RST, Located, Packet, build_tcp, complete, locate, set_payload
-from dysco.wire.rewrite import apply
+from dysco.wire.rewrite import MASK32, apply
 from dysco.wire.tuples import FiveTuple
 
-_HEADERS = {4: 40, 6: 60}
-_NATIVE_TRIES = 64
+HEADERS: Final = {4: 40, 6: 60}
+"""IP and TCP header without options, which an MSS does not count (RFC 6691)."""
+_NATIVE_TRIES: Final = 64
+_MOST_ROUTES: Final = 1024
+_REASON_LEN: Final = 200
+_NO_HALF: Final = bytes(HALF.size)
 
 
 class Setup:
@@ -57,75 +74,107 @@ class Setup:
         self._output = output
         self._counters = counters
         self._rng = rng
+        self._admission = Admission(neighbours)
         self._at_box = AtBox(table, rng)
-        self._waiting: dict[str, list[Chain]] = {}
+        self._waiting: dict[str, dict[bytes, Chain]] = {}
         self._held: dict[tuple[int, FiveTuple], Chain] = {}
+        self._avoided_routes: dict[tuple[Hop, ...], float] = {}
+        life.opening_over = self._opening_over
+        life.no_association = self._no_association
 
     def syn(self, port: int, packet: Packet, at: Located, flow: Flow | None, now: float) -> None:
         """Take a SYN without ACK from any port."""
         self._counters["syn"] += 1
         complete(packet)
+        out_of_box = None if port == UNDERLAY else self._at_box.match(port, packet, at, now)
         if flow is not None and isinstance(flow.owner, Chain):
             chain = flow.owner
-            if chain.state in (State.TIME_WAIT, State.RESET) and at.seq != chain.isn:
-                self._life.close(chain, "replaced", now)
-            else:
-                self._again(chain, flow, packet, at)
+            if not self._is_replaced(chain, flow, packet, at, out_of_box, now):
+                self._again(chain, flow, packet, at, now)
                 return
+            self._life.close(chain, "replaced", now)
         held = self._held.get((port, at.five_tuple))
         if held is not None:
-            self._counters["syn_again"] += 1
-            if held.isn == at.seq:
-                return  # the first one waits for an association and will go
-            self._drop(held, "replaced", now)
+            if held.left.peer is not None or held.left.forward.isn == at.seq:
+                self._counters["syn_again"] += 1
+                return
+            self._life.close(held, "replaced", now)
         if port == UNDERLAY:
             self._from_underlay(packet, at, now)
-            return
-        chain_at_box = self._at_box.match(port, packet, at, now)
-        if chain_at_box is not None:
-            self._out_of_box(chain_at_box, packet, at, now)
+        elif out_of_box is not None:
+            self._out_of_box(out_of_box, packet, at, now)
+        elif find_tag(packet) is not None:
+            # It left a box too late: on its own it would go round the rest of its chain.
+            self._counters["tag_unknown"] += 1
         elif port == HOST:
             self._from_host(packet, at, now)
         else:
             self._counters["unknown_session"] += 1
 
     def syn_ack(self, chain: Chain, flow: Flow, packet: Packet, at: Located, now: float) -> None:
-        """Pass a SYN-ACK on to the left; the first one establishes the session here."""
+        """Pass a SYN-ACK on to the left; the first one from the right establishes the session here."""
         complete(packet)
+        right = chain.right
+        from_right = right is not None and flow.match == right.tuple.reversed() and flow.port == right.read
+        if from_right and self.no_agent(chain, at, now):
+            return
         clamp_mss(packet, self._mss_limit(chain, at.family, now), at)
+        half = announced(packet, at)
         apply(packet, flow, at)
         flow.packets += 1
         flow.bytes += len(packet.data)
         self._output.packet(flow.out, packet)
-        opening = chain.opening
-        if chain.advance(Input.SYN_ACK) and opening is not None:
-            self._at_box.forget(chain, opening)
-            self._life.established(chain, now)
+        left = chain.left
+        if from_right:
+            assert right is not None
+            right.handshake = right.handshake[: HALF.size] + half
+            if not left.backward.flags & SEEN:
+                left.handshake = left.handshake[: HALF.size] + half
+            if left.handshake == right.handshake:
+                right.handshake = left.handshake
+            self._life.advance(chain, Input.SYN_ACK, now)
+        elif left.handshake[HALF.size :] != half and not chain.is_forward(flow):
+            left.handshake = left.handshake[: HALF.size] + half
+            self._life.record(chain)
+
+    def no_agent(self, chain: Chain, at: Located, now: float) -> bool:
+        """Whether an answer to a SYN acknowledges the chain header: then no agent has taken it off."""
+        opening, right = chain.opening, chain.right
+        if opening is None or right is None or not right.peer or not opening.header:
+            return False
+        if at.ack - right.forward.isn - 1 & MASK32 != opening.sent:
+            return False
+        self._counters["no_agent"] += 1
+        self._fail(chain, right.peer, "no agent answers there", now)
+        return True
+
+    def unreachable(self, chain: Chain, seq: int, now: float) -> bool:
+        """An ICMP error says that the next hop cannot be reached; True if the SYN goes natively instead."""
+        opening, right = chain.opening, chain.right
+        if opening is None or right is None or not right.peer or right.forward.isn != seq:
+            return False
+        if chain.left.peer is not None or not opening.on_fail_open:
+            return False
+        self._fail(chain, right.peer, "the network cannot reach it", now)
+        return True
 
     def associated(self, peer: str, now: float) -> None:
         """An association has come up: what waited for it goes on."""
-        for chain in self._waiting.pop(peer, ()):
-            self._held.pop(_entrance(chain), None)
+        for chain in self._waiting.pop(peer, {}).values():
             opening = chain.opening
-            if chain.state is State.WAITING and opening is not None and opening.syn is not None:
-                syn, opening.syn = opening.syn, None
-                self._forward(chain, opening, syn, now)
-
-    def expired(self, chain: Chain, now: float) -> None:
-        """The timer of a chain that is being opened."""
-        if chain.state is State.WAITING:
-            self._counters["no_association"] += 1
-            self._fail(chain, self.settings.name, "no association with the next hop", now)
-        else:
-            self._drop(chain, "embryonic", now)
+            assert opening is not None
+            assert opening.syn is not None
+            self._held.pop(_came_by(chain), None)
+            syn, opening.syn = opening.syn, None
+            self._forward(chain, opening, syn, now)
 
     def refused_by(self, peer: str, message: SynRefused, now: float) -> None:
         """A next hop, or one behind it, refuses the chain."""
-        for chain in list(self._life.embryonic.values()):
-            right = chain.right
-            if chain.chain_id == message.chain_id and right is not None and right.peer == peer:
+        for index in range(LONGEST_CHAIN + 1):
+            chain = self._life.embryonic.get(message.chain_id + bytes((index,)))
+            if chain is not None and chain.right is not None and chain.right.peer == peer:
                 self._counters["refused_by_peer"] += 1
-                self._fail(chain, peer, message.reason, now)
+                self._fail(chain, peer, message.reason, now, far=True)
 
     def set_hops(self, session: FiveTuple, hops: tuple[Hop, ...]) -> bool:
         """Put other hops behind the box that holds this session's SYN."""
@@ -143,49 +192,78 @@ class Setup:
         self._at_box.expect(chain, session_out)
         return True
 
-    def _again(self, chain: Chain, flow: Flow, packet: Packet, at: Located) -> None:
+    def _is_replaced(
+        self, chain: Chain, flow: Flow, packet: Packet, at: Located, out_of_box: Chain | None, now: float
+    ) -> bool:
+        """Whether a SYN on the tuple of a chain begins another one that takes its place."""
+        if out_of_box is not None and out_of_box is not chain:
+            return out_of_box.chain_id != chain.chain_id
+        if flow.port == UNDERLAY:
+            payload = bytes(packet.data[at.payload_offset : at.total_len])
+            header = chain_header.peek(payload)
+            if header is None or same_chain(header, chain.key):
+                return False
+            # The peer has forgotten this chain, or its ports would be taken.
+            signer = self._admission.signer(header, at)
+            return signer is not None and signer.window_of(payload, now) is not None
+        side = chain.left if flow.match == chain.left.tuple and flow.port == chain.left.read else chain.right
+        if side is None or side.forward.isn == at.seq:
+            return False
+        is_first = chain.left.peer is None and side is chain.left and chain.opening is not None
+        return chain.state in DYING or is_first
+
+    def _again(self, chain: Chain, flow: Flow, packet: Packet, at: Located, now: float) -> None:
         """A repeated SYN goes the way of the first; another SYN on a live tuple is the endpoint's affair."""
-        self._counters["syn_again"] += 1
-        header = b"" if chain.opening is None else chain.opening.header
-        if flow.port == UNDERLAY and chain_header.peek(packet.data[at.payload_offset :]) is not None:
-            set_payload(
-                packet,
-                bytes(
-                    packet.data[at.payload_offset + chain_header.length(packet.data[at.payload_offset :]) :]
-                ),
-            )
+        forward = chain.is_forward(flow)
+        self._counters["syn_again" if forward else "simultaneous_open"] += 1
+        payload = packet.data[at.payload_offset : at.total_len]
+        header = chain_header.peek(payload) if flow.port == UNDERLAY and payload else None
+        if header is not None and same_chain(header, chain.key):
+            set_payload(packet, bytes(payload[chain_header.length(payload) :]))
         strip_tag(packet)
+        limit = self._mss_limit(chain, at.family, now)
+        clamp_mss(packet, limit)
         apply(packet, flow)
-        if chain.opening is not None and at.seq == chain.isn:
-            if chain.box is not None and flow.out == chain.box.left_write and chain.opening.tag:
-                self._at_box.mark(packet, chain.opening.tag)
-            elif chain.right is not None and flow.rewrite == chain.right.tuple and header:
-                self._with_header(packet, header, 0)
+        opening, right = chain.opening, chain.right
+        if opening is not None and forward:
+            if chain.box is not None and flow.out == chain.box.left_write and flow.match == chain.left.tuple:
+                self._at_box.renew(chain, opening, packet, now, self.settings.timers.fingerprint)
+            elif right is not None and opening.header and right.forward.isn == at.seq:
+                self._sign_anew(chain, opening)
+                self._with_header(packet, opening, limit + HEADERS[at.family])
         flow.packets += 1
         flow.bytes += len(packet.data)
         self._output.packet(flow.out, packet)
+
+    def _sign_anew(self, chain: Chain, opening: Opening) -> None:
+        """Sign the header again if the association's key is another one by now."""
+        assert chain.right is not None
+        neighbour = self._neighbours.by_name.get(chain.right.peer or SELF)
+        header = chain_header.peek(opening.header)
+        if neighbour is None or header is None or neighbour.send_key == opening.key:
+            return
+        opening.key = neighbour.send_key
+        opening.header = chain_header.encode(replace(header, counter=neighbour.next_counter()), opening.key)
 
     def _from_host(self, packet: Packet, at: Located, now: float) -> None:
         """A session begins here, unless no policy wants it or TCP itself forbids to touch it."""
         options = syn_options(packet, at)
         if options.has_md5 or options.has_ao or options.has_mptcp:
-            self._native(packet, "tcp_signed" if not options.has_mptcp else "mptcp")
+            self._native(packet, "mptcp" if options.has_mptcp else "tcp_signed")
             return
         decision = self.decide(at.five_tuple, now)
         if decision is None or not (decision.hops or decision.failure):
             self._native(packet, "no_policy")
             return
-        if decision.on_fail_open and any(self._avoided(hop, now) for hop in decision.hops):
+        if decision.on_fail_open and self._is_avoided(decision.hops, now):
             self._output.event(SentNatively(at.five_tuple, decision.policy, "a hop failed a short while ago"))
             self._native(packet, "sent_natively")
             return
-        if len(self._life.chains) >= self.settings.limits.sessions:
-            self._counters["table_full"] += 1
-            return
         opening = Opening(decision.hops, decision.egress, decision.on_fail_open)
         key = self._rng(CHAIN_ID_LEN) + b"\0"
-        chain = Chain(key, facing_host(at.five_tuple), at.five_tuple, at.seq, decision.policy, opening, now)
-        self._begin(chain, now)
+        chain = Chain(key, facing_host(at.five_tuple), at.five_tuple, decision.policy, opening, now)
+        if not self._begin(chain, packet, at, now):
+            return
         if decision.failure:
             opening.syn = packet
             self._fail(chain, self.settings.name, decision.failure, now)
@@ -199,90 +277,68 @@ class Setup:
         if header is None:
             self._native(packet, "syn_without_header")
             return
-        neighbour = self._neighbours.at(at.five_tuple.src) or self._neighbours.at(header.subsession.src)
+        neighbour = self._admission.signer(header, at)
         window = None if neighbour is None else neighbour.window_of(payload, now)
         if neighbour is None or window is None:
-            self._counters["header_not_authentic"] += 1
+            if neighbour is not None and not neighbour.up:
+                # One of us has restarted. The repeated SYN will be signed with the key that comes.
+                self._counters["header_without_association"] += 1
+            else:
+                self._native(packet, "header_not_authentic")
             return
-        if neighbour.peer.name != SELF and not window.accept(header.counter):
+        name = neighbour.peer.name
+        key = header.chain_id + bytes((header.hop_index + 1 & 0xFF,))
+        if name != SELF and not window.accept(header.counter):
             self._counters["header_replayed"] += 1
+            refusal = self._admission.refused_before(key)
+            if refusal is not None:
+                self._output.message(name, SynRefused(header.chain_id, refusal))
             return
         set_payload(packet, payload[chain_header.length(payload) :], at)
-        key = header.chain_id + bytes((header.hop_index + 1 & 0xFF,))
-        left = facing_agent(at.five_tuple, neighbour.peer.name, opened=False)
-        box = self._box_for(header)
-        refusal = self._refusal(header, neighbour, key, box, now)
-        if refusal is not None:
-            self._counters["refused"] += 1
-            self._output.event(SetupRefused(header.chain_id, header.session, self.settings.name, refusal))
-            if neighbour.peer.name != SELF:
-                self._output.message(neighbour.peer.name, SynRefused(header.chain_id, refusal))
-            return
-        opening = Opening(header.hops, header.egress, header.on_fail_open)
-        chain = Chain(key, left, header.session, at.seq, "", opening, now)
-        self._begin(chain, now)
-        clamp_mss(packet, self._mss_limit(chain, at.family, now))
-        if len(header.hops) == 1 and header.egress is Egress.AGENT:
-            chain.right = facing_host(header.session)
-            self._open(chain, packet, now)
-        elif isinstance(box, LocalBox):
-            chain.box = box
-            chain.state = State.AT_BOX
-            for flow in chain.left_flows():
-                self._table.insert(flow)
-            self._rewrite(packet, chain.left.tuple, header.session)
-            self._at_box.deliver(chain, opening, packet, at, now, self.settings.timers.fingerprint)
-            self._output.packet(box.left_write, packet)
+        strip_tag(packet)
+        refusal = self._admission.refusal(header, at, neighbour, self.settings, now)
+        box = self._admission.box_for(header, self.settings)
+        if isinstance(box, str) or key in self._life.chains:
+            refusal = refusal or (box if isinstance(box, str) else "the chain is here already")
+        if refusal is None:
+            opening = Opening(header.hops, header.egress, header.on_fail_open)
+            left = facing_agent(at.five_tuple, name, opened=False)
+            chain = Chain(key, left, header.session, "", opening, now)
+            if self._begin(chain, packet, at, now):
+                assert not isinstance(box, str)
+                self._arrived(chain, opening, packet, at, box, now)
+                return
+            refusal = "the session table is full"
+        self._counters["refused"] += 1
+        self._output.event(SetupRefused(header.chain_id, header.session, self.settings.name, refusal))
+        self._admission.remember(key, refusal)
+        if name != SELF:
+            self._output.message(name, SynRefused(header.chain_id, refusal))
         else:
-            self._rewrite(packet, chain.left.tuple, header.session)
+            self.refused_by(SELF, SynRefused(header.chain_id, refusal), now)
+
+    def _arrived(
+        self, chain: Chain, opening: Opening, packet: Packet, at: Located, box: LocalBox | None, now: float
+    ) -> None:
+        """A chain comes from the left: to the host, through the box, or straight on."""
+        if len(opening.hops) == 1 and opening.egress is Egress.AGENT and box is None:
+            chain.right = self._end(chain.session_in)
+            self._open(chain, opening, packet, now)
+            return
+        if box is None:
+            self._rewrite(packet, chain.left.tuple, chain.session_in)
             self._onward(chain, opening, packet, now)
-
-    def _refusal(
-        self, header: ChainHeader, neighbour: Neighbour, key: bytes, box: LocalBox | str | None, now: float
-    ) -> str | None:
-        """Why this host will not be a hop of the chain; None if it will."""
-        peer = neighbour.peer
-        if header.hops[0].address not in self.settings.addresses:
-            return "this host is not the hop that the header names"
-        if isinstance(box, str):
-            return box
-        if (
-            isinstance(box, LocalBox)
-            and self._table.get(box.left_read, header.session.reversed()) is not None
-        ):
-            return f"the session passes the box {box.name} already"
-        if key in self._life.chains or len(self._life.chains) >= self.settings.limits.sessions:
-            return "the chain is here already" if key in self._life.chains else "the session table is full"
-        if not neighbour.admit(self.settings.limits.setups_per_second, now) and peer.name != SELF:
-            return "too many sessions a second"
-        is_last = len(header.hops) == 1
-        if not peer.accept:
-            return f"{peer.name} may not send chains here"
-        for hop in header.hops[1:]:
-            next_one = self._neighbours.at(hop.address)
-            if next_one is None:
-                continue
-            if peer.next_hops is not None and next_one.peer.name not in (SELF, *peer.next_hops):
-                return f"{peer.name} may not go on to {next_one.peer.name}"
-        if (
-            not is_last
-            and self._neighbours.at(header.hops[1].address) is None
-            and not _routable(header.hops[1].address)
-        ):
-            return "a next hop has an address that is never a target"
-        leaves = header.egress is not Egress.AGENT and is_last and peer.name != SELF
-        if leaves and not (_routable(header.session.dst) and peer.may_use(header.session)):
-            return f"{peer.name} may not send this session on from here"
-        return None
-
-    def _box_for(self, header: ChainHeader) -> LocalBox | str | None:
-        """The box that the first hop means; None: no box; text: there is no such box."""
-        wanted = header.hops[0].box
-        if wanted:
-            return next((box for box in self.settings.boxes if box.tag == wanted), "no such middlebox here")
-        if len(header.hops) == 1 and header.egress is Egress.AGENT:
-            return None
-        return self.settings.boxes[0] if self.settings.boxes else None
+            return
+        chain.box = box
+        if self._clashes(chain, (*((f.port, f.match) for f in chain.left_flows()),
+                                 (box.right_read, chain.session_in)), now):  # fmt: skip
+            return
+        for flow in chain.left_flows():
+            self._table.insert(flow)
+        self._life.advance(chain, Input.DELIVERED, now)
+        self._rewrite(packet, chain.left.tuple, chain.session_in)
+        self._at_box.deliver(chain, opening, packet, now, self.settings.timers.fingerprint)
+        self._output.packet(box.left_write, packet)
 
     def _out_of_box(self, chain: Chain, packet: Packet, at: Located, now: float) -> None:
         """A SYN has left the box: its session may have another tuple now."""
@@ -294,7 +350,6 @@ class Setup:
             final = opening.hops[-1]
             if opening.egress is Egress.AGENT and final.address == chain.session_in.dst:
                 opening.hops = (*opening.hops[:-1], Hop(at.five_tuple.dst, final.box))
-        chain.isn = at.seq if chain.left.peer is None else chain.isn
         self._onward(chain, opening, packet, now)
 
     def _onward(self, chain: Chain, opening: Opening, packet: Packet, now: float) -> None:
@@ -304,14 +359,23 @@ class Setup:
             self._forward(chain, opening, packet, now)
             return
         session = chain.session_out
-        if opening.egress is Egress.NAT:
+        if opening.egress is Egress.AGENT:
+            chain.right = self._end(session)
+        elif opening.egress is Egress.NAT:
             translated = self._native_port(session)
             if translated is None:
                 self._fail(chain, self.settings.name, "no free port for NAT", now)
                 return
-            session = translated
-        chain.right = Facing(UNDERLAY, HOST, session, None)
-        self._open(chain, packet, now)
+            chain.right = Facing(UNDERLAY, HOST, translated, None)
+        else:
+            chain.right = Facing(UNDERLAY, HOST, session, None)
+        self._open(chain, opening, packet, now)
+
+    def _end(self, session: FiveTuple) -> Facing:
+        """The right end of a chain: this host's own stack, or what lies behind it and answers through it."""
+        if session.dst in self.settings.addresses:
+            return facing_host(session)
+        return Facing(UNDERLAY, HOST, session, None)
 
     def _forward(self, chain: Chain, opening: Opening, packet: Packet, now: float) -> None:
         """Send the SYN to the next hop, or keep it until there is an association."""
@@ -322,21 +386,19 @@ class Setup:
             self._fail(chain, self.settings.name, f"{hop} is no peer of this host", now)
             return
         if not neighbour.up:
-            if chain.state is not State.WAITING:
-                chain.state = State.WAITING
-            self._waiting.setdefault(neighbour.peer.name, []).append(chain)
-            self._held[_entrance(chain)] = chain
-            self._life.arm(chain, now + self.settings.timers.association_wait)
+            self._waiting.setdefault(neighbour.peer.name, {})[chain.key] = chain
+            self._held[_came_by(chain)] = chain
+            self._life.advance(chain, Input.HELD, now)
             return
         own = self._neighbours.own(hop.address)
         pair = None if own is None else self._neighbours.pool(own, hop.address, neighbour).allocate(now)
         if own is None or pair is None:
-            self._fail(
-                chain, self.settings.name, "no free ports" if own else "no address of this family", now
-            )
+            reason = "no free ports" if own else "no address of this family"
+            self._fail(chain, self.settings.name, reason, now)
             return
         subsession = FiveTuple.of(own, pair[0], hop.address, pair[1])
         chain.right = facing_agent(subsession, neighbour.peer.name, opened=True)
+        self._life.via[hop.address] += 1
         header = ChainHeader(
             chain.chain_id,
             chain.hop_index,
@@ -347,78 +409,108 @@ class Setup:
             opening.egress,
             opening.on_fail_open,
         )
-        opening.header = chain_header.encode(header, neighbour.send_key)
-        self._open(chain, packet, now)
+        opening.key = neighbour.send_key
+        try:
+            opening.header = chain_header.encode(header, opening.key)
+        except WireError as error:
+            self._fail(chain, self.settings.name, str(error), now)
+            return
+        self._open(chain, opening, packet, now)
 
-    def _open(self, chain: Chain, packet: Packet, now: float) -> None:
+    def _open(self, chain: Chain, opening: Opening, packet: Packet, now: float) -> None:
         """Both sides are known: make the flows and let the SYN go. It has the tuple it came here with."""
-        opening, right = chain.opening, chain.right
+        right = chain.right
         at = locate(packet)
-        assert opening is not None
         assert right is not None
         assert at is not None
-        chain.state = State.OPENING
-        self._life.via[right.tuple.dst] += right.opened
-        self._life.arm(chain, now + self.settings.timers.embryonic)
-        for flow in chain.right_flows():
+        flows = tuple(chain.right_flows())
+        opening.syn = packet.copy() if chain.left.peer is None and opening.on_fail_open else None
+        if self._clashes(chain, ((flow.port, flow.match) for flow in flows), now):
+            return
+        self._life.advance(chain, Input.SENT, now)
+        for flow in flows:
             self._table.insert(flow)
         limit = self._mss_limit(chain, at.family, now)
-        opening.syn = packet.copy() if chain.left.peer is None and opening.on_fail_open else None
         clamp_mss(packet, limit, at)
+        half = chain.left.handshake[: HALF.size] if chain.box is None else announced(packet, at)
+        right.handshake = half + _NO_HALF
         self._rewrite(packet, at.five_tuple, right.tuple)
         if opening.header:
-            self._with_header(packet, opening.header, limit + _HEADERS[at.family])
+            self._with_header(packet, opening, limit + HEADERS[at.family])
         self._output.packet(right.write, packet)
 
-    def _with_header(self, packet: Packet, header: bytes, mtu: int) -> None:
+    def _with_header(self, packet: Packet, opening: Opening, mtu: int) -> None:
         """Put the chain header before the payload; Fast Open data that no longer fit are left out (the SYN-ACK
         then acknowledges the SYN alone, and TCP sends them again: RFC 7413 section 4.1.2)."""
         at = locate(packet)
         assert at is not None
         data = bytes(packet.data[at.payload_offset : at.total_len])
-        if data and mtu and at.total_len + len(header) > mtu:
+        if data and at.total_len + len(opening.header) > mtu:
+            self._counters["fast_open_dropped"] += 1
             data = b""
-        set_payload(packet, header + data)
+        opening.sent = len(opening.header) + len(data)
+        set_payload(packet, opening.header + data, at)
 
-    def _begin(self, chain: Chain, now: float) -> None:
-        self._life.add(chain, now)
+    def _clashes(self, chain: Chain, keys: Iterable[tuple[int, FiveTuple]], now: float) -> bool:
+        """Fail a chain that would take flows that an earlier hop of the same chain has here: packets look the same."""
+        for port, match in keys:
+            flow = self._table.get(port, match)
+            owner = None if flow is None else flow.owner
+            if isinstance(owner, Chain) and owner.chain_id == chain.chain_id:
+                reason = "the chain passes the same devices of this host twice: give each middlebox its own"
+                self._fail(chain, self.settings.name, reason, now)
+                return True
+        return False
+
+    def _begin(self, chain: Chain, packet: Packet, at: Located, now: float) -> bool:
+        if not self._life.add(chain, now):
+            self._counters["table_full"] += 1
+            return False
+        chain.left.handshake = announced(packet, locate(packet) or at) + _NO_HALF
         self._counters["opened"] += 1
         self._output.event(SessionOpened(chain.chain_id, chain.hop_index, chain.session_in, chain.policy))
+        return True
 
-    def _fail(self, chain: Chain, by: str, reason: str, now: float) -> None:
-        """The chain cannot be made: say so to the left, or do what the policy says."""
+    def _no_association(self, chain: Chain, now: float) -> None:
+        self._counters["no_association"] += 1
+        self._fail(chain, self.settings.name, "no association with the next hop", now)
+
+    def _fail(self, chain: Chain, by: str, reason: str, now: float, *, far: bool = False) -> None:
+        """The chain cannot be made: say so to the left, or do what the policy says.
+
+        far: perhaps it was not the next hop that failed but one behind it.
+        """
         opening = chain.opening
+        assert opening is not None
+        syn, hops = opening.syn, opening.hops
+        reason = reason[:_REASON_LEN]
         self._output.event(SetupRefused(chain.chain_id, chain.session_in, by, reason))
-        syn_tuple, isn = chain.left.tuple, chain.isn
+        self._life.close(chain, "refused", now)
         peer = chain.left.peer
-        hops = opening.hops if opening is not None else ()
-        self._drop(chain, "refused", now)
         if peer is not None:
+            self._admission.remember(chain.key, reason)
             if peer != SELF:
-                self._output.message(peer, SynRefused(chain.chain_id, reason[:200]))
+                self._output.message(peer, SynRefused(chain.chain_id, reason))
             else:
                 self.refused_by(SELF, SynRefused(chain.chain_id, reason), now)
-        elif opening is not None and opening.on_fail_open:
-            neighbour = self._neighbours.at(hops[0].address) if hops else None
-            if neighbour is not None:
-                neighbour.avoid_until = now + self.settings.timers.avoid
-            self._counters["sent_natively"] += 1
-            self._output.event(SentNatively(syn_tuple, chain.policy, reason))
-            if opening.syn is not None:
-                self._output.packet(HOST, opening.syn)
+        elif opening.on_fail_open:
+            self._avoid(opening.route, hops, now, far=far)
+            self._output.event(SentNatively(chain.session_in, chain.policy, reason))
+            assert syn is not None
+            self._native(syn, "sent_natively")
         else:
-            reset = build_tcp(syn_tuple.reversed(), 0, isn + 1 & 0xFFFFFFFF, RST | ACK, 0)
+            isn = chain.left.forward.isn
+            reset = build_tcp(chain.session_in.reversed(), 0, isn + 1 & MASK32, RST | ACK, 0)
             self._output.packet(HOST, reset)
 
-    def _drop(self, chain: Chain, reason: str, now: float) -> None:
-        if chain.opening is not None:
-            self._at_box.forget(chain, chain.opening)
-        if self._held.get(_entrance(chain)) is chain:
-            del self._held[_entrance(chain)]
+    def _opening_over(self, chain: Chain, opening: Opening) -> None:
+        """Forget all that was kept because the chain was being opened."""
+        self._at_box.forget(chain, opening)
+        key = _came_by(chain)
+        if self._held.get(key) is chain:
+            del self._held[key]
             for waiting in self._waiting.values():
-                if chain in waiting:
-                    waiting.remove(chain)
-        self._life.close(chain, reason, now)
+                waiting.pop(chain.key, None)
 
     def _native(self, packet: Packet, counter: str) -> None:
         """Let a SYN go as if there were no agent."""
@@ -432,14 +524,28 @@ class Setup:
         for _ in range(_NATIVE_TRIES if own is not None else 0):
             assert own is not None
             port = low + int.from_bytes(self._rng(4), "big") % (high - low + 1)
-            translated = FiveTuple.of(own, port, session.dst, session.dport)
+            translated = native_tuple(session, own, port)
             if self._table.get(UNDERLAY, translated.reversed()) is None:
                 return translated
         return None
 
-    def _avoided(self, hop: Hop, now: float) -> bool:
-        neighbour = self._neighbours.at(hop.address)
-        return neighbour is not None and now < neighbour.avoid_until
+    def _avoid(self, route: tuple[Hop, ...], hops: tuple[Hop, ...], now: float, *, far: bool) -> None:
+        """Keep new sessions off a hop that failed, or, if it is not known which one did, off the whole route."""
+        until = now + self.settings.timers.avoid
+        neighbour = self._neighbours.at(hops[0].address) if hops else None
+        if neighbour is not None and not far:
+            neighbour.avoid_until = until
+            return
+        if len(self._avoided_routes) >= _MOST_ROUTES:
+            self._avoided_routes = {one: end for one, end in self._avoided_routes.items() if now < end}
+        if len(self._avoided_routes) < _MOST_ROUTES:
+            self._avoided_routes[route] = until
+
+    def _is_avoided(self, route: tuple[Hop, ...], now: float) -> bool:
+        if now < self._avoided_routes.get(route, 0.0):
+            return True
+        neighbours = (self._neighbours.at(hop.address) for hop in route)
+        return any(one is not None and now < one.avoid_until for one in neighbours)
 
     def _mss_limit(self, chain: Chain, family: int, now: float) -> int:
         """The largest segment that fits every path that this agent knows of the chain."""
@@ -449,21 +555,15 @@ class Setup:
                 neighbour = self._neighbours.by_name.get(facing.peer)
                 if neighbour is not None:
                     mtu = min(mtu, neighbour.mtu(now, mtu))
-        return mtu - _HEADERS[family]
+        return mtu - HEADERS[family]
 
     def _rewrite(self, packet: Packet, old: FiveTuple, new: FiveTuple) -> None:
         if old != new:
             apply(packet, Flow(0, old, 0, new))
 
 
-def _entrance(chain: Chain) -> tuple[int, FiveTuple]:
-    """Where the SYN came in that waits to be sent on, and with which tuple."""
-    if chain.box is not None:
-        return chain.box.right_read, chain.session_out
-    return chain.left.read, chain.left.tuple
-
-
-def _routable(address: bytes) -> bool:
-    """Whether an address may be a target of a chain at all (no loopback, link-local, multicast, unspecified)."""
-    ip = ipaddress.ip_address(address)
-    return not (ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified)
+def _came_by(chain: Chain) -> tuple[int, FiveTuple]:
+    """Port and tuple of the SYN that this chain sends on."""
+    if chain.box is None:
+        return chain.left.read, chain.left.tuple
+    return chain.box.right_read, chain.session_out
