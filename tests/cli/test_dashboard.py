@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from cli import fakes
 from cli.show_text import text_of
@@ -73,6 +76,16 @@ def test_the_selected_session_stays_in_sight() -> None:
     for _ in range(200):
         board.press("up")
     assert "▶" in drawn(board)[4]
+
+
+def test_ipv6_addresses_are_no_markup() -> None:
+    session = "[2001:db8:1::1]:43210 > [2001:db8:4::4]:80"
+    board = Dashboard()
+    board.see(Snapshot(1.0, fakes.STATUS, [fakes.session(session=session)]))
+    console = Console(file=io.StringIO(), width=120, height=24)  # one that would believe in markup
+    console.print(board.frame(120, 24))
+    assert isinstance(console.file, io.StringIO)
+    assert session in console.file.getvalue()
 
 
 def test_keys() -> None:

@@ -189,7 +189,8 @@ class Dashboard:
             cells: list[str | Text] = [
                 _SELECTED if index == chosen else "",
                 short_id(record),
-                clean(record.get("session", "")),
+                # Not a str, which a console may take for markup: IPv6 addresses stand in brackets.
+                Text(clean(record.get("session", ""))),
                 state(record.get("state")),
                 number(row.rate * 8, "bit/s"),
                 number(_bytes(record)),

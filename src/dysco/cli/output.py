@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 _PIPE_WIDTH: Final = 200  # columns; nobody cuts lines for a pipe at 80
 
 
-def console() -> Console:
-    """Make a console that neither guesses at markup nor cuts tables when it writes into a pipe."""
+def console(*, screen: bool = False) -> Console:
+    """Make a console that takes no text for markup; into a pipe it does not cut tables, but a screen's frame."""
     from rich.console import Console
 
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    width = None if screen or sys.stdout.isatty() else _PIPE_WIDTH
+    # Markup would swallow every IPv6 address in brackets.
+    return Console(markup=False, emoji=False, highlight=False, width=width)
 
 
 def emit(value: Any, as_json: bool, picture: Callable[[Any], RenderableType]) -> None:

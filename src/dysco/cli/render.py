@@ -103,7 +103,7 @@ def sessions(records: Sequence[Record]) -> RenderableType:
         stop = chain.stop_of("", record)
         made.add_row(
             short_id(record),
-            clean(record["session"]),
+            Text(clean(record["session"])),
             state(record.get("state")),
             clean(stop.box or "-"),
             clean(stop.left_peer or "-") if stop.left else "-",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from dysco.cli import fetch
+from dysco.cli import fetch, output
 from dysco.cli.options import socket_of
 from dysco.errors import DyscoError, NoAgentError
 
@@ -42,8 +42,6 @@ def top(
 
 
 async def _once(socket: Path | None) -> None:
-    from rich.console import Console
-
     from dysco.cli.dashboard import Dashboard
     from dysco.client import connect
 
@@ -54,7 +52,7 @@ async def _once(socket: Path | None) -> None:
             board.add_event(fetch.plain(event))
         await asyncio.sleep(LOOK_S / 4)  # rates need two looks
         board.see(await snapshot(agent))
-    console = Console(highlight=False)
+    console = output.console(screen=True)
     console.print(board.frame(console.width, console.height), height=console.height)
 
 
@@ -78,14 +76,13 @@ def drops(status: dict[str, Any]) -> dict[str, int]:
 
 
 async def _live(socket: Path | None) -> None:
-    from rich.console import Console
     from rich.live import Live
 
     from dysco.cli.dashboard import Dashboard
 
     board = Dashboard()
     changed = asyncio.Event()
-    console = Console(highlight=False)
+    console = output.console(screen=True)
     with _keyboard() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         async with asyncio.TaskGroup() as group:
             watcher = group.create_task(_watch(socket, board, changed))
