@@ -421,11 +421,12 @@ def test_a_stream_box_that_fails_ends_its_session_with_resets(wrong: object) -> 
     bench.up(0, b"ok")
     bench.down(0, ack=8, flags=ACK)
     out = bench.up(2, b"bad")
-    assert sorted(port for port, _, at in out if at.flags & RST) == [LEFT, RIGHT]
+    assert sorted(port for port, _, _ in out) == [LEFT, RIGHT]
+    assert all(at.payload_len == 0 for _, _, at in out)
     assert bench.device.counters["errors"] == 1
     [client] = [at for port, _, at in out if port == LEFT]
-    assert client.seq == SERVER_ISN + 1
-    # The receiver counts otherwise; it says what it expects (RFC 5961 section 3.2), and is given that.
+    assert (client.seq, client.flags & RST) == (SERVER_ISN + 1, RST)
+    # The receiver counts otherwise; it is made to say what it expects, and is given that.
     out = bench.down(0, ack=8, flags=ACK)
     assert 8 in [offset(at, CLIENT_ISN) for port, _, at in out if port == RIGHT and at.flags & RST]
     bench.device.forget(V4)
@@ -433,11 +434,16 @@ def test_a_stream_box_that_fails_ends_its_session_with_resets(wrong: object) -> 
     assert len(bench.device) == 0
 
 
-def test_a_session_that_began_before_is_ended() -> None:
+def test_a_session_that_began_before_is_ended_on_both_sides() -> None:
     bench = Bench(StreamBox(lambda chunk: chunk))
     out = bench.up(0, b"hello")
-    assert all(at.flags & RST for _, _, at in out)
-    assert bench.up(0, flags=RST)[0][2].flags & RST, "a reset is answered by none"
+    assert all(at.payload_len == 0 for _, _, at in out), "bytes that the box has not seen must not pass"
+    assert [at.seq for port, _, at in out if port == LEFT and at.flags & RST] == [SERVER_ISN + 1]
+    assert [port for port, _, _ in out if port == RIGHT], "the receiver is made to say what it expects"
+    out = bench.down(0, ack=700, flags=ACK)
+    assert 700 in [offset(at, CLIENT_ISN) for port, _, at in out if port == RIGHT and at.flags & RST]
+    out = bench.up(0, flags=RST)
+    assert [port for port, _, _ in out] == [RIGHT], "a reset passes and is answered by none"
 
 
 def test_a_tuple_is_used_again() -> None:
