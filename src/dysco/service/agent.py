@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import random
 import signal
@@ -125,8 +126,10 @@ class AgentService:
             **side.boxes,
             **self._software(devices),
         }
-        self.forwarder = Forwarder(readers, writers, self.table, self._slow)
+        self.forwarder = Forwarder(readers, writers, self.table, self._slow, self._device_gone)
         self._restore()
+        if side.steering.taken_over:
+            self.table.divert_only(side.steering.entries())
         for tun in readers:
             self._loop.add_reader(tun.fd, self._readable, tun.fd)
             self._undo.callback(self._loop.remove_reader, tun.fd)
@@ -191,6 +194,11 @@ class AgentService:
 
     def _readable(self, fd: int) -> None:
         self.forwarder.readable(fd)
+
+    def _device_gone(self, fd: int) -> None:
+        """Somebody has deleted a device of ours."""
+        self._loop.remove_reader(fd)
+        log("device_gone", logging.ERROR, remedy="restart the agent")
 
     def _slow(self, port: int, packet: Packet) -> None:
         self.core.receive_packet(port, packet, self._loop.time())

@@ -16,6 +16,7 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from dysco.config.models import HostConfig
+from dysco.dataplane.selftest import offload_fault
 from dysco.dataplane.steer import Steering, SteeringConfig
 from dysco.dataplane.tun import Tun
 from dysco.errors import HostError
@@ -129,9 +130,9 @@ def up(config: HostConfig) -> KernelSide:
 
 
 def _open(names: Sequence[str], offload: bool | str) -> tuple[Tun, Tun, str]:
-    """Open both devices alike; `auto` falls back to plain packets if the kernel refuses."""
-    refused = ""
-    if offload is not False:
+    """Open both devices alike; `auto` falls back to plain packets if the kernel refuses or damages larger ones."""
+    refused = (offload_fault() or "") if offload == "auto" else ""
+    if offload is not False and not refused:
         try:
             return Tun(names[0], offload=True), Tun(names[1], offload=True), ""
         except HostError as error:
