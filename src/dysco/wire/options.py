@@ -96,25 +96,30 @@ def mss(packet: Packet) -> int | None:
 
 
 def clamp_mss(packet: Packet, limit: int, at: Located | None = None) -> bool:
-    """Lower the announced MSS to `limit` bytes; True if something changed. at: as `locate` gives it now."""
+    """Lower the announced MSS to `limit` bytes; True if something changed. at: as `locate` gives it now.
+
+    An option that is repeated is lowered each time, for receivers differ in which one they take.
+    """
     at = at or locate(packet)
+    changed = False
     if at is None:
-        return False
+        return changed
     for kind, position, length in walk(packet, at):
-        if kind == MSS and length == 4:
-            value = packet.data[position + 2] << 8 | packet.data[position + 3]
-            if value <= limit:
-                return False
-            offset = position + 2 - at.tcp_offset
-            if offset & 1:
-                # The two bytes lie in two words of the sum: change each word on its own.
-                high, low = limit >> 8, limit & 0xFF
-                set_word(packet, at, offset - 1, packet.data[position + 1] << 8 | high)
-                set_word(packet, at, offset + 1, low << 8 | packet.data[position + 4])
-            else:
-                set_word(packet, at, offset, limit)
-            return True
-    return False
+        value = (
+            packet.data[position + 2] << 8 | packet.data[position + 3] if kind == MSS and length == 4 else 0
+        )
+        if value <= limit:
+            continue
+        offset = position + 2 - at.tcp_offset
+        if offset & 1:
+            # The two bytes lie in two words of the sum: change each word on its own.
+            high, low = limit >> 8, limit & 0xFF
+            set_word(packet, at, offset - 1, packet.data[position + 1] << 8 | high)
+            set_word(packet, at, offset + 1, low << 8 | packet.data[position + 4])
+        else:
+            set_word(packet, at, offset, limit)
+        changed = True
+    return changed
 
 
 def insert_tag(packet: Packet, tag: bytes) -> bool:
