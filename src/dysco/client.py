@@ -20,7 +20,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from dysco.errors import DyscoError, ExitStatus, LocalError, NoAgentError, PermissionDeniedError, RemoteError
+from dysco.errors import (
+    ConfigError,
+    DyscoError,
+    ExitStatus,
+    LocalError,
+    NoAgentError,
+    PermissionDeniedError,
+    RemoteError,
+    TimedOutError,
+)
 
 RUN: Final = Path("/run/dysco")
 SOCKET_VARIABLE: Final = "DYSCO_SOCKET"
@@ -156,7 +165,9 @@ def _check(reply: dict[str, Any]) -> Any:
         return reply.get("answer")
     status = reply.get("status", 1)
     kinds: dict[int, type[DyscoError]] = {
+        ExitStatus.USAGE: ConfigError,
         ExitStatus.REFUSED: RemoteError,
+        ExitStatus.TIMED_OUT: TimedOutError,
         ExitStatus.PERMISSION: PermissionDeniedError,
     }
     error = kinds.get(status, LocalError)(reply["error"])
@@ -169,7 +180,12 @@ def _find() -> Path:
     named = os.environ.get(SOCKET_VARIABLE)
     if named:
         return Path(named)
-    found = sorted(RUN.glob("*.sock"))
+    try:
+        found = sorted(RUN / name for name in os.listdir(RUN) if name.endswith(".sock"))
+    except PermissionError as error:
+        raise PermissionDeniedError(f"{RUN}: {error.strerror}") from error
+    except OSError:
+        found = []
     if not found:
         raise NoAgentError(f"no agent runs here (no socket in {RUN})")
     if len(found) > 1:

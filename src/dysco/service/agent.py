@@ -29,7 +29,7 @@ from dysco.config.policies import policy_set, resolve_hop
 from dysco.dataplane.forward import Forwarder, Writer
 from dysco.dataplane.steer import MAX_CLAUSES
 from dysco.dataplane.table import PythonFlowTable
-from dysco.errors import ConfigError, DyscoError, LocalError, WireError
+from dysco.errors import ConfigError, DyscoError, HostError, LocalError, WireError
 from dysco.middlebox import Middlebox, StreamMiddlebox
 from dysco.policy import PolicySet
 from dysco.protocol.agent import Agent, MessageOut, PacketOut
@@ -45,6 +45,7 @@ from dysco.wire.messages import Hello, Message
 from dysco.wire.packet import Packet
 from dysco.wire.tuples import FiveTuple
 
+LOGGED_FAULTS: Final = 100  # defects that are logged; all are counted
 RESET_S: Final = 1.0  # seconds that resets of sessions may take when the agent stops
 LAG_S: Final = 0.5  # seconds between two looks at the event loop's lag
 
@@ -67,8 +68,10 @@ class AgentService:
         self._timer: asyncio.TimerHandle | None = None
         self._lag_timer: asyncio.TimerHandle | None = None
         self._undo = contextlib.AsyncExitStack()
-        self._devices: list[boxes.Device] = []
+        self.devices: list[boxes.Device] = []
         self._keep = False
+        self.failure: OSError | None = None
+        self.faults = 0
 
     async def __aenter__(self) -> AgentService:
         await self.start()
@@ -140,7 +143,7 @@ class AgentService:
         await self.channel.start()
         self._undo.push_async_callback(self.channel.close)
         side.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
-        self._undo.callback(side.steering.set_policies, ())
+        self._undo.callback(self._withdraw_policies)
         control = ControlServer(config.socket, self._commands(), self.events)
         await control.start()
         self._undo.push_async_callback(control.close)
@@ -151,6 +154,11 @@ class AgentService:
         log(
             "agent_started", name=config.agent.name, addresses=report.addresses(own), offload=side.has_offload
         )
+
+    def _withdraw_policies(self) -> None:
+        """Let new sessions go without a chain, unless they are to wait for the next agent."""
+        if not self._keep:
+            self.kernel.steering.set_policies(())
 
     def healthy(self, address: bytes) -> bool:
         """For policies: whether the agent at an address can be reached."""
@@ -181,7 +189,10 @@ class AgentService:
         self._transmit()
 
     def on_message(self, peer: str, message: Message) -> None:
-        self.core.receive_message(peer, message, self._loop.time())
+        try:
+            self.core.receive_message(peer, message, self._loop.time())
+        except Exception:
+            self._fault("message")
         self._transmit()
 
     def on_mtu(self, peer: str, mtu: int) -> None:
@@ -193,7 +204,11 @@ class AgentService:
     # What the devices call.
 
     def _readable(self, fd: int) -> None:
-        self.forwarder.readable(fd)
+        try:
+            self.forwarder.readable(fd)
+        except OSError as error:
+            self._loop.remove_reader(fd)
+            self._fail(error)
 
     def _device_gone(self, fd: int) -> None:
         """Somebody has deleted a device of ours."""
@@ -201,8 +216,24 @@ class AgentService:
         log("device_gone", logging.ERROR, remedy="restart the agent")
 
     def _slow(self, port: int, packet: Packet) -> None:
-        self.core.receive_packet(port, packet, self._loop.time())
+        try:
+            self.core.receive_packet(port, packet, self._loop.time())
+        except Exception:
+            self._fault("packet")
         self._transmit()
+
+    def _fault(self, what: str) -> None:
+        """Survive a defect of our own: what caused it is lost, counted and logged, everything else goes on."""
+        self.faults += 1
+        if self.faults <= LOGGED_FAULTS:
+            logs.LOGGER.exception("internal_error", extra={"fields": {"while_handling": what}})
+
+    def _fail(self, error: OSError) -> None:
+        """A device is gone or broken: an agent without it only seems to work, so it stops and says why."""
+        if self.failure is None:
+            self.failure = error
+            log("device_failed", logging.ERROR, reason=error.strerror or str(error))
+            self.stopped.set()
 
     def _transmit(self) -> None:
         """Carry out what the core wants; packets to software devices may lead to more."""
@@ -210,7 +241,10 @@ class AgentService:
         while out := core.outgoing():
             for item in out:
                 if isinstance(item, PacketOut):
-                    self.forwarder.send(item.port, item.packet)
+                    try:
+                        self.forwarder.send(item.port, item.packet)
+                    except OSError as error:
+                        self._fail(error)
                 elif isinstance(item, MessageOut):
                     self.channel.send(item.peer, item.message)
         while (event := core.next_event()) is not None:
@@ -226,7 +260,7 @@ class AgentService:
                 if not len(core):
                     self._empty.set()
                 if isinstance(event, SessionClosed) and event.box is not None:
-                    for device in self._devices:
+                    for device in self.devices:
                         if device.name == event.box:
                             device.forget(event.session)
         deadline = core.next_deadline()
@@ -239,7 +273,10 @@ class AgentService:
     def _due(self) -> None:
         self._deadline = None
         self._timer = None
-        self.core.handle_deadline(self._loop.time())
+        try:
+            self.core.handle_deadline(self._loop.time())
+        except Exception:
+            self._fault("deadline")
         self._transmit()
 
     def _watch(self, expected_at: float) -> None:
@@ -262,7 +299,7 @@ class AgentService:
             if box is None or one.left is None:
                 continue
             device = boxes.device(one.box.name, box, one.left, self._from_box, self._choose)
-            self._devices.append(device)
+            self.devices.append(device)
             writers[one.left], writers[one.left + 1] = device.from_left, device.from_right
         return writers
 
@@ -289,7 +326,9 @@ class AgentService:
             log("journal_damaged", lost=len(records) - restored, cut_bytes=cut)
         if restored:
             log("sessions_restored", sessions=restored)
-        self._journal = journal.Journal(directory)
+        self._journal = journal.Journal(
+            directory, lambda reason: log("journal_failed", logging.ERROR, reason=reason)
+        )
         self._journal.start(self.core.records())
         self._undo.callback(lambda: self._journal.close(delete=not self._keep))
 
@@ -415,6 +454,8 @@ async def serve(config: HostConfig, path: Path | None, ready: Callable[[], None]
         ready()
         await service.stopped.wait()
         _notify("STOPPING=1")
+    if service.failure is not None:
+        raise HostError(f"the agent has stopped because a device failed: {service.failure.strerror}")
 
 
 def run(config: HostConfig, path: Path | None) -> None:

@@ -26,6 +26,8 @@ Do = Callable[..., Awaitable[Any]]
 _LINE: Final = 1 << 20
 _EVENTS_KEPT: Final = 1000
 _EVENTS_AHEAD: Final = 10_000
+_CLIENTS: Final = 64
+_REQUESTS_AT_ONCE: Final = 64
 
 
 class Events:
@@ -78,6 +80,7 @@ class ControlServer:
         self._events = events
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
+        self._following: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen; raises HostError if another agent does already."""
@@ -108,26 +111,46 @@ class ControlServer:
             self.path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._clients) >= _CLIENTS:
+            writer.close()
+            return
         self._clients.add(writer)
         try:
             async with asyncio.TaskGroup() as group:
-                while line := await reader.readline():
-                    group.create_task(self._one(line, writer))
-                raise asyncio.CancelledError
-        except (asyncio.CancelledError, OSError, ValueError):
+                streams: set[asyncio.Task[None]] = set()
+                ended = asyncio.Event()
+                at_once = asyncio.Semaphore(_REQUESTS_AT_ONCE)
+                while line := await self._line(reader):
+                    await at_once.acquire()
+                    task = group.create_task(self._one(line, writer, ended))
+                    streams.add(task)
+                    task.add_done_callback(streams.discard)
+                    task.add_done_callback(lambda _: at_once.release())
+                # Nobody asks any more, but answers may still be read; events would never end.
+                ended.set()
+                for task in streams & self._following:
+                    task.cancel()
+        except asyncio.CancelledError:
             pass
         finally:
             self._clients.discard(writer)
             writer.close()
 
-    async def _one(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+        """The next request; empty if no more will come, or one that is too long."""
+        try:
+            return await reader.readline()
+        except (OSError, ValueError):
+            return b""
+
+    async def _one(self, line: bytes, writer: asyncio.StreamWriter, ended: asyncio.Event) -> None:
         number: Any = None
         try:
             request = json.loads(line)
             number = request.pop("id", None)
             name = request.pop("do")
             if name == "events":
-                await self._follow(number, bool(request.get("follow")), writer)
+                await self._follow(number, bool(request.get("follow")), writer, ended)
                 answer: Any = None
             elif name in self._commands:
                 answer = await self._commands[name](**request)
@@ -136,15 +159,21 @@ class ControlServer:
             await self._say(writer, {"id": number, "answer": answer})
         except DyscoError as error:
             await self._say(writer, {"id": number, "error": str(error), "status": int(error.exit_status)})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             status = int(ExitStatus.USAGE)
             await self._say(writer, {"id": number, "error": f"bad request: {error}", "status": status})
 
-    async def _follow(self, number: Any, follow: bool, writer: asyncio.StreamWriter) -> None:
+    async def _follow(
+        self, number: Any, follow: bool, writer: asyncio.StreamWriter, ended: asyncio.Event
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
         with self._events.follow() as queue:
             for event in self._events.last:
                 await self._say(writer, {"id": number, "item": event})
-            while follow:
+            while follow and not ended.is_set():
                 await self._say(writer, {"id": number, "item": await queue.get()})
 
     async def _say(self, writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:

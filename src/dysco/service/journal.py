@@ -14,7 +14,7 @@ import queue
 import struct
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ NAME: Final = "sessions.journal"
 _HEAD: Final = struct.Struct("!II")
 _LEAST_GROWTH: Final = 1 << 20  # bytes that a journal may grow by before it is made anew
 _LONGEST: Final = 1 << 16
+_BATCH: Final = 4096  # records that are written at once
 
 
 def read(path: Path) -> tuple[dict[bytes, bytes], int]:
@@ -55,14 +56,20 @@ def read(path: Path) -> tuple[dict[bytes, bytes], int]:
 
 
 class Journal:
-    """Writes from a thread; `remember` and `forget` only queue."""
+    """Writes from a thread; `remember` and `forget` only queue.
 
-    def __init__(self, directory: Path) -> None:
+    If the disk refuses (full, read-only), `failed` is told once, what lives stays in memory, and with the next batch
+    the whole file is written anew: a torn record in its middle would cut off everything behind it.
+    """
+
+    def __init__(self, directory: Path, failed: Callable[[str], None] = lambda reason: None) -> None:
         self.path = directory / NAME
+        self._failed = failed
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self.error: OSError | None = None
         self._live: dict[bytes, bytes] = {}
+        self._file: int | None = None
+        self._grown = self._base = 0
 
     def start(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """Begin a new file with these records, in place of the old one at once. Raises OSError."""
@@ -85,54 +92,73 @@ class Journal:
             self._queue.put(None)
             self._thread.join()
             self._thread = None
+        self._close_file()
         if delete:
             self.path.unlink(missing_ok=True)
 
     def _run(self) -> None:
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        grown, base = 0, self.path.stat().st_size
+        works = True
+        batch: list[bytes] = []
+        while (body := self._queue.get()) is not None:
+            batch.append(body)
+            if not self._queue.empty() and len(batch) < _BATCH:
+                continue
+            works = self._write(batch, works)
+            batch.clear()
+        if batch:
+            self._write(batch, works)
+
+    def _write(self, batch: list[bytes], works: bool) -> bool:
+        """Bring a batch to the disk; False if that did not work."""
+        for one in batch:
+            key = one[1 : 1 + KEY_LEN]
+            if one[0] == REMEMBER:
+                self._live[key] = one[1 + KEY_LEN :]
+            else:
+                self._live.pop(key, None)
         try:
-            while True:
-                body = self._queue.get()
-                batch = []
-                while body is not None:
-                    batch.append(body)
-                    if self._queue.empty():
-                        break
-                    body = self._queue.get()
-                for one in batch:
-                    key = one[1 : 1 + KEY_LEN]
-                    if one[0] == REMEMBER:
-                        self._live[key] = one[1 + KEY_LEN :]
-                    else:
-                        self._live.pop(key, None)
-                if batch:
-                    try:
-                        grown += os.write(file, b"".join(_frame(one) for one in batch))
-                        if grown > max(_LEAST_GROWTH, base):
-                            os.close(file)
-                            self._rewrite()
-                            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-                            grown, base = 0, self.path.stat().st_size
-                    except OSError as error:
-                        self.error = error
-                if body is None:
-                    return
-        finally:
-            os.close(file)
+            if self._file is None:
+                self._rewrite()
+            else:
+                self._grown += _write_all(self._file, b"".join(_frame(one) for one in batch))
+                if self._grown > max(_LEAST_GROWTH, self._base):
+                    self._rewrite()
+        except OSError as error:
+            self._close_file()
+            if works:
+                self._failed(f"{self.path}: {error.strerror}")
+            return False
+        return True
 
     def _rewrite(self) -> None:
+        self._close_file()
         new = self.path.with_suffix(".new")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(file, MAGIC)
-            for key, data in self._live.items():
-                os.write(file, _frame(bytes((REMEMBER,)) + key + data))
+            size = _write_all(file, MAGIC)
+            frames = [_frame(bytes((REMEMBER,)) + key + data) for key, data in self._live.items()]
+            for at in range(0, len(frames), _BATCH):
+                size += _write_all(file, b"".join(frames[at : at + _BATCH]))
             os.fsync(file)
-        finally:
+            new.replace(self.path)
+        except OSError:
             os.close(file)
-        new.replace(self.path)
+            raise
+        self._file, self._grown, self._base = file, 0, size
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _write_all(file: int, data: bytes) -> int:
+    """Write everything; a disk that takes only a part raises OSError with the next attempt."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+    return len(data)
 
 
 def _frame(body: bytes) -> bytes:

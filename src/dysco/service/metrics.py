@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from dysco.errors import HostError
@@ -25,6 +25,9 @@ def text(agent: AgentService) -> str:
     _counters(
         lines, "dysco_steering_total", "What the kernel programs counted.", agent.kernel.steering.counters()
     )
+    _counters(lines, "dysco_agent_total", "What the agent survived.", {"internal_errors": agent.faults})
+    boxes = ((device.name, device.counters) for device in agent.devices)
+    _labelled(lines, "dysco_box_total", "What Python middleboxes did.", boxes)
     _gauge(lines, "dysco_sessions", "Sessions at this agent.", len(agent.core))
     _gauge(lines, "dysco_flows", "Entries of the flow table.", len(agent.table))
     _gauge(
@@ -66,6 +69,14 @@ async def listen(address: str, content: Callable[[], str]) -> Callable[[], Await
 def _counters(lines: list[str], name: str, help_: str, values: Mapping[str, int]) -> None:
     lines += [f"# HELP {name} {help_}", f"# TYPE {name} counter"]
     lines += [f'{name}{{what="{what}"}} {value}' for what, value in sorted(values.items())]
+
+
+def _labelled(
+    lines: list[str], name: str, help_: str, values: Iterable[tuple[str, Mapping[str, int]]]
+) -> None:
+    lines += [f"# HELP {name} {help_}", f"# TYPE {name} counter"]
+    for box, counters in values:
+        lines += [f'{name}{{box="{box}",what="{what}"}} {value}' for what, value in sorted(counters.items())]
 
 
 def _gauge(lines: list[str], name: str, help_: str, value: float) -> None:
