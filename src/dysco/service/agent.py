@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -211,9 +212,12 @@ class AgentService:
             self._fail(error)
 
     def _device_gone(self, fd: int) -> None:
-        """Somebody has deleted a device of ours."""
+        """Somebody has deleted a device of ours; one of a box is that box's loss, both others carry everything."""
         self._loop.remove_reader(fd)
-        log("device_gone", logging.ERROR, remedy="restart the agent")
+        if fd in (self.kernel.session.fd, self.kernel.subsession.fd):
+            self._fail(OSError(errno.ENODEV, "a TUN device of the agent was deleted"))
+        else:
+            log("device_gone", logging.ERROR, remedy="restart the agent when the box is there again")
 
     def _slow(self, port: int, packet: Packet) -> None:
         try:
@@ -229,7 +233,7 @@ class AgentService:
             logs.LOGGER.exception("internal_error", extra={"fields": {"while_handling": what}})
 
     def _fail(self, error: OSError) -> None:
-        """A device is gone or broken: an agent without it only seems to work, so it stops and says why."""
+        """An agent without its devices only seems to work, so it stops and says why."""
         if self.failure is None:
             self.failure = error
             log("device_failed", logging.ERROR, reason=error.strerror or str(error))
@@ -241,10 +245,7 @@ class AgentService:
         while out := core.outgoing():
             for item in out:
                 if isinstance(item, PacketOut):
-                    try:
-                        self.forwarder.send(item.port, item.packet)
-                    except OSError as error:
-                        self._fail(error)
+                    self.forwarder.send(item.port, item.packet)
                 elif isinstance(item, MessageOut):
                     self.channel.send(item.peer, item.message)
         while (event := core.next_event()) is not None:
