@@ -480,3 +480,11 @@ def test_an_error_about_a_rewritten_packet_comes_back_with_the_senders_number() 
     assert quoted.mtu == 1200
     out = bench.up(2, b"c" * 900 + b"d" * 900, gso=900)
     assert all((p.gso_size or at.payload_len) <= 1160 for _, p, at in out)
+
+
+def test_the_kind_must_be_that_of_the_class(tmp_path: Path) -> None:
+    path = tmp_path / "box.py"
+    path.write_text("import dysco\nclass Box(dysco.StreamMiddlebox): pass\n")
+    assert isinstance(load(f"{path}:Box", "box x", "stream"), StreamMiddlebox)
+    with pytest.raises(ConfigError, match=r'^box x: kind = "packet", but .* is a box of kind "stream"$'):
+        load(f"{path}:Box", "box x", "packet")

@@ -106,7 +106,7 @@ class AgentService:
         self.began_at = self._loop.time()
         identity = self._identity()
         devices = {
-            one.box.name: boxes.load(one.box.python, f"box {one.box.name}")
+            one.box.name: boxes.load(one.box.python, f"box {one.box.name}", one.box.kind)
             for one in settings.box_ports(config)
             if one.box.python is not None
         }

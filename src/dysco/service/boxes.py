@@ -28,8 +28,11 @@ Receive = Callable[[int, Packet], None]
 Choose = Callable[[FiveTuple, list[str]], None]
 
 
-def load(reference: str, where: str) -> Middlebox | StreamMiddlebox:
-    """Make the object that `module:Class` or `file.py:Class` names. Raises ConfigError, which begins with `where`."""
+def load(reference: str, where: str, kind: str = "") -> Middlebox | StreamMiddlebox:
+    """Make the object that `module:Class` or `file.py:Class` names, of the kind that the configuration says.
+
+    Raises ConfigError, which begins with `where`.
+    """
     source, _, name = reference.rpartition(":")
     try:
         if source.endswith(".py"):
@@ -45,6 +48,9 @@ def load(reference: str, where: str) -> Middlebox | StreamMiddlebox:
         raise ConfigError(f"{where}: {reference} cannot be loaded: {error!r}") from error
     if not isinstance(made, (Middlebox, StreamMiddlebox)):
         raise ConfigError(f"{where}: {reference} is neither a dysco.Middlebox nor a dysco.StreamMiddlebox")
+    found = "stream" if isinstance(made, StreamMiddlebox) else "packet"
+    if kind and kind != found:
+        raise ConfigError(f'{where}: kind = "{kind}", but {reference} is a box of kind "{found}"')
     return made
 
 
