@@ -214,8 +214,11 @@ class Life:
         self._output.packet(right.write, build_tcp(right.tuple, 0, 0, ACK, 0))
 
     def answer_with_reset(self, chain: Chain, flow: Flow, at: Located, now: float) -> None:
-        """A packet of a session that is being reset tells what both ends expect: exactly for its sender, nearly for
-        the other end, which answers a reset that is only near with what it does expect (RFC 5961 section 3.2). A RST is never answered."""
+        """Reset both ends by what a packet of a session that is being reset tells.
+
+        It is exact for its sender and near for the other end, which answers a reset that is only near with what it
+        does expect (RFC 5961 section 3.2). A RST is never answered.
+        """
         right = chain.right
         assert right is not None
         ends = ((1, chain.left, chain.left.tuple.reversed()), (2, right, right.tuple))
