@@ -64,7 +64,8 @@ def clauses(ast: Ast, limit: int = DEFAULT_LIMIT) -> list[Clause]:
     """Cover an expression with at most `limit` (2 or more) clauses."""
     found: list[Clause] = []
     for family in (4, 6):
-        found += _Builder(family, max(1, limit // 2)).cover(ast.root, False)
+        most = max(1, limit // 2)
+        found += _reduce(_Builder(family, most).cover(ast.root, False), most)
     return found
 
 
