@@ -488,3 +488,19 @@ def test_the_kind_must_be_that_of_the_class(tmp_path: Path) -> None:
     assert isinstance(load(f"{path}:Box", "box x", "stream"), StreamMiddlebox)
     with pytest.raises(ConfigError, match=r'^box x: kind = "packet", but .* is a box of kind "stream"$'):
         load(f"{path}:Box", "box x", "packet")
+
+
+def test_a_window_that_was_promised_is_never_taken_back() -> None:
+    bench = Bench(StreamBox(lambda chunk: chunk * 10))
+    bench.handshake(mss=500, window=3000)
+    edges = []
+    arrived = 0
+    for start in range(0, 3000, 500):
+        out = bench.up(start, b"x" * 500)
+        # The receiver acknowledges the first packet of each chunk only, and its window stays as it is.
+        arrived += next((at.payload_len for port, _, at in out if port == RIGHT and at.payload_len), 0)
+        out = bench.down(0, ack=arrived, flags=ACK, window=3000)
+        edges += [acked(at, CLIENT_ISN) + at.window for port, _, at in out if port == LEFT]
+    assert len(edges) > 1
+    assert edges[0] >= 3000
+    assert edges == sorted(edges)

@@ -96,3 +96,20 @@ def test_a_slow_reader_behind_a_box_that_grows(rate: float, loss: float, seed: i
     left, right = stream(seed, 6000), stream(seed + 1, 6000)
     rig.run(left, right)
     rig.check(left, right)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_stream_grows_tenfold_through_a_path_that_loses_much(seed: int) -> None:
+    # Bytes under way must stay within the sender's window: outside of it, it repeats one byte at a time.
+    rig = Rig(
+        seed,
+        {FORWARD: Each({x: bytes((x,)) * 10 for x in range(256)}), BACKWARD: Same()},
+        profiles=(Profile(mss=536, wscale=None, burst=40), Profile(mss=8960, wscale=2)),
+        faults=(
+            Fault(delay_s=0.02, jitter_s=0.01, loss=0.05),
+            Fault(delay_s=0.02, jitter_s=0.01, loss=0.3, repeat=0.1, late=0.2),
+        ),
+    )
+    left, right = stream(seed, 60000), stream(seed + 1, 6000)
+    rig.run(left, right, limit_s=60.0)
+    rig.check(left, right)

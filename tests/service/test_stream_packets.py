@@ -235,7 +235,7 @@ def test_what_the_receivers_window_does_not_take_waits_for_it() -> None:
     assert bench.seen == [(FORWARD, ACK | PSH, 1, 1, b"aabbccddee")]
     bench.right(ACK, 1, 11, window=0)
     assert bench.seen == [(BACKWARD, ACK, 1, 6, b"")]
-    assert view(bench.last[0][1]).window == 0
+    assert view(bench.last[0][1]).window == 5  # what the SYN-ACK has promised is not taken back
     bench.left(ACK | PSH, 6, 1, b"f")
     assert bench.seen == [(FORWARD, ACK, 10, 1, b"")]  # asks whether the window is still closed
     bench.right(ACK, 1, 11, window=100)

@@ -14,6 +14,7 @@ and found again without being stored: `flows` gives them.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,7 +126,8 @@ class Opening:
 class Chain:
     """One session at this agent; see the module's drawing.
 
-    active: packets that the flows had counted when the timer was set. fins: FORWARD_FIN, BACKWARD_FIN.
+    active: packets that the flows had counted when the timer was set. fins: FORWARD_FIN, BACKWARD_FIN. queued: when
+    the entry of its timer comes up, `deadline` or sooner.
     """
 
     __slots__ = (
@@ -138,6 +140,7 @@ class Chain:
         "left",
         "opening",
         "policy",
+        "queued",
         "right",
         "session_in",
         "session_out",
@@ -166,6 +169,7 @@ class Chain:
         self.active = 0
         self.created_at = now
         self.deadline = now
+        self.queued = math.inf
 
     @property
     def chain_id(self) -> bytes:

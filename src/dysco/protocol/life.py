@@ -4,14 +4,15 @@ Established packets never come here, so activity is what the flow table counted 
 timer that finds activity waits again; one that finds none ends the session. `states` has the machine; this
 does its actions.
 
-One heap holds the timers. A chain has one deadline; entries that it left behind are recognised as stale and
-thrown out when they come up, or all together when they are the greater part: a session that was to live two
-hours and was closed at once must not be remembered for two hours.
+One heap holds the timers. A chain has one deadline and one entry that counts, which comes up then or sooner;
+entries that it left behind are thrown out when they come up, or all together when they are the greater part: a
+session that was to live two hours and was closed at once must not be remembered for two hours.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -214,10 +215,10 @@ class Life:
         self._output.packet(right.write, build_tcp(right.tuple, 0, 0, ACK, 0))
 
     def answer_with_reset(self, chain: Chain, flow: Flow, at: Located, now: float) -> None:
-        """Reset both ends by what a packet of a session that is being reset tells.
+        """A packet of a session that is being reset tells what both ends expect.
 
-        It is exact for its sender and near for the other end, which answers a reset that is only near with what it
-        does expect (RFC 5961 section 3.2). A RST is never answered.
+        It says so exactly for its sender, and nearly for the other end, which answers a reset that is only near with
+        what it does expect (RFC 5961 section 3.2). A RST is never answered.
         """
         right = chain.right
         assert right is not None
@@ -246,27 +247,38 @@ class Life:
         return packets, octets
 
     def arm(self, chain: Chain, deadline: float) -> None:
-        """Set the one timer of a chain; an entry that is in the heap for later is left and found stale."""
+        """Set the one timer of a chain; an entry of it that comes up sooner is left, and put off then."""
         chain.deadline = deadline
+        if deadline >= chain.queued:
+            return
+        chain.queued = deadline
         heapq.heappush(self._heap, (deadline, chain.key))
         if len(self._heap) > _LEAST_STALE + 2 * len(self.chains):
+            for one in self.chains.values():
+                one.queued = one.deadline
             self._heap = [(one.deadline, one.key) for one in self.chains.values()]
             heapq.heapify(self._heap)
 
     def next_deadline(self) -> float | None:
         """The earliest deadline of all."""
         while self._heap:
-            deadline, key = self._heap[0]
+            at, key = self._heap[0]
             chain = self.chains.get(key)
-            if chain is not None and chain.deadline == deadline:
-                return deadline
-            heapq.heappop(self._heap)
+            if chain is None or chain.queued != at:
+                heapq.heappop(self._heap)
+            elif chain.deadline != at:
+                chain.queued = chain.deadline
+                heapq.heapreplace(self._heap, (chain.deadline, chain.key))
+            else:
+                return at
         return None
 
     def due(self, now: float) -> Iterator[Chain]:
         """Take the chains whose time has come."""
         while (deadline := self.next_deadline()) is not None and deadline <= now:
-            yield self.chains[heapq.heappop(self._heap)[1]]
+            chain = self.chains[heapq.heappop(self._heap)[1]]
+            chain.queued = math.inf
+            yield chain
 
     def _probe(self, chain: Chain) -> None:
         """Ask the endpoints beside this agent whether they live; see `states`."""

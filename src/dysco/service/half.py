@@ -31,7 +31,8 @@ class Half:
     """One direction, from the first byte to FIN.
 
     una, sent, edge: positions that go out; acknowledged, sent and allowed by the receiver's window up to there.
-    told, told_window: what the sender was last told. owed: packets ahead of a hole that were not answered yet.
+    told, told_window, promised: what the sender was last told, and the right edge that it may use since then.
+    owed: packets ahead of a hole that were not answered yet.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Half:
         "map",
         "mss",
         "owed",
+        "promised",
         "sent",
         "shift",
         "told",
@@ -62,6 +64,7 @@ class Half:
         self.una = self.sent = self.edge = start
         self.told = start
         self.told_window = 0
+        self.promised = start
         self.shift = 0
         self.mss = DEFAULT_MSS
         self.limit = 1 << 16
@@ -80,8 +83,18 @@ class Half:
 
     @property
     def window(self) -> int:
-        """Bytes that the sender may send from `in_acked` on: the receiver's window less what the box has added."""
-        return max(0, self.map.in_end + self.edge - self.map.out_end - self.in_acked)
+        """Bytes that the sender may send from `in_acked` on: the receiver's window less what the box has added.
+
+        Its right edge never moves back (RFC 9293 section 3.8.6): a sender that finds what it has under way outside
+        its window repeats but a byte at a time, and its repetition is what carries ours.
+        """
+        free = self.map.in_end + max(0, self.edge - self.map.out_end)
+        return max(free, self.promised) - self.in_acked
+
+    def tell(self, window: int) -> None:
+        """The sender is told `in_acked` and so many bytes of window."""
+        self.told, self.told_window = self.in_acked, window
+        self.promised = max(self.promised, self.told + (min(window >> self.shift, 0xFFFF) << self.shift))
 
     @property
     def has_hole(self) -> bool:

@@ -212,6 +212,7 @@ class StreamSession:
             half.mss = receiver.mss or DEFAULT_MSS
         forward.edge = forward.una + at.window  # the window of a SYN is never scaled (RFC 7323 section 2.2)
         forward.told_window = at.window
+        forward.promised = forward.edge
 
     def _see(self, direction: Direction, packet: Packet, at: Located, back: Half) -> Template:
         """Remember what packets in this host's name need; translate SACK blocks."""
@@ -239,9 +240,8 @@ class StreamSession:
 
     def _retell(self, half: Half, changed: bool) -> None:
         """Decide what the sender of a direction is told next. A repeated acknowledgement stays one that repeats."""
-        acked = half.in_acked
-        if changed or acked != half.told:
-            half.told, half.told_window = acked, half.window
+        if changed or half.in_acked != half.told:
+            half.tell(half.window)
 
     def _receive_data(
         self, direction: Direction, packet: Packet, at: Located, template: Template, changed: bool, out: Out
