@@ -27,6 +27,7 @@ _HEAD: Final = struct.Struct("!II")
 _LEAST_GROWTH: Final = 1 << 20  # bytes that a journal may grow by before it is made anew
 _LONGEST: Final = 1 << 16
 _BATCH: Final = 4096  # records that are written at once
+PAUSE_S: Final = 0.005  # seconds that a session may be established and not yet remembered
 
 
 def read(path: Path) -> tuple[dict[bytes, bytes], int]:
@@ -56,7 +57,7 @@ def read(path: Path) -> tuple[dict[bytes, bytes], int]:
 
 
 class Journal:
-    """Writes from a thread; `remember` and `forget` only queue.
+    """Writes from a thread, every PAUSE_S seconds at most; `remember` and `forget` only queue.
 
     If the disk refuses (full, read-only), `failed` is told once, what lives stays in memory, and with the next batch
     the whole file is written anew: a torn record in its middle would cut off everything behind it.
@@ -67,6 +68,7 @@ class Journal:
         self._failed = failed
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
         self._live: dict[bytes, bytes] = {}
         self._file: int | None = None
         self._grown = self._base = 0
@@ -89,6 +91,7 @@ class Journal:
     def close(self, *, delete: bool) -> None:
         """Write what is queued; then delete the file, if no session is to go on."""
         if self._thread is not None:
+            self._closing.set()
             self._queue.put(None)
             self._thread.join()
             self._thread = None
@@ -105,6 +108,8 @@ class Journal:
                 continue
             works = self._write(batch, works)
             batch.clear()
+            # Each wake-up takes the interpreter from the loop, in the middle of somebody's connection set-up.
+            self._closing.wait(PAUSE_S)
         if batch:
             self._write(batch, works)
 
