@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, counters, fetch, lab_text, log_of, nft_counter, put_file, sessions, url
+from netns.labs import (
+    MEGABYTE,
+    counters,
+    fetch,
+    lab_text,
+    log_of,
+    nft_counter,
+    put_file,
+    sessions,
+    url,
+)
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
