@@ -34,9 +34,9 @@ BUDGET: Final = 64
 """Packets that one wake-up may handle before the event loop gets its turn."""
 
 _BUFFER: Final = vnet.HEADER_LEN + 65536
-# flags of the virtio header; fragment field, protocol, header checksum, tuple; TCP flags, TCP checksum
-_IPV4 = struct.Struct(">B15xHxBH12s9xB2xH")
-_IPV6 = struct.Struct(">B15xBx36s9xB2xH")
+# flags of the virtio header; fragment field, protocol, header checksum, tuple; numbers, data offset, flags, checksum
+_IPV4 = struct.Struct(">B15xHxBH12sIIBB2xH")
+_IPV6 = struct.Struct(">B15xBx36sIIBB2xH")
 _IPV4_EDIT = struct.Struct(">H12s")
 _IPV6_EDIT = struct.Struct(">36s")
 _U16 = struct.Struct(">H")
@@ -51,6 +51,8 @@ _IPV6_TCP: Final = 50
 _IPV4_LEAST: Final = 50
 _IPV6_LEAST: Final = 70
 _SLOW_FLAGS: Final = 0x07
+_MASK32: Final = 0xFFFFFFFF
+_HALF: Final = 1 << 31
 _ACK: Final = 0x10
 _PLAIN_HEADER: Final = 5  # data offset without options
 _TIMESTAMPS_HEADER: Final = (
@@ -123,7 +125,7 @@ class Forwarder:
             end += start
             version = buffer[10]
             if version == 0x45 and end >= _IPV4_LEAST:
-                partial, fragment, protocol, ip_sum, key, flags, tcp_sum = unpack4(buffer)
+                partial, fragment, protocol, ip_sum, key, seq, ack, offset, flags, tcp_sum = unpack4(buffer)
                 flow = flows.get(key)
                 if flow is None or flags & _SLOW_FLAGS or flow.slow or protocol != 6 or fragment & 0x3FFF:
                     self._other(fd, end)
@@ -149,7 +151,7 @@ class Forwarder:
                     total = (65535 - tcp_sum + full) % 65535
                     pack(buffer, _IPV4_CHECKSUM_AT, 65535 - total if total else 0)
             elif version >> 4 == 6 and end >= _IPV6_LEAST:
-                partial, protocol, key, flags, tcp_sum = unpack6(buffer)
+                partial, protocol, key, seq, ack, offset, flags, tcp_sum = unpack6(buffer)
                 flow = flows.get(key)
                 if flow is None or flags & _SLOW_FLAGS or flow.slow or protocol != 6:
                     self._other(fd, end)
@@ -177,6 +179,11 @@ class Forwarder:
                 continue
             flow.packets += 1
             flow.bytes += end - 10
+            top = (seq + end - (_IPV4_TCP if version == 0x45 else _IPV6_TCP) - (offset >> 2 & 60)) & _MASK32
+            if (top - flow.top_seq) & _MASK32 < _HALF or flow.top_seq < 0:
+                flow.top_seq = top
+            if (ack - flow.top_ack) & _MASK32 < _HALF or flow.top_ack < 0:
+                flow.top_ack = ack
             try:
                 if write(view[start:end]) is None:
                     self.counters["write_eagain"] += 1
@@ -190,8 +197,7 @@ class Forwarder:
         if at is None or flow is None or flow.slow or at.flags & _SLOW_FLAGS:
             self._slow(port, packet)
             return
-        flow.packets += 1
-        flow.bytes += len(packet.data)
+        flow.count(at, len(packet.data))
         apply(packet, flow)
         self.send(flow.out, packet)
 
@@ -227,8 +233,7 @@ class Forwarder:
         if at is None or flow is None or flow.slow or at.flags & _SLOW_FLAGS:
             self._slow(port, packet)
         else:
-            flow.packets += 1
-            flow.bytes += len(packet.data)
+            flow.count(at, len(packet.data))
             apply(packet, flow)
             self.send(flow.out, packet)
 

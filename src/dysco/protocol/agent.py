@@ -100,8 +100,11 @@ class Agent:
         if at.flags & RST and not forward and flow.port == UNDERLAY and self._setup.no_agent(chain, at, now):
             return
         apply(packet, flow, at)
-        flow.packets += 1
-        flow.bytes += len(packet.data)
+        if at.flags & RST:
+            flow.packets += 1
+            flow.bytes += len(packet.data)
+        else:
+            flow.count(at, len(packet.data))
         self._output.packet(flow.out, packet)
         if at.flags & (FIN | RST):
             self._life.closing(chain, forward=forward, reset=bool(at.flags & RST), now=now)

@@ -18,15 +18,19 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dysco.protocol.flow import HOST, LOOP, UNDERLAY, Flow
+from dysco.protocol.flow import HOST, LOOP, UNDERLAY, Flow, Translation
+from dysco.protocol.locks import Lock
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN, Egress, Hop
 from dysco.wire.options import syn_options
 from dysco.wire.packet import Located, Packet
 from dysco.wire.tuples import FiveTuple
+
+if TYPE_CHECKING:
+    from dysco.protocol.changing import Changing
 
 FORWARD_FIN: Final = 1
 BACKWARD_FIN: Final = 2
@@ -63,11 +67,13 @@ class Facing:
 
     peer names the neighbour agent, "" for this agent itself; None if this is the host's side of the chain.
     opened: this agent chose the ports, and gives them back. handshake: what SYN and SYN-ACK announced in this
-    facing's numbers, two packed halves in one value, which facings with equal numbers share. Deltas, locks and
-    cutoffs of a reconfiguration belong here too.
+    facing's numbers, two packed halves in one value, which facings with equal numbers share.
+
+    hop: the label by which both neighbours know the subsession, 0 on the host's side. sums: what an earlier change
+    has left to this facing to translate (see `translations`). lock: of the subsession that begins here; None: free.
     """
 
-    __slots__ = ("handshake", "opened", "peer", "read", "tuple", "write")
+    __slots__ = ("handshake", "hop", "lock", "opened", "peer", "read", "sums", "tuple", "write")
 
     def __init__(
         self, read: int, write: int, tuple_: FiveTuple, peer: str | None, opened: bool = False
@@ -78,6 +84,20 @@ class Facing:
         self.peer = peer
         self.opened = opened
         self.handshake = NO_HANDSHAKE
+        self.hop = 0
+        self.sums: tuple[int, int] | None = None
+        self.lock: Lock | None = None
+
+    def translations(self) -> tuple[Translation | None, Translation | None]:
+        """What flows add that come in here and go out here (DESIGN section 9).
+
+        With sums (Df, Db): inside = outside + Df and its ack - Db on the way in, outside = inside + Db and its ack - Df
+        on the way out.
+        """
+        if self.sums is None or self.sums == (0, 0):
+            return None, None
+        forward, backward = self.sums
+        return Translation(forward, -backward), Translation(backward, -forward)
 
     @property
     def forward(self) -> Half:
@@ -133,6 +153,7 @@ class Chain:
     __slots__ = (
         "active",
         "box",
+        "changing",
         "created_at",
         "deadline",
         "fins",
@@ -164,6 +185,7 @@ class Chain:
         self.session_out = session
         self.policy = policy
         self.opening = opening
+        self.changing: Changing | None = None
         self.state = State.NEW
         self.fins = 0
         self.active = 0
@@ -183,25 +205,44 @@ class Chain:
     def left_flows(self) -> Iterator[Flow]:
         """The flows between the left facing and the box; none without a box."""
         if self.box is not None:
-            yield Flow(self.left.read, self.left.tuple, self.box.left_write, self.session_in, owner=self)
+            into, out = self.left.translations()
+            yield Flow(
+                self.left.read,
+                self.left.tuple,
+                self.box.left_write,
+                self.session_in,
+                owner=self,
+                translation=into,
+            )
             yield Flow(
                 self.box.left_read,
                 self.session_in.reversed(),
                 self.left.write,
                 self.left.tuple.reversed(),
                 owner=self,
+                translation=out,
             )
 
     def right_flows(self) -> Iterator[Flow]:
         """The flows between the box and the right facing, or between both facings without a box."""
         if self.right is None:
             return
+        into: Translation | None = None
+        out: Translation | None = None
         if self.box is None:
             read, write, session = self.left.read, self.left.write, self.left.tuple
+            into, out = self.left.translations()
         else:
             read, write, session = self.box.right_read, self.box.right_write, self.session_out
-        yield Flow(read, session, self.right.write, self.right.tuple, owner=self)
-        yield Flow(self.right.read, self.right.tuple.reversed(), write, session.reversed(), owner=self)
+        yield Flow(read, session, self.right.write, self.right.tuple, owner=self, translation=into)
+        yield Flow(
+            self.right.read,
+            self.right.tuple.reversed(),
+            write,
+            session.reversed(),
+            owner=self,
+            translation=out,
+        )
 
     def flow_keys(self) -> Iterator[tuple[int, FiveTuple]]:
         """Port and match of each flow that this chain has."""
@@ -263,6 +304,13 @@ def facing_host(session: FiveTuple) -> Facing:
     return Facing(HOST, HOST, session, None)
 
 
-def facing_agent(tuple_: FiveTuple, peer: str, *, opened: bool) -> Facing:
-    """The end of a subsession with a neighbour; "" is this agent itself."""
-    return Facing(UNDERLAY, UNDERLAY if peer else LOOP, tuple_, peer, opened)
+def facing_agent(tuple_: FiveTuple, peer: str, hop: int, *, opened: bool) -> Facing:
+    """The end of a subsession with a neighbour; "" is this agent itself. hop: its label."""
+    facing = Facing(UNDERLAY, UNDERLAY if peer else LOOP, tuple_, peer, opened)
+    facing.hop = hop
+    return facing
+
+
+def first_label(hop_index: int) -> int:
+    """The label of the subsession that a SYN opens which has passed `hop_index` others; later ones are drawn."""
+    return hop_index + 1

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from dysco.wire.numbers import MASK32
+from dysco.wire.packet import ACK, Located
 from dysco.wire.tuples import FiveTuple
 
 HOST: Final = 0
@@ -25,6 +27,11 @@ UNDERLAY: Final = 1
 LOOP: Final = 2
 FORWARD: Final = 3
 FIRST_BOX: Final = 4
+
+UNKNOWN: Final = -1
+FORGOTTEN: Final = -2
+"""As UNKNOWN, but packets have passed before: the session comes from a journal."""
+_HALF: Final = 1 << 31
 
 
 class Translation:
@@ -48,11 +55,14 @@ class Flow:
     addresses alone, and of addresses and ports. `slow` hands every packet to the core instead. `owner` is
     whatever the core needs to find its own state again; a data plane never looks at it. All but the
     counters is fixed once made: to change a flow, insert another under the same port and match.
+
+    top_seq and top_ack are the number behind the last byte that was read and the highest acknowledgement, both as
+    they came in: what a reconfiguration must know at once, also of an idle session. UNKNOWN until a packet passed.
     """
 
     __slots__ = (
         "address_delta", "bytes", "full_delta", "match", "out", "owner", "packets", "port", "rewrite", "slow",
-        "translation",
+        "top_ack", "top_seq", "translation",
     )  # fmt: skip
 
     def __init__(
@@ -75,9 +85,25 @@ class Flow:
         self.translation = translation
         self.packets = 0
         self.bytes = 0
+        self.top_seq = UNKNOWN
+        self.top_ack = UNKNOWN
         old, new = bytes(match), bytes(rewrite)
         self.address_delta = _delta(old[:-4], new[:-4])
         self.full_delta = _delta(old, new)
+
+    def count(self, at: Located, size: int) -> None:
+        """Count a packet of `size` bytes that is neither SYN nor RST."""
+        self.packets += 1
+        self.bytes += size
+        if self.top_seq < 0 or (at.next_seq - self.top_seq) & MASK32 < _HALF:
+            self.top_seq = at.next_seq
+        if at.flags & ACK and (self.top_ack < 0 or (at.ack - self.top_ack) & MASK32 < _HALF):
+            self.top_ack = at.ack
+
+    def carry_over(self, old: Flow) -> None:
+        """Go on counting where another flow of the same match has come to."""
+        self.packets, self.bytes = old.packets, old.bytes
+        self.top_seq, self.top_ack = old.top_seq, old.top_ack
 
 
 class FlowTable(Protocol):
@@ -100,7 +126,7 @@ class FlowTable(Protocol):
         ...
 
     def refresh(self, flow: Flow) -> int:
-        """Bring `flow.packets` and `flow.bytes` up to date and return `flow.packets`."""
+        """Bring `packets`, `bytes`, `top_seq` and `top_ack` up to date and return `packets`."""
         ...
 
 

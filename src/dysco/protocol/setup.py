@@ -28,6 +28,7 @@ from dysco.protocol.chain import (
     announced,
     facing_agent,
     facing_host,
+    first_label,
 )
 from dysco.protocol.events import SentNatively, SessionOpened, SetupRefused
 from dysco.protocol.flow import HOST, UNDERLAY, Flow, FlowTable
@@ -302,7 +303,7 @@ class Setup:
             refusal = refusal or (box if isinstance(box, str) else "the chain is here already")
         if refusal is None:
             opening = Opening(header.hops, header.egress, header.on_fail_open)
-            left = facing_agent(at.five_tuple, name, opened=False)
+            left = facing_agent(at.five_tuple, name, first_label(header.hop_index), opened=False)
             chain = Chain(key, left, header.session, "", opening, now)
             if self._begin(chain, packet, at, now):
                 assert not isinstance(box, str)
@@ -397,7 +398,8 @@ class Setup:
             self._fail(chain, self.settings.name, reason, now)
             return
         subsession = FiveTuple.of(own, pair[0], hop.address, pair[1])
-        chain.right = facing_agent(subsession, neighbour.peer.name, opened=True)
+        label = first_label(chain.hop_index)
+        chain.right = facing_agent(subsession, neighbour.peer.name, label, opened=True)
         self._life.via[hop.address] += 1
         header = ChainHeader(
             chain.chain_id,

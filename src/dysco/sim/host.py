@@ -160,8 +160,7 @@ class Host:
         assert at is not None
         flow = self.table.get(port, at.five_tuple)
         if flow is not None and not flow.slow and not at.flags & (SYN | FIN | RST):
-            flow.packets += 1
-            flow.bytes += len(packet.data)
+            flow.count(at, len(packet.data))
             apply(packet, flow)
             self.write(flow.out, packet)
             return

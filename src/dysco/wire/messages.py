@@ -1,7 +1,11 @@
 """Control messages between agents: frozen values, and their bytes.
 
 A datagram is a sequence of frames, each: type (1), length of the body (2), body. Everything is big-endian.
-Text is UTF-8 with a length byte before it. Unknown types are refused, for versions are settled by `Hello`.
+Text, addresses and tuples have a length byte before them, lists a count; text is UTF-8. Unknown types are refused,
+for versions are settled by `Hello`.
+
+Locks and reconfiguration (DESIGN sections 6 to 9): `hop` is the label by which both neighbours know the subsession
+along which a message goes, `request` the random number of the change that it is about.
 """
 
 from __future__ import annotations
@@ -12,9 +16,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, get_type_hints
 
 from dysco.errors import WireError
+from dysco.wire.chain_header import MAX_HOPS, Hop
+from dysco.wire.tuples import FiveTuple
 
 MAX_DATAGRAM: Final = 1200
 _FRAME = struct.Struct("!BH")
+_U32 = struct.Struct("!I")
 
 
 class Padding(bytes):
@@ -22,6 +29,39 @@ class Padding(bytes):
 
 
 _NO_PADDING: Final = Padding()
+
+
+class Handshake(bytes):
+    """What SYN and SYN-ACK announced: two halves of 8 bytes (see `dysco.protocol.chain.Half`)."""
+
+
+class Hops(tuple[Hop, ...]):
+    """Hops in order."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One agent on a chain: its name, its box ("" for none), the address of its left facing, and the labels of the
+    subsessions on both sides of it (0 at an end)."""
+
+    agent: str
+    box: str
+    address: bytes
+    left: int
+    right: int
+    mandatory: bool = False
+
+
+class Places(tuple[Place, ...]):
+    """Agents on a chain, from left to right."""
+
+    __slots__ = ()
+
+
+_NO_HOPS: Final = Hops()
+_NO_PLACES: Final = Places()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +124,258 @@ class MtuProbeAck:
     size: int
 
 
-Message = Hello | Keepalive | KeepaliveAck | Gone | SynRefused | MtuProbe | MtuProbeAck
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A segment of a chain, and what shall take its place.
+
+    request: random, names this wish for ever. first, last: labels of the segment's first and last subsession. hops:
+    the new middlebox hosts in order. force: the old path is dead, do not wait for it. state: how the state of the
+    old box comes to the new one (0 none, 1 copy, 2 freeze). origin: the agent that wishes it.
+    """
+
+    request: int
+    first: int
+    last: int
+    hops: Hops = _NO_HOPS
+    force: bool = False
+    state: int = 0
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RightRequest:
+    """Ask the left anchor of a segment for a change; goes along the chain, to the right if `rightward`."""
+
+    chain_id: bytes
+    hop: int
+    change: Change
+    rightward: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What has become of a change; goes along the chain to who asked for it, to the right if `rightward`.
+
+    phase: position in `dysco.protocol.changes.PHASES`.
+    """
+
+    chain_id: bytes
+    hop: int
+    request: int
+    phase: int
+    rightward: bool = False
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLock:
+    """Lock a segment, from the left anchor to the right; the sums are of what lies between."""
+
+    chain_id: bytes
+    hop: int
+    change: Change
+    anchor: str = ""
+    forward_sum: int = 0
+    backward_sum: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AckLock:
+    """The segment is locked, says the right anchor."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class NackLock:
+    """The segment is not locked. by: the agent that refuses."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelLock:
+    """The left anchor gives up; nothing was sent on the new path. Goes along the old path and along the new one."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class AckCancel:
+    """A CancelLock has come to its end."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLock:
+    """The change goes on: whoever is between the anchors keeps its lock."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Syn:
+    """Make the next subsession of a new path; hop is its label.
+
+    hops: the first is the receiver, the last the right anchor. last: the label by which the right anchor knows the
+    segment. handshake: what both SYNs announced, in the left anchor's numbers.
+    """
+
+    chain_id: bytes
+    hop: int
+    request: int
+    last: int
+    session: FiveTuple
+    subsession: FiveTuple
+    hops: Hops
+    handshake: Handshake
+    anchor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SynAck:
+    """The new path stands as far as the right anchor."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class NackSyn:
+    """The new path cannot be made. by: the agent that refuses."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The left anchor has switched: the point of no return. cutoff in its numbers; done: its half is empty if the
+    right cutoff is `acked`."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    cutoff: int
+    acked: int = 0
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AckAck:
+    """The right anchor has switched. cutoff in the left anchor's numbers."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    cutoff: int
+
+
+@dataclass(frozen=True, slots=True)
+class OldDone:
+    """The sender's half of the old path is empty; goes along the old path, to the right if `rightward`."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    rightward: bool
+    last: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OldDoneAck:
+    """Answer to an OldDone; goes back where that came from, so to the right if `rightward`."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    rightward: bool
+    last: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LockQuery:
+    """A right anchor asks the left one what has become of a change."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockStatus:
+    """Answer to LockQuery. status: 0 unknown, 1 cancelled, 2 not decided yet, 3 committed with this cutoff."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    status: int
+    last: int
+    cutoff: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Who is on a chain: goes to its left end, then collects to the right end, then goes back to who asked.
+
+    leg: 0 to the left end, 1 collecting, 2 on the way back. number: names the question.
+    """
+
+    chain_id: bytes
+    hop: int
+    number: int
+    leg: int
+    origin: str
+    places: Places = _NO_PLACES
+
+
+Message = (
+    Hello
+    | Keepalive
+    | KeepaliveAck
+    | Gone
+    | SynRefused
+    | MtuProbe
+    | MtuProbeAck
+    | RightRequest
+    | Progress
+    | RequestLock
+    | AckLock
+    | NackLock
+    | CancelLock
+    | AckCancel
+    | RenewLock
+    | Syn
+    | SynAck
+    | NackSyn
+    | Ack
+    | AckAck
+    | OldDone
+    | OldDoneAck
+    | LockQuery
+    | LockStatus
+    | Trace
+)
 
 TYPES: Final[dict[int, type[Message]]] = {
     1: Hello,
@@ -94,13 +385,51 @@ TYPES: Final[dict[int, type[Message]]] = {
     5: MtuProbe,
     6: MtuProbeAck,
     7: KeepaliveAck,
+    16: RightRequest,
+    17: Progress,
+    18: RequestLock,
+    19: AckLock,
+    20: NackLock,
+    21: CancelLock,
+    22: AckCancel,
+    23: RenewLock,
+    24: Syn,
+    25: SynAck,
+    26: NackSyn,
+    27: Ack,
+    28: AckAck,
+    29: OldDone,
+    30: OldDoneAck,
+    31: LockQuery,
+    32: LockStatus,
+    33: Trace,
 }
-"""Numbers on the wire. 16 to 47 are kept for locks, reconfiguration and state (rightRequest to putState)."""
+"""Numbers on the wire. 34 to 47 are kept for the state of middleboxes."""
 
 _NUMBERS = {kind: number for number, kind in TYPES.items()}
-_INTEGERS = {"version": "!H", "capabilities": "!I", "number": "!Q", "size": "!H"}
-_FIXED_BYTES = {"boot_id": 16, "digest": 8, "chain_id": 16}
-_HINTS = {kind: get_type_hints(kind) for kind in _NUMBERS}
+_INTEGERS = {
+    "version": "!H",
+    "capabilities": "!I",
+    "number": "!Q",
+    "size": "!H",
+    "hop": "!I",
+    "request": "!Q",
+    "first": "!I",
+    "last": "!I",
+    "left": "!I",
+    "right": "!I",
+    "forward_sum": "!I",
+    "backward_sum": "!I",
+    "cutoff": "!I",
+    "acked": "!I",
+    "state": "!B",
+    "phase": "!B",
+    "status": "!B",
+    "leg": "!B",
+}
+_FIXED_BYTES = {"boot_id": 16, "digest": 8, "chain_id": 16, "handshake": 16}
+_MOST_PLACES: Final = 66
+_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Change, Place)}
 
 
 def encode(messages: Iterable[Message]) -> list[bytes]:
@@ -121,7 +450,7 @@ def encode(messages: Iterable[Message]) -> list[bytes]:
 
 def encode_one(message: Message) -> bytes:
     """The frame of one message."""
-    body = b"".join(_pack(field.name, getattr(message, field.name)) for field in fields(message))
+    body = _pack_fields(message)
     return _FRAME.pack(_NUMBERS[type(message)], len(body)) + body
 
 
@@ -141,12 +470,20 @@ def decode(datagram: bytes | bytearray | memoryview) -> list[Message]:
         kind = TYPES.get(number)
         if kind is None:
             raise WireError(f"unknown message type {number}")
-        messages.append(_read(kind, body))
+        reader = _Reader(kind.__name__, body)
+        messages.append(reader.value(kind))
+        reader.end()
         position += length
     return messages
 
 
+def _pack_fields(value: Any) -> bytes:
+    return b"".join(_pack(field.name, getattr(value, field.name)) for field in fields(value))
+
+
 def _pack(name: str, value: Any) -> bytes:
+    if isinstance(value, bool):
+        return b"\1" if value else b"\0"
     if name in _INTEGERS:
         return struct.pack(_INTEGERS[name], value)
     if name in _FIXED_BYTES:
@@ -157,51 +494,88 @@ def _pack(name: str, value: Any) -> bytes:
         return struct.pack("!HH", *value)
     if isinstance(value, Padding):
         return bytes(value)
+    if isinstance(value, Change):
+        return _pack_fields(value)
+    if isinstance(value, Hops):
+        packed = (bytes([len(hop.address)]) + hop.address + _U32.pack(hop.box) for hop in value)
+        return bytes([len(value)]) + b"".join(packed)
+    if isinstance(value, Places):
+        return bytes([len(value)]) + b"".join(map(_pack_fields, value))
     raw = value.encode()[:255] if isinstance(value, str) else value
     return bytes([len(raw)]) + raw
 
 
-def _read(kind: type[Message], body: bytes) -> Message:
-    values: dict[str, Any] = {}
-    position = 0
-    for field in fields(kind):
-        name, hint = field.name, _HINTS[kind][field.name]
+class _Reader:
+    """The body of one frame; each method takes what it names from the front or raises WireError."""
+
+    def __init__(self, name: str, body: bytes) -> None:
+        self._name = name
+        self._body = body
+        self._position = 0
+
+    def value(self, kind: type[Any]) -> Any:
+        """A message, or what a message is made of."""
+        return kind(
+            **{field.name: self._field(field.name, _HINTS[kind][field.name]) for field in fields(kind)}
+        )
+
+    def end(self) -> None:
+        """There must be nothing left."""
+        left = len(self._body) - self._position
+        if left:
+            raise WireError(f"{self._name} has {left} bytes too many")
+
+    def _field(self, name: str, hint: Any) -> object:
         if hint is Padding:
-            values[name] = Padding(body[position:])
-            position = len(body)
-            continue
+            return Padding(self._take(len(self._body) - self._position, name))
+        if hint is bool:
+            raw = self._take(1, name)
+            if raw > b"\1":
+                raise WireError(f"{self._name}.{name} is neither 0 nor 1")
+            return raw == b"\1"
         if name in _INTEGERS:
-            length = struct.calcsize(_INTEGERS[name])
-        elif name == "port_range":
-            length = 4
-        elif name in _FIXED_BYTES:
-            length = _FIXED_BYTES[name]
-        else:
-            length = body[position] if position < len(body) else 0
-            position += 1
-        raw = body[position : position + length]
-        if len(raw) != length or position > len(body):
-            raise WireError(f"{kind.__name__}.{name} is cut off")
-        position += length
-        values[name] = _value(name, hint, raw)
-    if position != len(body):
-        raise WireError(f"{kind.__name__} has {len(body) - position} bytes too many")
-    return kind(**values)
+            return struct.unpack(_INTEGERS[name], self._take(struct.calcsize(_INTEGERS[name]), name))[0]
+        if name in _FIXED_BYTES:
+            raw = self._take(_FIXED_BYTES[name], name)
+            return Handshake(raw) if hint is Handshake else raw
+        if name == "port_range":
+            low, high = struct.unpack("!HH", self._take(4, name))
+            if not 1024 <= low < high:
+                raise WireError(f"port_range {low}-{high} is not a range of ports above 1023")
+            return low, high
+        if hint is Change:
+            return self.value(Change)
+        if hint is Hops:
+            return Hops(self._hop() for _ in range(self._count(name, MAX_HOPS)))
+        if hint is Places:
+            return Places(self.value(Place) for _ in range(self._count(name, _MOST_PLACES)))
+        raw = self._take(self._take(1, name)[0], name)
+        if hint is FiveTuple:
+            return FiveTuple(raw)
+        if hint is str:
+            try:
+                return raw.decode()
+            except UnicodeDecodeError:
+                raise WireError(f"{name} is not UTF-8") from None
+        if name.endswith("address") and len(raw) not in (0, 4, 16):
+            raise WireError(f"{name} is neither IPv4 nor IPv6")
+        return raw
 
+    def _hop(self) -> Hop:
+        address = self._take(self._take(1, "hops")[0], "hops")
+        if len(address) not in (4, 16):
+            raise WireError("a hop's address is neither IPv4 nor IPv6")
+        return Hop(address, _U32.unpack(self._take(_U32.size, "hops"))[0])
 
-def _value(name: str, hint: object, raw: bytes) -> object:
-    if name in _INTEGERS:
-        return struct.unpack(_INTEGERS[name], raw)[0]
-    if name == "port_range":
-        low, high = struct.unpack("!HH", raw)
-        if not 1024 <= low < high:
-            raise WireError(f"port_range {low}-{high} is not a range of ports above 1023")
-        return low, high
-    if hint is str:
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            raise WireError(f"{name} is not UTF-8") from None
-    if name == "observed_address" and len(raw) not in (0, 4, 16):
-        raise WireError("observed_address is neither IPv4 nor IPv6")
-    return raw
+    def _count(self, name: str, most: int) -> int:
+        count = self._take(1, name)[0]
+        if count > most:
+            raise WireError(f"{self._name}.{name} has {count} entries, more than {most}")
+        return count
+
+    def _take(self, length: int, name: str) -> bytes:
+        raw = self._body[self._position : self._position + length]
+        if len(raw) != length:
+            raise WireError(f"{self._name}.{name} is cut off")
+        self._position += length
+        return raw

@@ -1,0 +1,134 @@
+"""What a chain keeps at one agent while it is being changed: its roles in the changes that touch it.
+
+An agent can be the right anchor of one segment and the left anchor of the next at the same time; whoever lies inside
+a segment is neither.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from dysco.protocol.anchors import LeftState, RightState
+from dysco.protocol.paths import TwoPaths
+from dysco.wire.messages import Change, Syn
+
+if TYPE_CHECKING:
+    from dysco.protocol.chain import Facing
+
+
+class Phase(IntEnum):
+    """How far a change has come; the numbers go over the wire."""
+
+    REQUESTED = 0
+    LOCKED = 1
+    NEW_PATH_UP = 2
+    TWO_PATHS = 3
+    DRAINED = 4
+    DONE = 5
+    REFUSED = 6
+    ABORTED = 7
+
+    @property
+    def is_final(self) -> bool:
+        return self >= Phase.DONE
+
+    @property
+    def words(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+class Anchor:
+    """What both anchors keep.
+
+    old, new: the facings of the two paths on this side of the agent; new is None before it is known. two: while there
+    are two paths. tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty.
+    told_done: it knows the same of this half. since: when each phase began (seconds).
+    """
+
+    __slots__ = (
+        "change",
+        "deadline",
+        "new",
+        "old",
+        "peer_done",
+        "phase",
+        "renew_at",
+        "since",
+        "told_done",
+        "tries",
+        "two",
+    )
+
+    def __init__(self, change: Change, old: Facing, now: float) -> None:
+        self.change = change
+        self.old = old
+        self.new: Facing | None = None
+        self.two: TwoPaths | None = None
+        self.peer_done = False
+        self.told_done = False
+        self.tries = 0
+        self.deadline: float | None = None
+        self.renew_at = now
+        self.phase = Phase.REQUESTED
+        self.since = {Phase.REQUESTED: now}
+
+
+class LeftAnchor(Anchor):
+    """The left anchor's part. isn: of the path handshake; begun_at: when requestLock first went out."""
+
+    __slots__ = ("agreed", "begun_at", "isn", "reason", "shaken", "state")
+
+    def __init__(self, change: Change, old: Facing, now: float) -> None:
+        super().__init__(change, old, now)
+        self.state = LeftState.ONE_PATH
+        self.agreed = False
+        self.shaken = False
+        self.begun_at = now
+        self.isn = 0
+        self.reason: tuple[str, str] = ("", "")
+
+
+class RightAnchor(Anchor):
+    """The right anchor's part. anchor: name of the left one. sums: of what lies between, both directions."""
+
+    __slots__ = ("anchor", "state", "sums")
+
+    def __init__(self, change: Change, old: Facing, anchor: str, sums: tuple[int, int], now: float) -> None:
+        super().__init__(change, old, now)
+        self.anchor = anchor
+        self.sums = sums
+        self.state = RightState.ONE_PATH
+
+
+class Inside:
+    """A host between the anchors, of the old path or of a new one that has no data yet.
+
+    new: of the new path. left_done, right_done: that anchor has said that its half of the old path is empty.
+    """
+
+    __slots__ = ("committed", "last", "left_done", "new", "request", "right_done")
+
+    def __init__(self, request: int, last: int, *, new: bool) -> None:
+        self.request = request
+        self.last = last
+        self.new = new
+        self.committed = False
+        self.left_done = False
+        self.right_done = False
+
+
+class Changing:
+    """The roles of one chain at this agent. early: a syn that came before the requestLock of its change."""
+
+    __slots__ = ("early", "inside", "left", "right")
+
+    def __init__(self) -> None:
+        self.left: LeftAnchor | None = None
+        self.right: RightAnchor | None = None
+        self.inside: Inside | None = None
+        self.early: tuple[str, Syn] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.left is None and self.right is None and self.inside is None

@@ -1,0 +1,201 @@
+"""One anchor while its session has two paths: which packet goes where, and when the old path is empty.
+
+Everything here is in the anchor's own numbers; a `Path` knows what to add on the wire.
+
+    inner side (endpoint, box)            old path: numbers below the own cutoff, acks up to old_rcvd
+        -- send() -->            anchor
+        <-- receive() --                  new path: numbers from the own cutoff on, acks from old_rcvd on
+
+The rules are those of DESIGN section 8 and never need the peer's cutoff; that only says when all is done.
+They hold for any loss, repetition and order, and for an old path that acknowledges what it has not delivered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dysco.wire.edit import bare, edit_sack, renumber, split
+from dysco.wire.numbers import distance, earlier, later
+from dysco.wire.packet import ACK, FIN, RST, Located, Packet, locate
+
+_LEAST_WINDOW = 1460
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """What an anchor adds to its own numbers on the way out over a path, modulo 2**32; taken off on the way in."""
+
+    seq: int = 0
+    ack: int = 0
+
+
+class TwoPaths:
+    """The state of one anchor; see the module's drawing.
+
+    cutoff: the next number to be sent when the anchor switched. top: the highest that was sent. old_rcvd: the
+    number behind the last byte received on the old path, rcvd: on either. acked: the highest acknowledgement given to
+    the inner side, answered: the highest that it has given, told_old: the highest given to the old path.
+    peer_cutoff: once known.
+    """
+
+    __slots__ = (
+        "acked", "answered", "bytes_new", "bytes_old", "cutoff", "forced", "last", "old_rcvd", "peer_cutoff", "rcvd",
+        "told_old", "top",
+    )  # fmt: skip
+
+    def __init__(
+        self, cutoff: int, old_rcvd: int, acked: int, answered: int, *, forced: bool = False
+    ) -> None:
+        self.cutoff = cutoff
+        self.top = cutoff
+        self.old_rcvd = old_rcvd
+        self.rcvd = old_rcvd
+        self.acked = acked
+        self.answered = answered
+        self.told_old = earlier(answered, old_rcvd)
+        self.peer_cutoff: int | None = None
+        self.forced = forced
+        self.last: Packet | None = None
+        self.bytes_old = 0
+        self.bytes_new = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether this half of the old path is empty: all below both cutoffs is acknowledged, and the path knows."""
+        if self.peer_cutoff is None:
+            return False
+        if self.forced:
+            return True
+        return (
+            distance(self.acked, self.cutoff) >= 0
+            and distance(self.answered, self.peer_cutoff) >= 0
+            and distance(self.told_old, self.peer_cutoff) >= 0
+        )
+
+    def send(self, packet: Packet, at: Located) -> tuple[list[Packet], list[Packet]]:
+        """Take a packet from the inner side; give what goes to the old path and what goes to the new one."""
+        if at.flags & RST:
+            return self._reset(packet, at)
+        old: list[Packet] = []
+        new: list[Packet] = []
+        ack = at.ack
+        if at.flags & ACK:
+            self.answered = later(self.answered, ack)
+            self.last = bare(packet, at, at.seq, ack)
+        behind = distance(ack, self.old_rcvd) < 0
+        end = at.next_seq
+        self.top = later(self.top, end)
+        size = at.payload_len
+        probe = not size and not at.flags & FIN and distance(at.seq, self.top) < 0
+        if not size and not at.flags & FIN and not probe:
+            if behind:
+                old.append(self._for_old(packet, at))
+            else:
+                old.append(self._bare_for_old(packet, at))
+                new.append(self._for_new(packet, at))
+        elif distance(end, self.cutoff) <= 0 and not (probe and at.seq == self.cutoff):
+            if not behind and (probe or ack != self.old_rcvd):
+                new.append(self._for_new(bare(packet, at, self.top, ack), None))
+            old.append(self._for_old(packet, at))
+            self.bytes_old += size
+        elif distance(at.seq, self.cutoff) >= 0:
+            old.append(self._bare_for_old(packet, at))
+            new.append(self._for_new(packet, at))
+            self.bytes_new += size
+        else:
+            below = distance(self.cutoff, at.seq)
+            self.bytes_old += below
+            self.bytes_new += size - below
+            first, second = split(packet, at, below)
+            old.append(self._for_old(first, None))
+            new.append(self._for_new(second, None))
+        return old, new
+
+    def receive_old(self, packet: Packet, at: Located) -> bool:
+        """Take a packet of the old path in the anchor's numbers; whether it goes on to the inner side."""
+        if at.flags & RST:
+            return True
+        size = at.payload_len
+        if size or at.flags & FIN:
+            self.old_rcvd = later(self.old_rcvd, at.next_seq)
+            self.rcvd = later(self.rcvd, at.next_seq)
+            self.bytes_old += size
+        if at.flags & ACK:
+            if not size and not at.flags & FIN and self._is_stale(at.ack):
+                return False
+            self.acked = later(self.acked, at.ack)
+        return True
+
+    def receive_new(self, packet: Packet, at: Located) -> bool:
+        """Take a packet of the new path in the anchor's numbers; whether it goes on to the inner side.
+
+        An acknowledgement is believed from the own cutoff on, for there the sums are final; below it the last one that
+        was believed stands in its place.
+        """
+        if at.flags & RST:
+            return True
+        size = at.payload_len
+        self.bytes_new += size
+        if size or at.flags & FIN:
+            self.rcvd = later(self.rcvd, at.next_seq)
+        if not at.flags & ACK:
+            return bool(size)
+        if distance(at.ack, self.cutoff) >= 0:
+            self.acked = later(self.acked, at.ack)
+        elif not size and not at.flags & FIN:
+            return False
+        else:
+            renumber(packet, at, ack=self.acked)
+        edit_sack(packet, at, self._known_block)
+        return True
+
+    def remind(self) -> Packet | None:
+        """Repeat the last acknowledgement for the old path; None if none is known."""
+        last = self.last
+        at = None if last is None else locate(last)
+        return None if last is None or at is None else self._bare_for_old(last, at)
+
+    def _is_stale(self, ack: int) -> bool:
+        """Whether the new path has said as much: a reminder of it would look like a request to send again."""
+        return distance(ack, self.acked) < 0 or ack == self.acked == self.cutoff
+
+    def _reset(self, packet: Packet, at: Located) -> tuple[list[Packet], list[Packet]]:
+        old = packet.copy()
+        renumber(old, _located(old), seq=earlier(at.seq, self.cutoff), ack=earlier(at.ack, self.old_rcvd))
+        return [old], [packet]
+
+    def _for_old(self, packet: Packet, at: Located | None) -> Packet:
+        """Numbers that the old path may see: never above the own cutoff, never an ack above what it delivered."""
+        at = at or _located(packet)
+        ack = earlier(at.ack, self.old_rcvd)
+        renumber(packet, at, seq=earlier(at.seq, self.cutoff), ack=ack)
+        edit_sack(packet, at, self._old_block)
+        if at.flags & ACK:
+            self.told_old = later(self.told_old, ack)
+        return packet
+
+    def _bare_for_old(self, packet: Packet, at: Located) -> Packet:
+        seq = earlier(self.top, self.cutoff)
+        return self._for_old(bare(packet, at, seq, at.ack, _LEAST_WINDOW), None)
+
+    def _for_new(self, packet: Packet, at: Located | None) -> Packet:
+        edit_sack(packet, at or _located(packet), self._new_block)
+        return packet
+
+    def _old_block(self, left: int, right: int) -> tuple[int, int] | None:
+        right = earlier(right, self.old_rcvd)
+        return (left, right) if distance(right, left) > 0 else None
+
+    def _new_block(self, left: int, right: int) -> tuple[int, int] | None:
+        left = later(left, self.old_rcvd)
+        return (left, right) if distance(right, left) > 0 else None
+
+    def _known_block(self, left: int, right: int) -> tuple[int, int] | None:
+        left = later(left, self.cutoff)
+        return (left, right) if distance(right, left) > 0 else None
+
+
+def _located(packet: Packet) -> Located:
+    at = locate(packet)
+    assert at is not None
+    return at
