@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 
+from dysco.dataplane.steer import DIVERT
 from dysco.dataplane.tun import Tun
 from dysco.wire import vnet
 from dysco.wire.packet import Packet
@@ -57,7 +58,7 @@ class Steer:
     def __init__(self) -> None:
         self.diverted: set[tuple[FiveTuple, int]] = set()
 
-    def add(self, match: FiveTuple, direction: int) -> None:
+    def add(self, match: FiveTuple, direction: int, entry: bytes = DIVERT) -> None:
         self.diverted.add((match, direction))
 
     def remove(self, match: FiveTuple, direction: int) -> None:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.devices import Steer
-from dysco.dataplane.table import IN, OUT, PythonFlowTable
+from dysco.dataplane.steer import IN, OUT
+from dysco.dataplane.table import PythonFlowTable
 from dysco.protocol.flow import HOST, UNDERLAY, Flow
 from dysco.wire.tuples import FiveTuple
 

@@ -44,7 +44,13 @@ def spaces() -> Iterator[list[Space]]:
 
 
 @pytest.fixture
-def make_lab(tmp_path: Path) -> Iterator[MakeLab]:
+def mode(request: pytest.FixtureRequest) -> str:
+    """Who moves packets in the labs of a test; `labs.both_modes` runs a test with each."""
+    return str(getattr(request, "param", os.environ.get("DYSCO_TEST_MODE", "tun")))
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path, mode: str) -> Iterator[MakeLab]:
     """Give a function that loads a lab from a file or from its text; what was brought up is taken down."""
     root = Path(f"/run/dysco/tests-{os.getpid()}")
     made: list[Lab] = []
@@ -52,7 +58,7 @@ def make_lab(tmp_path: Path) -> Iterator[MakeLab]:
     def make(source: str | Path) -> Lab:
         if isinstance(source, str):
             path = tmp_path / f"lab-{len(made)}.toml"
-            path.write_text(source)
+            path.write_text(source.replace("[lab]\n", f'[lab]\nmode = "{mode}"\n'))
             source = path
         made.append(load(source, prefix=f"t{os.getpid()}", root=root))
         return made[-1]

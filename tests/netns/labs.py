@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dysco.lab import Lab
 
 MEGABYTE = 1_000_000
+both_modes = pytest.mark.parametrize("mode", ("tun", "ebpf"), indirect=True)
 WAIT_S = 20.0
 
 CLIENT = """

@@ -20,6 +20,7 @@ from typing import Any
 import uvloop
 from pyroute2 import IPRoute
 
+from dysco.dataplane.fast import KernelFlowTable
 from dysco.dataplane.forward import Forwarder
 from dysco.dataplane.steer import Steering, SteeringConfig
 from dysco.dataplane.table import PythonFlowTable
@@ -121,7 +122,7 @@ class StaticAgent:
                 addresses=own,
             )
         )
-        self.table = PythonFlowTable(steering, own, PORTS)
+        self.table = (KernelFlowTable if settings["fast"] else PythonFlowTable)(steering, own, PORTS)
         self.forwarder = Forwarder(
             {self.session: HOST, self.underlay: UNDERLAY},
             {HOST: self.underlay, UNDERLAY: self.underlay, FORWARD: self.session},
@@ -174,6 +175,10 @@ class StaticAgent:
 
     def report(self) -> dict[str, Any]:
         """What was counted."""
+        with self.table.refresh_all():
+            for flows in self.table.ports.values():
+                for flow in flows.values():
+                    self.table.refresh(flow)
         return {
             "address": show_address(self.role.hosts[self.role.place][0]),
             "steering": self.steering.counters(),

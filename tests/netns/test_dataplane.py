@@ -106,7 +106,7 @@ class World:
             "http://127.0.0.1/",
         )  # fmt: skip
 
-    def start(self, *, offload: bool = True, shift: int = 0) -> None:
+    def start(self, *, offload: bool = True, shift: int = 0, fast: bool = False) -> None:
         """Start an agent on every host."""
         hosts = [[ipaddress.ip_address(one).packed.hex() for one in both] for both in self.addresses]
         environment = dict(os.environ, PYTHONPATH=f"{SOURCES}:{Path(__file__).parents[1]}")
@@ -114,7 +114,7 @@ class World:
             directory = self.directory / f"agent{number}"
             directory.mkdir(exist_ok=True)
             settings: dict[str, Any] = {
-                "place": number, "hosts": hosts, "offload": offload, "shift": shift,
+                "place": number, "hosts": hosts, "offload": offload, "shift": shift, "fast": fast,
                 "directory": str(directory),
             }  # fmt: skip
             argv = self._argv(number, sys.executable, "-m", "netns.static_agent", json.dumps(settings))
@@ -165,16 +165,20 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.mark.parametrize(
-    ("offload", "transmit", "shift"),
+    ("fast", "offload", "transmit", "shift"),
     [
-        pytest.param(True, True, 0, id="offload"),
-        pytest.param(True, False, 0, id="complete-checksums"),
-        pytest.param(False, True, 0, id="plain"),
-        pytest.param(True, True, 2**31 + 12345, id="numbers"),
-        pytest.param(True, False, 2**31 + 12345, id="numbers-complete-checksums"),
+        pytest.param(False, True, True, 0, id="offload"),
+        pytest.param(False, True, False, 0, id="complete-checksums"),
+        pytest.param(False, False, True, 0, id="plain"),
+        pytest.param(False, True, True, 2**31 + 12345, id="numbers"),
+        pytest.param(False, True, False, 2**31 + 12345, id="numbers-complete-checksums"),
+        pytest.param(True, True, True, 0, id="kernel"),
+        pytest.param(True, True, False, 0, id="kernel-complete-checksums"),
+        pytest.param(True, True, True, 2**31 + 12345, id="kernel-numbers"),
+        pytest.param(True, True, False, 2**31 + 12345, id="kernel-numbers-complete-checksums"),
     ],
 )
-def test_a_file_through_a_chain(world: World, offload: bool, transmit: bool, shift: int) -> None:
+def test_a_file_through_a_chain(world: World, fast: bool, offload: bool, transmit: bool, shift: int) -> None:
     """Both ways, both families; with transmit offload off on all devices every checksum is a complete one."""
     size = SIZE if offload and transmit else SIZE // 8
     data = os.urandom(size)
@@ -183,7 +187,7 @@ def test_a_file_through_a_chain(world: World, offload: bool, transmit: bool, shi
     if not transmit:
         for host in range(3):
             world.inside(host, "ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off")
-    world.start(offload=offload, shift=shift)
+    world.start(offload=offload, shift=shift, fast=fast)
     for family in (4, 6):
         assert world.fetch(family) == digest
         world.store(family, world.directory / "data")
@@ -193,6 +197,7 @@ def test_a_file_through_a_chain(world: World, offload: bool, transmit: bool, shi
     for report in reports:
         assert report["offload"] == offload
         assert report["fast"] > 4 * size / 65536, "the sessions went past the agent"
+        assert (report["steering"]["rewritten"] > report["fast"] / 2) == fast
         assert report["steering"]["no_route"] == 0
         assert report["steering"]["reset_kept_back"] == 0
     assert reports[0]["steering"]["syn_captured"] == 4

@@ -21,7 +21,7 @@ BOUND = 2048
 class NoKernel:
     """What the kernel's maps keep is not this process's memory."""
 
-    def add(self, match: FiveTuple, direction: int) -> None:
+    def add(self, match: FiveTuple, direction: int, entry: bytes = b"") -> None:
         pass
 
     def remove(self, match: FiveTuple, direction: int) -> None:

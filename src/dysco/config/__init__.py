@@ -13,6 +13,7 @@ from dysco.config.load import check, check_bytes, load
 from dysco.config.models import (
     Agent,
     Box,
+    Dataplane,
     Group,
     HopRef,
     HostConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "Agent",
     "Box",
     "ConfigErrors",
+    "Dataplane",
     "Difference",
     "Finding",
     "Group",

@@ -265,6 +265,20 @@ class Tun(Section):
     )
 
 
+class Dataplane(Section):
+    """Who moves the packets of established sessions."""
+
+    mode: Literal["auto", "ebpf", "tun"] = option(
+        "tun",
+        doc=(
+            "`ebpf`: programs in the kernel rewrite them, and the agent sees only what begins and ends sessions and "
+            "what a Python box handles; `tun`: the agent rewrites all of them; `auto`: `ebpf` if a test at start "
+            "shows that it works here, else `tun`. `dysco tun status` says which is in use, and why."
+        ),
+        reload="restart",
+    )
+
+
 class Keys(Section):
     """How agents prove who they are; `certificate` and `key` must be given."""
 
@@ -502,6 +516,7 @@ class HostConfig(Section):
 
     agent: Agent
     tun: Tun = Tun()
+    dataplane: Dataplane = Dataplane()
     keys: Keys = Keys()
     peer: Annotated[tuple[Peer, ...], Field(strict=False)] = ()
     box: Annotated[tuple[Box, ...], Field(strict=False)] = ()

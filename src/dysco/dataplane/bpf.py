@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ _PROG_LOAD: Final = 5
 _PROG_FD_BY_ID: Final = 13
 _MAP_FD_BY_ID: Final = 14
 _OBJ_INFO: Final = 15
+_MAP_LOOKUP_BATCH: Final = 24
+_BATCH: Final = 4096
 # asm/unistd.h; what is not listed has the generic table
 _SYS_BPF: Final = {"x86_64": 321, "i686": 357, "armv7l": 386, "ppc64le": 361, "s390x": 351}.get(
     os.uname().machine, 280
@@ -113,6 +116,31 @@ class Map:
             after.raw = self._key.raw
             struct.pack_into("=Q", attribute, 8, where[0])
         return found
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and values of a hash map, in batches; what is inserted or deleted meanwhile may be missed."""
+        key_size, value_size = self.spec.key_size, self.spec.value_size
+        keys = ctypes.create_string_buffer(key_size * _BATCH)
+        values = ctypes.create_string_buffer(value_size * _BATCH)
+        # Where the next batch begins, in the kernel's words: at least four bytes, at least a key.
+        place = ctypes.create_string_buffer(max(key_size, 4))
+        at, begin, size = ctypes.addressof(place), 0, _BATCH
+        while True:
+            where = (begin, at, ctypes.addressof(keys), ctypes.addressof(values))
+            attribute = ctypes.create_string_buffer(struct.pack("=QQQQIIQQ", *where, size, self.fd, 0, 0), 64)
+            failed = _libc.syscall(_SYS_BPF, _MAP_LOOKUP_BATCH, attribute, 64) < 0
+            if failed and ctypes.get_errno() != errno.ENOENT:  # ENOENT: these are the last
+                raise _error(f"the map {self.spec.name!r} cannot be read")
+            count = struct.unpack_from("=I", attribute, 32)[0]
+            raw_keys, raw_values = keys.raw, values.raw
+            for number in range(count):
+                yield (
+                    raw_keys[number * key_size : (number + 1) * key_size],
+                    raw_values[number * value_size : (number + 1) * value_size],
+                )
+            if failed:
+                return
+            begin = at
 
     def close(self) -> None:
         """Give the descriptor back; the map lives as long as a program uses it."""

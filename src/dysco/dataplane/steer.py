@@ -45,6 +45,7 @@ COUNTERS: Final = (
     "no_route",
     "too_big",
     "reset_kept_back",
+    "rewritten",
 )
 
 _KEY = struct.Struct("=16s16s4sBB2x")
@@ -55,7 +56,8 @@ _SET_AT: Final = 12
 _DIRECTION_AT: Final = 37
 _INDEX = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
-_PRESENT: Final = b"\1"
+DIVERT: Final = bytes(80)  # struct flow: nothing but zeros hands every packet to the agent
+_COUNTED: Final = struct.Struct("=64xQQ")  # of struct flow: packets, bytes
 _TCA_BPF_ID: Final = 11  # linux/pkt_cls.h
 _NLA_HEADER: Final = 4
 _INGRESS_PARENT: Final = 0xFFFFFFF2
@@ -63,7 +65,7 @@ _EGRESS_PARENT: Final = 0xFFFFFFF3
 _OWN: Final = "dysco_"  # our filters are called so (host.plan)
 
 SPECS: Final = (
-    MapSpec("flows", HASH, _KEY.size, 1, 1 << 20),
+    MapSpec("flows", HASH, _KEY.size, len(DIVERT), 1 << 20),
     MapSpec("clauses", ARRAY, 4, _CLAUSE.size, 2 * MAX_CLAUSES),
     MapSpec("config", ARRAY, 4, _CONFIG.size, 1),
     MapSpec("counters", PERCPU_ARRAY, 4, 8, len(COUNTERS)),
@@ -94,6 +96,7 @@ class Steering:
         self._flows = self.maps["flows"]
         self._config: SteeringConfig | None = None
         self._first = self._clauses = 0
+        # What arrives without being a subsession has to be looked for; as long as there is none, nothing is.
         self._arriving: set[bytes] = set()
         if taken_over:
             # What the running programs do goes on until the new agent says otherwise.
@@ -127,6 +130,7 @@ class Steering:
     def configure(self, config: SteeringConfig) -> None:
         """Tell the programs about devices and addresses."""
         self._config = config
+        self._arriving = {key for key in self._arriving if self._is_looked_for(*_unpack_key(key))}
         self._write_config()
 
     def set_policies(self, clauses: Iterable[Clause]) -> None:
@@ -139,23 +143,40 @@ class Steering:
         if self._config is not None:
             self._write_config()
 
-    def add(self, match: FiveTuple, direction: int) -> None:
-        """Divert packets with this tuple; direction OUT (leaving) or IN (arriving). HostError if the map is full."""
+    def add(self, match: FiveTuple, direction: int, entry: bytes = DIVERT) -> None:
+        """Do with packets of this tuple what an entry says; direction OUT (leaving) or IN (arriving).
+
+        entry: struct flow of fast.bpf.h; in its place until now was another, or none. HostError if the map is full.
+        """
         key = _pack_key(match, direction)
-        self._flows.put(key, _PRESENT)
-        if direction == IN:
+        self._flows.put(key, entry)
+        if self._is_looked_for(match, direction):
             self._arriving.add(key)
             if len(self._arriving) == 1 and self._config is not None:
                 self._write_config()
 
     def remove(self, match: FiveTuple, direction: int) -> None:
-        """Divert them no more."""
+        """Leave packets of this tuple alone; no error if they were."""
         key = _pack_key(match, direction)
         self._flows.delete(key)
         if key in self._arriving:
             self._arriving.discard(key)
             if not self._arriving and self._config is not None:
                 self._write_config()
+
+    def counted(self, match: FiveTuple, direction: int) -> tuple[int, int]:
+        """Packets and bytes that the programs have rewritten by an entry; zeros if there is none."""
+        entry = self._flows.get(_pack_key(match, direction))
+        return (0, 0) if entry is None else _COUNTED.unpack(entry)
+
+    def all_counted(self) -> dict[tuple[FiveTuple, int], tuple[int, int]]:
+        """The same of every entry that was used, read in batches."""
+        found = {}
+        for key, entry in self._flows.items():
+            counted = _COUNTED.unpack(entry)
+            if counted[0]:
+                found[_unpack_key(key)] = counted
+        return found
 
     def entries(self) -> list[tuple[FiveTuple, int]]:
         """All tuples that are diverted, with their direction; takes time proportional to their number."""
@@ -176,6 +197,12 @@ class Steering:
         for fd in self._loaded.values():
             os.close(fd)
         self._loaded.clear()
+
+    def _is_looked_for(self, match: FiveTuple, direction: int) -> bool:
+        if direction != IN or self._config is None:
+            return direction == IN
+        low, high = self._config.port_range
+        return not (low <= match.dport <= high and match.dst in self._config.addresses)
 
     def _load(self, name: str) -> int:
         if name not in self._loaded:

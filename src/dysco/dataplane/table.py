@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
+from dysco.dataplane.steer import DIVERT, IN, OUT
 from dysco.protocol.flow import HOST, UNDERLAY, Flow
 from dysco.wire.tuples import FiveTuple
-
-OUT = 1
-IN = 2
 
 
 class Steer(Protocol):
     """What the table needs of `dysco.dataplane.steer.Steering`."""
 
-    def add(self, match: FiveTuple, direction: int) -> None: ...
+    def add(self, match: FiveTuple, direction: int, entry: bytes = DIVERT) -> None: ...
 
     def remove(self, match: FiveTuple, direction: int) -> None: ...
 
@@ -45,13 +44,15 @@ class PythonFlowTable:
         self.ports[flow.port][flow.match] = flow
         direction = self._direction(flow.port, flow.match)
         if direction:
-            self._steer.add(flow.match, direction)
+            self._steer.add(flow.match, direction, self._entry(flow))
 
     def delete(self, port: int, match: FiveTuple) -> None:
         """Forget a flow."""
         if self.ports[port].pop(match, None) is not None:
             direction = self._direction(port, match)
-            if direction and not (direction == OUT and match in self._captured):
+            if direction == OUT and match in self._captured:
+                self._steer.add(match, OUT)
+            elif direction:
                 self._steer.remove(match, direction)
 
     def get(self, port: int, match: FiveTuple) -> Flow | None:
@@ -62,7 +63,8 @@ class PythonFlowTable:
         """Divert a SYN that is expected."""
         if match not in self._captured:
             self._captured.add(match)
-            self._steer.add(match, OUT)
+            if match not in self.ports[HOST]:
+                self._steer.add(match, OUT)
 
     def release(self, match: FiveTuple) -> None:
         """Expect it no more."""
@@ -84,11 +86,19 @@ class PythonFlowTable:
     def _is_wanted(self, match: FiveTuple, direction: int) -> bool:
         if direction == OUT:
             return match in self.ports[HOST] or match in self._captured
-        return match in self.ports[UNDERLAY]
+        return match in self.ports[UNDERLAY] and self._direction(UNDERLAY, match) == IN
 
     def refresh(self, flow: Flow) -> int:
         """Counters of this table are always up to date."""
         return flow.packets
+
+    def refresh_all(self) -> AbstractContextManager[None]:
+        """Within this context, counters are those of its beginning: for whoever asks for many."""
+        return nullcontext()
+
+    def _entry(self, flow: Flow) -> bytes:
+        """What the kernel does with packets of a flow."""
+        return DIVERT
 
     def _direction(self, port: int, match: FiveTuple) -> int:
         if port == HOST:

@@ -91,6 +91,8 @@ def host_toml(
         if other is not node:
             known = {"name": other.name, "addresses": [*other.ipv4, *other.ipv6]}
             peers[other.name] = known | peers.get(other.name, {})
+    if topology.file.lab.mode is not None:
+        tables["dataplane"] = {"mode": topology.file.lab.mode} | tables.get("dataplane", {})
     return tables | {
         "agent": agent | tables.get("agent", {}),
         "keys": keys | tables.get("keys", {}),

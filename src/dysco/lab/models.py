@@ -37,13 +37,18 @@ class Section(BaseModel):
 
 
 class Settings(Section):
-    """The lab as a whole. `emulator`: netem where the kernel has it, else dysco's own; or one of them."""
+    """The lab as a whole.
+
+    `emulator`: netem where the kernel has it, else dysco's own; or one of them. `mode`: who moves packets, for agents
+    whose `[dataplane]` does not say it.
+    """
 
     name: Name
     about: str = ""
     ipv6: bool = True
     seed: int = 1
     emulator: Literal["auto", "netem", "own"] = "auto"
+    mode: Literal["auto", "ebpf", "tun"] | None = None
 
 
 class Program(Section):

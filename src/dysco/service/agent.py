@@ -27,6 +27,7 @@ from typing import Any, Final
 from dysco import config as configuration
 from dysco.config.models import HostConfig
 from dysco.config.policies import policy_set, resolve_hop
+from dysco.dataplane.fast import KernelFlowTable
 from dysco.dataplane.forward import Forwarder, Writer
 from dysco.dataplane.steer import MAX_CLAUSES
 from dysco.dataplane.table import PythonFlowTable
@@ -115,7 +116,8 @@ class AgentService:
         self._undo.push_async_callback(self._close_kernel)
         own, mtu = side.underlay.addresses, side.underlay.mtu
         self.policies: PolicySet = policy_set(config, own)
-        self.table = PythonFlowTable(side.steering, own, config.agent.port_range)
+        make_table = KernelFlowTable if side.in_kernel else PythonFlowTable
+        self.table: PythonFlowTable = make_table(side.steering, own, config.agent.port_range)
         self._settings = settings.core_settings(config, own, mtu)
         self.core = Agent(self._settings, self.table, settings.decider(self.policies, self), os.urandom)
         readers = {
@@ -153,7 +155,11 @@ class AgentService:
         self._watch(self._loop.time())
         self._transmit()
         log(
-            "agent_started", name=config.agent.name, addresses=report.addresses(own), offload=side.has_offload
+            "agent_started",
+            name=config.agent.name,
+            addresses=report.addresses(own),
+            mode=report.mode(side),
+            why_no_ebpf=side.kernel_refused or None,
         )
 
     def _withdraw_policies(self) -> None:
@@ -371,7 +377,8 @@ class AgentService:
 
     async def _sessions(self) -> list[dict[str, Any]]:
         now = self._loop.time()
-        return [report.session(info) for info in self.core.sessions(now)]
+        with self.table.refresh_all():
+            return [report.session(info) for info in self.core.sessions(now)]
 
     async def _peers(self) -> list[dict[str, Any]]:
         known = {peer.name: peer for peer in self._settings.peers}

@@ -48,6 +48,8 @@ class KernelSide:
     subsession: Tun
     boxes: dict[int, Tun] = field(default_factory=dict)
     offload_refused: str = ""
+    in_kernel: bool = False
+    kernel_refused: str = ""
 
     @property
     def has_offload(self) -> bool:
@@ -126,7 +128,17 @@ def up(config: HostConfig) -> KernelSide:
                     undo.callback(boxes[port].close)
         steering.configure(_steering_config(config, underlay))
         undo.pop_all()
-    return KernelSide(underlay, changes, steering, transaction, session, subsession, boxes, refused)
+    return KernelSide(
+        underlay,
+        changes,
+        steering,
+        transaction,
+        session,
+        subsession,
+        boxes,
+        refused,
+        in_kernel=config.dataplane.mode == "ebpf",
+    )
 
 
 def _open(names: Sequence[str], offload: bool | str) -> tuple[Tun, Tun, str]:

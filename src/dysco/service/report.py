@@ -17,6 +17,7 @@ from dysco.wire.tuples import FiveTuple, show_address
 
 if TYPE_CHECKING:
     from dysco.service.agent import AgentService
+    from dysco.service.kernel import KernelSide
 
 DROPS: Final = (
     "malformed",
@@ -40,7 +41,8 @@ def status(agent: AgentService) -> dict[str, Any]:
         "name": agent.config.agent.name,
         "pid": os.getpid(),
         "uptime_s": round(time.monotonic() - agent.began_at, 3),
-        "mode": "tun with offload" if side.has_offload else "tun, plain packets",
+        "mode": mode(side),
+        "why_no_ebpf": side.kernel_refused or None,
         "why_no_offload": side.offload_refused or None,
         "addresses": addresses(side.underlay.addresses),
         "mtu": side.underlay.mtu,
@@ -54,6 +56,12 @@ def status(agent: AgentService) -> dict[str, Any]:
         | dict(agent.forwarder.counters),
         "steering": side.steering.counters(),
     }
+
+
+def mode(side: KernelSide) -> str:
+    """Who moves packets of established sessions, and how those that come to the agent come."""
+    tun = "tun with offload" if side.has_offload else "tun, plain packets"
+    return f"ebpf, {tun}" if side.in_kernel else tun
 
 
 def addresses(packed: Iterable[bytes]) -> list[str]:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Steering: which packets of the host go to the agent, and where the agent's packets go.
+// Steering: which packets of the host go to the agent, and where the agent's packets go. Flows that say how are
+// rewritten here and never reach it; fast.bpf.h does that.
 //
 //   egress   on each underlay device, outgoing: sessions that are chained, SYNs that a policy may want  -> session TUN
 //   ingress  on each underlay device, incoming: subsessions, ICMP errors about them                     -> underlay TUN
@@ -30,6 +31,12 @@
 #define bpf_htons(value) (value)
 #endif
 #define bpf_ntohs(value) bpf_htons(value)
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define bpf_htonl(value) __builtin_bswap32(value)
+#else
+#define bpf_htonl(value) (value)
+#endif
+#define bpf_ntohl(value) bpf_htonl(value)
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*const bpf_skb_store_bytes)(struct __sk_buff *, __u32 offset, const void *from, __u32 size,
 					 __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
@@ -40,20 +47,24 @@ static long (*const bpf_skb_change_head)(struct __sk_buff *, __u32 size,
 static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *, int size,
 					__u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*const bpf_l4_csum_replace)(struct __sk_buff *, __u32 offset, __u64 from, __u64 to,
+					 __u64 flags) = (void *)BPF_FUNC_l4_csum_replace;
 static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *, int size,
 				    __u32 flags) = (void *)BPF_FUNC_fib_lookup;
 
 #define OUR_MARK 0x64797363 // "dysc": written by inject, read and cleared by egress
 #define MAX_CLAUSES 128 // of one set; there are two, so that a set is exchanged in one step
 #define MAX_ADDRESSES 16
+#define FIN 0x01
 #define SYN 0x02
 #define RST 0x04
 #define ACK 0x10
 #define FLOW_OUT 1 // a session packet that leaves: egress
-#define FLOW_IN 2  // a session packet that arrives without a subsession: ingress
+#define FLOW_IN 2  // a packet that arrives, of a session without a subsession or of a fast flow: ingress
 
 // RESET_KEPT_BACK: this host's own reset for a subsession, which would end a session that goes on
-enum counter { CAPTURED_OUT, CAPTURED_IN, SYN_CAPTURED, TO_HOST, TO_WIRE, NO_ROUTE, TOO_BIG, RESET_KEPT_BACK, COUNTERS };
+enum counter { CAPTURED_OUT, CAPTURED_IN, SYN_CAPTURED, TO_HOST, TO_WIRE, NO_ROUTE, TOO_BIG, RESET_KEPT_BACK, REWRITTEN,
+	       COUNTERS };
 
 struct key {
 	__u8 src[16];
@@ -90,12 +101,14 @@ struct config {
 	__u8 address_family[MAX_ADDRESSES];
 };
 
+struct flow;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1 << 20);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct key);
-	__type(value, __u8);
+	__type(value, struct flow);
 } flows SEC(".maps");
 
 struct {
@@ -137,6 +150,7 @@ struct found {
 	__u32 tcp; // offset of the TCP header
 	__u8 flags;
 	__u8 quoted; // the key is what an ICMP error quotes
+	__u8 plain;  // TCP stands right behind an IP header without options
 };
 
 struct ports { // as TCP begins
@@ -263,6 +277,7 @@ static __always_inline int parse(struct __sk_buff *skb, __u32 l2, struct found *
 		__builtin_memcpy(found->key.src, &ip->saddr, 4);
 		__builtin_memcpy(found->key.dst, &ip->daddr, 4);
 		take_ports(tcp, l2 + sizeof(*ip), found);
+		found->plain = 1;
 		return 1;
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
@@ -275,6 +290,7 @@ static __always_inline int parse(struct __sk_buff *skb, __u32 l2, struct found *
 		found->key.family = 6;
 		__builtin_memcpy(found->key.src, &ip->saddr, 32);
 		take_ports(tcp, l2 + sizeof(*ip), found);
+		found->plain = 1;
 		return 1;
 	}
 	return 0;
@@ -345,6 +361,14 @@ static __always_inline int is_subsession(const struct config *conf, const __u8 *
 	return number >= conf->port_low && number <= conf->port_high && is_own(conf, address, family);
 }
 
+#include "fast.bpf.h"
+
+// Whether a flow may be carried on without the agent: it sees what begins and ends sessions.
+static __always_inline int is_fast(const struct found *found, const struct flow *flow)
+{
+	return flow->action && found->plain && !(found->flags & (SYN | FIN | RST));
+}
+
 static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
 {
 	if (skb->mark == OUR_MARK) {
@@ -357,10 +381,16 @@ static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
 	found.key.direction = FLOW_OUT;
 	if (found.quoted)
 		reverse(&found.key); // the flow of the other direction knows where the quoted packet came from
-	if (bpf_map_lookup_elem(&flows, &found.key)) {
+	struct flow *flow = bpf_map_lookup_elem(&flows, &found.key);
+	if (flow) {
 		struct config *conf = settings();
 		if (!conf)
 			return TC_ACT_UNSPEC;
+		if (is_fast(&found, flow)) {
+			int verdict = carry(skb, l2, 0, conf, found.key.family, flow);
+			if (verdict != ASK_AGENT)
+				return verdict;
+		}
 		count(CAPTURED_OUT);
 		return bpf_redirect(conf->session_ifindex, 0);
 	}
@@ -392,12 +422,17 @@ static __always_inline int ingress_at(struct __sk_buff *skb, __u32 l2)
 		return TC_ACT_UNSPEC;
 	if (found.quoted)
 		reverse(&found.key);
-	if (!is_subsession(conf, found.key.dst, found.key.dport, found.key.family)) {
-		if (!conf->flows_in)
-			return TC_ACT_UNSPEC;
-		found.key.direction = FLOW_IN;
-		if (!bpf_map_lookup_elem(&flows, &found.key))
-			return TC_ACT_UNSPEC;
+	int subsession = is_subsession(conf, found.key.dst, found.key.dport, found.key.family);
+	if (!subsession && !conf->flows_in)
+		return TC_ACT_UNSPEC;
+	found.key.direction = FLOW_IN;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &found.key);
+	if (!flow && !subsession)
+		return TC_ACT_UNSPEC;
+	if (flow && is_fast(&found, flow)) {
+		int verdict = carry(skb, l2, 1, conf, found.key.family, flow);
+		if (verdict != ASK_AGENT)
+			return verdict;
 	}
 	count(CAPTURED_IN);
 	return bpf_redirect(conf->underlay_ifindex, 0);
@@ -436,14 +471,8 @@ SEC("tc/inject") int inject(struct __sk_buff *skb)
 	}
 	long result = bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_SKIP_NEIGH);
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED) { // for this host itself
-		if (conf->device_has_mac) {
-			if (bpf_skb_change_head(skb, ETH_HLEN, 0))
-				return TC_ACT_SHOT;
-			struct ethhdr eth = { .h_proto = skb->protocol };
-			__builtin_memcpy(eth.h_dest, conf->device_mac, 6);
-			if (bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
-				return TC_ACT_SHOT;
-		}
+		if (conf->device_has_mac && push_ethernet(skb, conf->device_mac))
+			return TC_ACT_SHOT;
 		count(TO_HOST);
 		return bpf_redirect(conf->device_ifindex, BPF_F_INGRESS);
 	}
@@ -455,21 +484,10 @@ SEC("tc/inject") int inject(struct __sk_buff *skb)
 		count(NO_ROUTE);
 		return TC_ACT_SHOT;
 	}
-	// bpf_redirect_neigh takes an Ethernet header off and puts the right one, if any, in its place.
-	if (bpf_skb_change_head(skb, ETH_HLEN, 0))
+	if (push_ethernet(skb, 0))
 		return TC_ACT_SHOT;
-	struct ethhdr eth = { .h_proto = skb->protocol };
-	if (bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
-		return TC_ACT_SHOT;
-	skb->mark = OUR_MARK;
 	count(TO_WIRE);
-	// The look-up has left the next hop where the destination was; its family may differ (RFC 5549).
-	struct bpf_redir_neigh next = { .nh_family = fib.family };
-	if (fib.family == 2)
-		next.ipv4_nh = fib.ipv4_dst;
-	else
-		__builtin_memcpy(next.ipv6_nh, fib.ipv6_dst, 16);
-	return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
+	return leave(skb, &fib);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rewriting: what becomes of a packet of an established session without asking the agent. Included by steer.bpf.c.
+//
+// The same edit as dysco.wire.rewrite makes in Python, to the byte; the tests hold both to it. Direct writes are avoided
+// on purpose: a program that has one unclones every packet that it sees, also those that are not chained.
+
+#define TO_AGENT 0 // not ours to edit
+#define TO_STACK 1 // up the host's own stack, as if it had come from the wire
+#define TO_BOX 2   // to the kernel's forwarding, as if the agent had written it to the session TUN
+#define TO_WIRE 3  // wherever the routes say, as if the agent had written it to the underlay TUN
+
+#define ASK_AGENT (-100) // no verdict: the packet is as it was
+#define TCP_LEAST 20
+#define CHECKSUM_AT 16 // in the TCP header
+#define MAX_OPTIONS 40 // bytes, so no more of them
+#define MAX_EDGES 9
+
+struct flow {
+	__u8 src[16], dst[16]; // as in the key
+	__be16 sport, dport;
+	__u16 address_delta, port_delta; // what to add to the sum behind a checksum, in the machine's order of bytes
+	__u32 action;
+	__u32 translates; // whether the numbers below are other than zero
+	__u32 seq_delta, ack_delta, tsval_delta, tsecr_delta;
+	__u64 packets, bytes; // counted here; bytes of IP packets
+};
+
+struct numbers {
+	__be16 sport, dport;
+	__be32 seq, ack;
+	__u8 offset, flags;
+	__be16 window, checksum, urgent;
+};
+
+static __always_inline __u32 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum & 0xffff;
+}
+
+static __always_inline __be32 plus(__be32 number, __u32 delta) { return bpf_htonl(bpf_ntohl(number) + delta); }
+
+// What an exchange of words adds to a sum (RFC 1624).
+static __always_inline __u32 change(__be32 old, __be32 new) { return fold((__u64)new + (__u32)~old); }
+
+// Add to a number that stands anywhere in the TCP header; at an odd offset the bytes stand swapped in the sum
+// (RFC 1071 section 2).
+static __always_inline int shift(struct __sk_buff *skb, __u32 tcp, __u32 offset, __u32 delta, __u64 *sum)
+{
+	__be32 old, new;
+	if (bpf_skb_load_bytes(skb, tcp + offset, &old, 4))
+		return -1;
+	new = plus(old, delta);
+	if (bpf_skb_store_bytes(skb, tcp + offset, &new, 4, 0))
+		return -1;
+	__u32 difference = change(old, new);
+	*sum += offset & 1 ? __builtin_bswap16(difference) : difference;
+	return 0;
+}
+
+// Where the options stand whose numbers are translated, from the TCP header on; 0: not there. Bytes in memory, for of
+// these the verifier remembers no ranges: it sees the search in one state and not in thousands.
+struct options {
+	volatile __u8 stamps, edges, edges_length, left;
+};
+
+// Look for them, as far as they are well-formed; a negative number if one of them is there twice.
+static __always_inline int find_options(struct __sk_buff *skb, __u32 tcp, __u32 end, struct options *found)
+{
+	found->left = end - TCP_LEAST;
+	for (int i = 0; i < MAX_OPTIONS; i++) {
+		__u8 kind, length, left = found->left;
+		__u32 at = end - left;
+		if (!left || bpf_skb_load_bytes(skb, tcp + at, &kind, 1) || kind == 0)
+			return 0;
+		if (kind == 1) {
+			found->left = left - 1;
+			continue;
+		}
+		if (left < 2 || bpf_skb_load_bytes(skb, tcp + at + 1, &length, 1) || length < 2 || length > left)
+			return 0;
+		if (kind == 8 && length == 10) {
+			if (found->stamps)
+				return -1;
+			found->stamps = at + 2;
+		} else if (kind == 5) {
+			if (found->edges)
+				return -1;
+			found->edges = at + 2;
+			found->edges_length = length - 2;
+		}
+		found->left = left - length;
+	}
+	return 0;
+}
+
+// SACK edges go with the acknowledgement, timestamps with theirs.
+static __always_inline int shift_options(struct __sk_buff *skb, __u32 tcp, const struct options *options,
+					 const struct flow *flow, __u8 flags, __u64 *sum)
+{
+	if (options->stamps) {
+		if (shift(skb, tcp, options->stamps, flow->tsval_delta, sum))
+			return -1;
+		if (flags & ACK && shift(skb, tcp, options->stamps + 4, flow->tsecr_delta, sum))
+			return -1;
+	}
+	for (__u32 edge = 0; edge < MAX_EDGES; edge++) {
+		if (4 * edge + 4 > options->edges_length)
+			break;
+		if (shift(skb, tcp, options->edges + 4 * edge, flow->ack_delta, sum))
+			return -1;
+	}
+	return 0;
+}
+
+// Put addresses, ports and numbers in their place; a negative number if the packet is spoilt.
+static __always_inline int rewrite(struct __sk_buff *skb, __u32 l2, __u32 tcp, int family, __u16 ip_sum,
+				   const struct numbers *old, const struct options *options, const struct flow *flow)
+{
+	struct numbers new = { .sport = flow->sport, .dport = flow->dport };
+	__u64 sum = flow->port_delta;
+	__u32 size = 4;
+	if (family == 4) {
+		struct {
+			__u16 sum;
+			__u8 src[4], dst[4];
+		} __attribute__((packed)) ip;
+		ip.sum = ~fold((__u64)(__u16)~ip_sum + flow->address_delta);
+		__builtin_memcpy(ip.src, flow->src, 4);
+		__builtin_memcpy(ip.dst, flow->dst, 4);
+		if (bpf_skb_store_bytes(skb, l2 + 10, &ip, 10, 0))
+			return -1;
+	} else if (bpf_skb_store_bytes(skb, l2 + 8, flow->src, 32, BPF_F_RECOMPUTE_CSUM)) {
+		// A device's sum of the whole packet must follow: IPv6 has no header checksum that would cancel the change.
+		return -1;
+	}
+	if (flow->translates) {
+		new.seq = plus(old->seq, flow->seq_delta);
+		new.ack = old->flags & ACK ? plus(old->ack, flow->ack_delta) : old->ack;
+		sum += change(old->seq, new.seq) + (__u64)change(old->ack, new.ack);
+		size = 12;
+	}
+	if (bpf_skb_store_bytes(skb, tcp, &new, size & 15, 0))
+		return -1;
+	if (flow->translates && shift_options(skb, tcp, options, flow, old->flags, &sum))
+		return -1;
+	// In a partial checksum only the addresses count: there the second call does nothing.
+	if (bpf_l4_csum_replace(skb, tcp + CHECKSUM_AT, 0, flow->address_delta, BPF_F_PSEUDO_HDR))
+		return -1;
+	return bpf_l4_csum_replace(skb, tcp + CHECKSUM_AT, 0, fold(sum), 0);
+}
+
+// Route as for what the agent writes to the underlay TUN.
+static __always_inline long route(struct __sk_buff *skb, const struct config *conf, int family, __u8 tos,
+				  const struct flow *flow, struct bpf_fib_lookup *fib)
+{
+	fib->ifindex = conf->underlay_ifindex;
+	fib->l4_protocol = IPPROTO_TCP;
+	if (family == 4) {
+		fib->family = 2; // AF_INET
+		fib->tos = tos & 0x1c;
+		__builtin_memcpy(&fib->ipv4_src, flow->src, 4);
+		__builtin_memcpy(&fib->ipv4_dst, flow->dst, 4);
+	} else {
+		fib->family = 10; // AF_INET6
+		__builtin_memcpy(fib->ipv6_src, flow->src, 32);
+	}
+	return bpf_fib_lookup(skb, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH);
+}
+
+// To the wire; the packet begins with an Ethernet header, or with none that counts.
+static __always_inline int leave(struct __sk_buff *skb, const struct bpf_fib_lookup *fib)
+{
+	// The look-up has left the next hop where the destination was; its family may differ (RFC 5549).
+	struct bpf_redir_neigh next = { .nh_family = fib->family };
+	if (fib->family == 2)
+		next.ipv4_nh = fib->ipv4_dst;
+	else
+		__builtin_memcpy(next.ipv6_nh, fib->ipv6_dst, 16);
+	skb->mark = OUR_MARK;
+	return bpf_redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
+}
+
+// bpf_redirect_neigh takes an Ethernet header off and puts the right one, if any, in its place.
+static __always_inline int push_ethernet(struct __sk_buff *skb, const __u8 *mac)
+{
+	struct ethhdr eth = { .h_proto = skb->protocol };
+	if (mac)
+		__builtin_memcpy(eth.h_dest, mac, 6);
+	return bpf_skb_change_head(skb, ETH_HLEN, 0) || bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0);
+}
+
+// Up the stack on the device that the agent's packets come by too: filters and routes see the same in both modes.
+static __always_inline int deliver(struct __sk_buff *skb, __u32 l2, const struct config *conf)
+{
+	if (skb->ifindex == conf->device_ifindex)
+		return TC_ACT_UNSPEC;
+	if (l2 && bpf_skb_store_bytes(skb, 0, conf->device_mac, 6, 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(conf->device_ifindex, BPF_F_INGRESS);
+}
+
+// Do what a flow says. Everything that could be refused is asked before the first byte is changed.
+static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, const struct config *conf, int family,
+				 struct flow *flow)
+{
+	struct numbers tcp;
+	__u32 at, size;
+	__u16 ip_sum = 0;
+	__u8 tos = 0;
+	if (family == 4) {
+		struct iphdr *ip = (void *)(long)skb->data + l2;
+		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+			return ASK_AGENT;
+		size = bpf_ntohs(ip->tot_len);
+		ip_sum = ip->check;
+		tos = ip->tos;
+		at = sizeof(*ip);
+	} else {
+		struct ipv6hdr *ip = (void *)(long)skb->data + l2;
+		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+			return ASK_AGENT;
+		size = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+		at = sizeof(*ip);
+	}
+	if (bpf_skb_load_bytes(skb, l2 + at, &tcp, sizeof(tcp)))
+		return ASK_AGENT;
+	__u32 header = (tcp.offset >> 4) * 4;
+	if (header < TCP_LEAST || at + header > size || l2 + size > skb->len)
+		return ASK_AGENT;
+	struct options options = {};
+	if (flow->translates && header > TCP_LEAST) {
+		__be32 first;
+		if (bpf_skb_load_bytes(skb, l2 + at + TCP_LEAST, &first, 4))
+			return ASK_AGENT;
+		// Timestamps alone, as all systems lay them out (RFC 7323 appendix A).
+		if (header == TCP_LEAST + 12 && first == bpf_htonl(0x0101080a))
+			options.stamps = TCP_LEAST + 4;
+		else if (find_options(skb, l2 + at, header, &options))
+			return ASK_AGENT;
+	}
+	struct bpf_fib_lookup fib = {};
+	__u32 action = flow->action;
+	if (action == TO_WIRE) {
+		long result = route(skb, conf, family, tos, flow, &fib);
+		if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
+			action = TO_STACK;
+		else if (result != BPF_FIB_LKUP_RET_SUCCESS)
+			return ASK_AGENT;
+	}
+	if (action == TO_STACK && (!arrives || (l2 != 0) != conf->device_has_mac))
+		return ASK_AGENT;
+	if (rewrite(skb, l2, l2 + at, family, ip_sum, &tcp, &options, flow))
+		return TC_ACT_SHOT;
+	__sync_fetch_and_add(&flow->packets, 1);
+	__sync_fetch_and_add(&flow->bytes, size);
+	count(REWRITTEN);
+	if (action == TO_STACK)
+		return deliver(skb, l2, conf);
+	if (action == TO_BOX)
+		return bpf_redirect(conf->session_ifindex, BPF_F_INGRESS);
+	if (!l2 && push_ethernet(skb, 0))
+		return TC_ACT_SHOT;
+	return leave(skb, &fib);
+}

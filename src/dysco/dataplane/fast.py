@@ -1,0 +1,129 @@
+"""The flow table of the in-kernel data path: established sessions are rewritten where they arrive or leave.
+
+Knows the layout of a flow in fast.bpf.h. Every flow also stands in the Python table that this one extends: what the
+programs hand over (SYN, FIN, RST, IP options, fragments, what a Python box sees, what is `slow`) is found there as in
+the other mode, and a flow goes from kernel to agent, or back, by being inserted anew.
+
+    UNDERLAY -> HOST       up the stack          HOST -> UNDERLAY   to the wire
+    UNDERLAY -> FORWARD    into the kernel's forwarding, as though it had arrived on the session TUN
+    UNDERLAY -> UNDERLAY   to the wire           all others         the agent
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from dysco.dataplane.steer import DIVERT, IN, OUT
+from dysco.dataplane.table import PythonFlowTable, Steer
+from dysco.protocol.flow import FORWARD, HOST, NOTHING, UNDERLAY, Flow, Translation
+from dysco.wire.tuples import FiveTuple
+
+TO_AGENT: Final = 0
+TO_STACK: Final = 1
+TO_BOX: Final = 2
+TO_WIRE: Final = 3
+
+_FLOW = struct.Struct("=16s16s4sHHIIIIII16x")
+_BIG = struct.Struct(">H")
+_OWN = struct.Struct("=H")
+_UNCHANGED: Final = Translation()
+_MASK: Final = 0xFFFFFFFF
+
+
+class Counting(Steer, Protocol):
+    """What this table needs of `dysco.dataplane.steer.Steering`."""
+
+    def counted(self, match: FiveTuple, direction: int) -> tuple[int, int]: ...
+
+    def all_counted(self) -> dict[tuple[FiveTuple, int], tuple[int, int]]: ...
+
+
+class KernelFlowTable(PythonFlowTable):
+    """Implements `dysco.protocol.flow.FlowTable` with the kernel's help."""
+
+    def __init__(self, steer: Counting, addresses: tuple[bytes, ...], port_range: tuple[int, int]) -> None:
+        super().__init__(steer, addresses, port_range)
+        self._counting = steer
+        self._all: dict[tuple[FiveTuple, int], tuple[int, int]] | None = None
+
+    def insert(self, flow: Flow) -> None:
+        """Keep a flow; the next packet is treated as it says."""
+        old = self.get(flow.port, flow.match)
+        if old is not None:
+            self.refresh(old)
+        flow.counted = NOTHING
+        super().insert(flow)
+
+    def refresh(self, flow: Flow) -> int:
+        """Add what the kernel has counted since it was last asked."""
+        if self.action(flow) != TO_AGENT:
+            direction = OUT if flow.port == HOST else IN
+            if self._all is None:
+                now = self._counting.counted(flow.match, direction)
+            else:
+                now = self._all.get((flow.match, direction), flow.counted)
+            before, flow.counted = flow.counted, now
+            flow.packets += now[0] - before[0]
+            flow.bytes += now[1] - before[1]
+        return flow.packets
+
+    @contextmanager
+    def refresh_all(self) -> Iterator[None]:
+        """Ask the kernel once for all flows."""
+        self._all = self._counting.all_counted()
+        try:
+            yield
+        finally:
+            self._all = None
+
+    def action(self, flow: Flow) -> int:
+        """What the programs may do with packets of a flow."""
+        if flow.slow:
+            return TO_AGENT
+        if flow.port == HOST:
+            return TO_WIRE if flow.out == UNDERLAY else TO_AGENT
+        if flow.port == UNDERLAY:
+            if flow.out == HOST:
+                return TO_STACK if flow.rewrite.dst in self._addresses else TO_WIRE
+            if flow.out == UNDERLAY:
+                return TO_WIRE
+            if flow.out == FORWARD:
+                return TO_BOX
+        return TO_AGENT
+
+    def _entry(self, flow: Flow) -> bytes:
+        action = self.action(flow)
+        return DIVERT if action == TO_AGENT else pack(flow, action)
+
+    def _direction(self, port: int, match: FiveTuple) -> int:
+        if port == HOST:
+            return OUT
+        return IN if port == UNDERLAY else 0
+
+
+def pack(flow: Flow, action: int) -> bytes:
+    """A flow as the programs know it, with counters at zero."""
+    new, numbers = flow.rewrite, flow.translation
+    half = (len(new) - 4) // 2
+    return _FLOW.pack(
+        new[:half],
+        new[half:-4],
+        new[-4:],
+        _sum(flow.address_delta),
+        _sum((flow.full_delta - flow.address_delta) % 0xFFFF),
+        action,
+        numbers is not None,
+        *(value & _MASK for value in _values(numbers or _UNCHANGED)),
+    )
+
+
+def _values(numbers: Translation) -> tuple[int, int, int, int]:
+    return numbers.seq_delta, numbers.ack_delta, numbers.tsval_delta, numbers.tsecr_delta
+
+
+def _sum(delta: int) -> int:
+    """A sum of big-endian words as the sum of the same bytes in words of this machine (RFC 1071 section 2)."""
+    return int(_OWN.unpack(_BIG.pack(delta))[0])
