@@ -15,7 +15,7 @@ import pytest
 from dysco.lab import Lab
 
 MEGABYTE = 1_000_000
-both_modes = pytest.mark.parametrize("mode", ("tun", "ebpf"), indirect=True)
+both_modes = pytest.mark.parametrize("mode", ["tun", "ebpf"], indirect=True)
 WAIT_S = 20.0
 
 CLIENT = """

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-from dysco.dataplane.steer import DIVERT, IN, OUT
+from dysco.dataplane.steer import DIVERT, IN, NOTHING, OUT, Tally
 from dysco.dataplane.table import PythonFlowTable, Steer
-from dysco.protocol.flow import FORWARD, HOST, NOTHING, UNDERLAY, Flow, Translation
+from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, Flow, Translation
+from dysco.wire.numbers import MASK32, later
 from dysco.wire.tuples import FiveTuple
 
 TO_AGENT: Final = 0
@@ -26,19 +27,22 @@ TO_STACK: Final = 1
 TO_BOX: Final = 2
 TO_WIRE: Final = 3
 
-_FLOW = struct.Struct("=16s16s4sHHIIIIII16x")
+_FLOW = struct.Struct("=16s16s4sHHIIIIIIIII20x")
 _BIG = struct.Struct(">H")
 _OWN = struct.Struct("=H")
+_KNOWN_SEQ: Final = 1
+_KNOWN_ACK: Final = 2
 _UNCHANGED: Final = Translation()
-_MASK: Final = 0xFFFFFFFF
 
 
 class Counting(Steer, Protocol):
     """What this table needs of `dysco.dataplane.steer.Steering`."""
 
-    def counted(self, match: FiveTuple, direction: int) -> tuple[int, int]: ...
+    def tally(self, match: FiveTuple, direction: int) -> Tally: ...
 
-    def all_counted(self) -> dict[tuple[FiveTuple, int], tuple[int, int]]: ...
+    def all_tallies(self) -> dict[tuple[FiveTuple, int], Tally]: ...
+
+    def stop(self, match: FiveTuple, direction: int) -> Tally: ...
 
 
 class KernelFlowTable(PythonFlowTable):
@@ -46,38 +50,60 @@ class KernelFlowTable(PythonFlowTable):
 
     def __init__(self, steer: Counting, addresses: tuple[bytes, ...], port_range: tuple[int, int]) -> None:
         super().__init__(steer, addresses, port_range)
-        self._counting = steer
-        self._all: dict[tuple[FiveTuple, int], tuple[int, int]] | None = None
+        self._kernel = steer
+        self._all: dict[tuple[FiveTuple, int], Tally] | None = None
+        # What `refresh` has seen last; of flows that nobody has asked for, nothing is kept.
+        self._seen: dict[Flow, Tally] = {}
 
     def insert(self, flow: Flow) -> None:
         """Keep a flow; the next packet is treated as it says."""
         old = self.get(flow.port, flow.match)
-        if old is not None:
-            self.refresh(old)
-        flow.counted = NOTHING
+        if old is not None and self.action(old) != TO_AGENT:
+            self._bring_up(old, self._kernel.stop(flow.match, self._direction(flow.port, flow.match)))
+            self._seen.pop(old, None)
+            if old.owner is flow.owner and old is not flow:
+                flow.top_seq, flow.top_ack = (
+                    _further(flow.top_seq, old.top_seq),
+                    _further(flow.top_ack, old.top_ack),
+                )
         super().insert(flow)
+
+    def delete(self, port: int, match: FiveTuple) -> None:
+        """Forget a flow."""
+        flow = self.get(port, match)
+        if flow is not None:
+            self._seen.pop(flow, None)
+        super().delete(port, match)
 
     def refresh(self, flow: Flow) -> int:
         """Add what the kernel has counted since it was last asked."""
         if self.action(flow) != TO_AGENT:
-            direction = OUT if flow.port == HOST else IN
+            direction = self._direction(flow.port, flow.match)
             if self._all is None:
-                now = self._counting.counted(flow.match, direction)
-            else:
-                now = self._all.get((flow.match, direction), flow.counted)
-            before, flow.counted = flow.counted, now
-            flow.packets += now[0] - before[0]
-            flow.bytes += now[1] - before[1]
+                self._bring_up(flow, self._kernel.tally(flow.match, direction))
+            elif (tally := self._all.get((flow.match, direction))) is not None:
+                self._bring_up(flow, tally)
         return flow.packets
 
     @contextmanager
     def refresh_all(self) -> Iterator[None]:
         """Ask the kernel once for all flows."""
-        self._all = self._counting.all_counted()
+        self._all = self._kernel.all_tallies()
         try:
             yield
         finally:
             self._all = None
+
+    def _bring_up(self, flow: Flow, now: Tally) -> None:
+        if not now.packets:
+            return
+        before, self._seen[flow] = self._seen.get(flow, NOTHING), now
+        flow.packets += now.packets - before.packets
+        flow.bytes += now.bytes - before.bytes
+        if now.top_seq is not None:
+            flow.top_seq = _further(flow.top_seq, now.top_seq)
+        if now.top_ack is not None:
+            flow.top_ack = _further(flow.top_ack, now.top_ack)
 
     def action(self, flow: Flow) -> int:
         """What the programs may do with packets of a flow."""
@@ -116,8 +142,16 @@ def pack(flow: Flow, action: int) -> bytes:
         _sum((flow.full_delta - flow.address_delta) % 0xFFFF),
         action,
         numbers is not None,
-        *(value & _MASK for value in _values(numbers or _UNCHANGED)),
+        *(value & MASK32 for value in _values(numbers or _UNCHANGED)),
+        max(flow.top_seq, 0),
+        max(flow.top_ack, 0),
+        (_KNOWN_SEQ if flow.top_seq >= 0 else 0) | (_KNOWN_ACK if flow.top_ack >= 0 else 0),
     )
+
+
+def _further(one: int, other: int) -> int:
+    """The later of two numbers, a negative one being unknown."""
+    return max(one, other) if one < 0 or other < 0 else later(one, other)
 
 
 def _values(numbers: Translation) -> tuple[int, int, int, int]:

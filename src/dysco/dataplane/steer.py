@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -27,6 +27,7 @@ from dysco.dataplane.bpf import (
     load_program,
     maps_of_program,
     program_by_id,
+    run_program,
 )
 from dysco.policy.clauses import Clause
 from dysco.wire.tuples import FiveTuple
@@ -56,8 +57,13 @@ _SET_AT: Final = 12
 _DIRECTION_AT: Final = 37
 _INDEX = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
-DIVERT: Final = bytes(80)  # struct flow: nothing but zeros hands every packet to the agent
-_COUNTED: Final = struct.Struct("=64xQQ")  # of struct flow: packets, bytes
+DIVERT: Final = bytes(96)  # struct flow: nothing but zeros hands every packet to the agent
+_TALLY: Final = struct.Struct(
+    "=64xIII4xQQ"
+)  # of struct flow: top_seq, top_ack, which are known, packets, bytes
+_KNOWN_SEQ: Final = 1
+_KNOWN_ACK: Final = 2
+_ETHERNET: Final = bytes(14)
 _TCA_BPF_ID: Final = 11  # linux/pkt_cls.h
 _NLA_HEADER: Final = 4
 _INGRESS_PARENT: Final = 0xFFFFFFF2
@@ -84,6 +90,18 @@ class SteeringConfig:
     port_range: tuple[int, int]
     addresses: tuple[bytes, ...]
     capture_all_syn: bool = False
+
+
+class Tally(NamedTuple):
+    """What was rewritten by an entry; top_seq and top_ack as in `dysco.protocol.flow.Flow`, None: not known."""
+
+    packets: int
+    bytes: int
+    top_seq: int | None = None
+    top_ack: int | None = None
+
+
+NOTHING: Final = Tally(0, 0)
 
 
 class Steering:
@@ -164,19 +182,24 @@ class Steering:
             if not self._arriving and self._config is not None:
                 self._write_config()
 
-    def counted(self, match: FiveTuple, direction: int) -> tuple[int, int]:
-        """Packets and bytes that the programs have rewritten by an entry; zeros if there is none."""
+    def tally(self, match: FiveTuple, direction: int) -> Tally:
+        """What the programs have rewritten by an entry."""
         entry = self._flows.get(_pack_key(match, direction))
-        return (0, 0) if entry is None else _COUNTED.unpack(entry)
+        return NOTHING if entry is None else _unpack_tally(entry)
 
-    def all_counted(self) -> dict[tuple[FiveTuple, int], tuple[int, int]]:
+    def all_tallies(self) -> dict[tuple[FiveTuple, int], Tally]:
         """The same of every entry that was used, read in batches."""
         found = {}
         for key, entry in self._flows.items():
-            counted = _COUNTED.unpack(entry)
-            if counted[0]:
-                found[_unpack_key(key)] = counted
+            tally = _unpack_tally(entry)
+            if tally.packets:
+                found[_unpack_key(key)] = tally
         return found
+
+    def stop(self, match: FiveTuple, direction: int) -> Tally:
+        """Have the agent see the next packet already; give what was rewritten until now."""
+        run_program(self._load("divert"), _ETHERNET + _pack_key(match, direction))
+        return self.tally(match, direction)
 
     def entries(self) -> list[tuple[FiveTuple, int]]:
         """All tuples that are diverted, with their direction; takes time proportional to their number."""
@@ -277,6 +300,13 @@ def _unpack_key(key: bytes) -> tuple[FiveTuple, int]:
     src, dst, ports, family, direction = _KEY.unpack(key)
     size = 4 if family == 4 else 16
     return FiveTuple(src[:size] + dst[:size] + ports), direction
+
+
+def _unpack_tally(entry: bytes) -> Tally:
+    top_seq, top_ack, known, packets, octets = _TALLY.unpack(entry)
+    return Tally(
+        packets, octets, top_seq if known & _KNOWN_SEQ else None, top_ack if known & _KNOWN_ACK else None
+    )
 
 
 def _pack_clause(clause: Clause) -> bytes:

@@ -27,7 +27,6 @@ UNDERLAY: Final = 1
 LOOP: Final = 2
 FORWARD: Final = 3
 FIRST_BOX: Final = 4
-NOTHING: Final = (0, 0)
 
 UNKNOWN: Final = -1
 FORGOTTEN: Final = -2
@@ -54,8 +53,7 @@ class Flow:
 
     address_delta and full_delta are 16-bit ones-complement sums to add to a checksum (RFC 1624): of the
     addresses alone, and of addresses and ports. `slow` hands every packet to the core instead. `owner` is
-    whatever the core needs to find its own state again; a data plane never looks at it. `counted` is a data
-    plane's own: packets and bytes that it has counted elsewhere and that the counters know of. All but the
+    whatever the core needs to find its own state again; a data plane never looks at it. All but the
     counters is fixed once made: to change a flow, insert another under the same port and match.
 
     top_seq and top_ack are the number behind the last byte that was read and the highest acknowledgement, both as
@@ -63,8 +61,8 @@ class Flow:
     """
 
     __slots__ = (
-        "address_delta", "bytes", "counted", "full_delta", "match", "out", "owner", "packets", "port", "rewrite",
-        "slow", "top_ack", "top_seq", "translation",
+        "address_delta", "bytes", "full_delta", "match", "out", "owner", "packets", "port", "rewrite", "slow",
+        "top_ack", "top_seq", "translation",
     )  # fmt: skip
 
     def __init__(
@@ -89,7 +87,6 @@ class Flow:
         self.bytes = 0
         self.top_seq = UNKNOWN
         self.top_ack = UNKNOWN
-        self.counted = NOTHING
         old, new = bytes(match), bytes(rewrite)
         self.address_delta = _delta(old[:-4], new[:-4])
         self.full_delta = _delta(old, new)

@@ -22,8 +22,14 @@ struct flow {
 	__u32 action;
 	__u32 translates; // whether the numbers below are other than zero
 	__u32 seq_delta, ack_delta, tsval_delta, tsecr_delta;
+	__u32 top_seq, top_ack; // the number behind the last byte, and the highest acknowledgement, both as they came in
+	__u32 known;		// which of these
+	__u32 pad;
 	__u64 packets, bytes; // counted here; bytes of IP packets
 };
+
+#define KNOWN_SEQ 1
+#define KNOWN_ACK 2
 
 struct numbers {
 	__be16 sport, dport;
@@ -203,6 +209,31 @@ static __always_inline int deliver(struct __sk_buff *skb, __u32 l2, const struct
 	return bpf_redirect(conf->device_ifindex, BPF_F_INGRESS);
 }
 
+// Several CPUs may carry packets of one flow. When tries run out, others have raised it meanwhile.
+static __always_inline void raise(struct flow *flow, __u32 *top, __u32 bit, __u32 number)
+{
+	if (!(flow->known & bit)) {
+		*top = number;
+		flow->known |= bit;
+		return;
+	}
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		__u32 old = *top;
+		if ((__s32)(number - old) <= 0 || __sync_val_compare_and_swap(top, old, number) == old)
+			return;
+	}
+}
+
+static __always_inline void tally(struct flow *flow, const struct numbers *tcp, __u32 size, __u32 payload)
+{
+	raise(flow, &flow->top_seq, KNOWN_SEQ, bpf_ntohl(tcp->seq) + payload);
+	if (tcp->flags & ACK)
+		raise(flow, &flow->top_ack, KNOWN_ACK, bpf_ntohl(tcp->ack));
+	__sync_fetch_and_add(&flow->packets, 1);
+	__sync_fetch_and_add(&flow->bytes, size);
+}
+
 // Do what a flow says. Everything that could be refused is asked before the first byte is changed.
 static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, const struct config *conf, int family,
 				 struct flow *flow)
@@ -253,10 +284,9 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 	}
 	if (action == TO_STACK && (!arrives || (l2 != 0) != conf->device_has_mac))
 		return ASK_AGENT;
+	tally(flow, &tcp, size, size - at - header);
 	if (rewrite(skb, l2, l2 + at, family, ip_sum, &tcp, &options, flow))
 		return TC_ACT_SHOT;
-	__sync_fetch_and_add(&flow->packets, 1);
-	__sync_fetch_and_add(&flow->bytes, size);
 	count(REWRITTEN);
 	if (action == TO_STACK)
 		return deliver(skb, l2, conf);

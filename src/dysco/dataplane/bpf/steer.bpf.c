@@ -490,4 +490,18 @@ SEC("tc/inject") int inject(struct __sk_buff *skb)
 	return leave(skb, &fib);
 }
 
+// Run by the agent and attached nowhere: packets of the flow whose key the frame carries go to the agent from now on.
+// In place, so that what was counted until then can still be read.
+SEC("tc/divert") int divert(struct __sk_buff *skb)
+{
+	struct key key;
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &key, sizeof(key)))
+		return 0;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow)
+		return 0;
+	*(volatile __u32 *)&flow->action = TO_AGENT;
+	return 1;
+}
+
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
