@@ -42,11 +42,19 @@ def test_random_payloads_make_nothing() -> None:
     rig, rng = Rig(), random.Random(5)
     to_us = FiveTuple.of(address(1), 61001, address(2), 61002)
     for _ in range(2000):
-        payload = b"DYSC\x01" * (rng.random() < 0.5) + rng.randbytes(rng.randrange(300))
+        payload = b"DYSC\x01" * (rng.random() < 0.5) + rng.randbytes(rng.randrange(1, 300))
         packet = syn(to_us, payload=payload)
         assert rig.one(UNDERLAY, packet) == (HOST, packet)
     assert len(rig.agent) == 0
     assert not rig.table.flows
+
+
+def test_a_bare_syn_between_reserved_ports_of_peers_waits_for_the_message_that_tells_of_it() -> None:
+    rig = Rig()
+    rehearsal = syn(FiveTuple.of(address(1), 61001, address(2), 61002))
+    assert rig.feed(UNDERLAY, rehearsal) == []
+    ordinary = syn(FiveTuple.of(address(1), 40000, address(2), 61002))
+    assert rig.one(UNDERLAY, ordinary) == (HOST, ordinary)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dysco.protocol.agent
+from dysco.protocol.changing import Phase
 from dysco.protocol.counters import COUNTERS
 from dysco.wire.packet import Reason
 from protocol.rig import Rig
@@ -29,13 +30,16 @@ def names(tree: ast.AST) -> Iterator[str]:
             ]
         for expression in found:
             values = [one.value for one in ast.walk(expression) if isinstance(one, ast.Constant)]
-            yield from (value for value in values if isinstance(value, str) and value != "closed_")
+            yield from (
+                value for value in values if isinstance(value, str) and value not in ("closed_", "change_")
+            )
 
 
 def test_every_name_is_in_the_list_and_the_list_has_no_other() -> None:
     used = {name for source in SOURCES for name in names(ast.parse(source.read_text()))}
     used |= {reason.value for reason in Reason}
     used |= {f"closed_{reason}" for reason in ("closed", "reset", "denied", "idle", "embryonic")}
+    used |= {f"change_{phase.name.lower()}" for phase in Phase}
     assert used == set(COUNTERS)
 
 

@@ -12,6 +12,7 @@ sessions never come here.
     states.py      where a chain stands, and what moves it
     life.py        how it goes on and ends: FIN, RST, timers, limits
     icmp.py        errors about its packets
+    changes.py     changing the chain of a session that lives
     records.py     what the journal keeps of it
     this           who gets what, sessions for people
 """
@@ -23,8 +24,10 @@ from collections.abc import Callable, Iterator
 
 from dysco.protocol import counters
 from dysco.protocol.chain import Chain, FacingInfo, SessionInfo, role
+from dysco.protocol.changes import MESSAGES, Changes
 from dysco.protocol.events import Event, PeerDown, PeerUp
 from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
+from dysco.protocol.ground import Ground
 from dysco.protocol.icmp import IcmpErrors
 from dysco.protocol.life import Life
 from dysco.protocol.neighbours import SELF, Neighbours
@@ -34,7 +37,7 @@ from dysco.protocol.settings import Decide, Settings
 from dysco.protocol.setup import Setup
 from dysco.wire.chain_header import Hop
 from dysco.wire.decode import Malformed, decode
-from dysco.wire.messages import Gone, Hello, Message, SynRefused
+from dysco.wire.messages import Change, Gone, Hello, Message, SynRefused
 from dysco.wire.packet import ACK, FIN, RST, SYN, Packet, Reason, locate, why
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
@@ -56,6 +59,9 @@ class Agent:
         self._setup = Setup(
             settings, table, self._neighbours, self._life, self._output, self.counters, decide, rng
         )
+        self._ground = Ground(settings, table, self._neighbours, self._life, self._output, self.counters, rng)
+        self._changes = Changes(self._ground)
+        self._setup.rehearsed = self._ground.hold
         self._icmp = IcmpErrors(table, self._neighbours, self._setup, self._output, self.counters)
 
     def configure(self, settings: Settings, decide: Decide) -> None:
@@ -63,6 +69,7 @@ class Agent:
         self._neighbours.configure(settings)
         self._life.settings = settings
         self._setup.settings = settings
+        self._ground.settings = settings
         self._setup.decide = decide
 
     def receive_packet(self, port: int, packet: Packet, now: float) -> None:
@@ -79,16 +86,19 @@ class Agent:
             if isinstance(decoded, Malformed):
                 self.counters[decoded.reason] += 1
                 return
-            if at.flags & SYN and not at.flags & ACK:
-                self._setup.syn(port, packet, at, flow, now)
-                return
+        chain = None if flow is None else flow.owner
+        if flow is not None and isinstance(chain, Chain) and self._changes.takes(chain, flow, at):
+            self._changes.packet(chain, flow, packet, at, now)
+            return
+        if at.flags & SYN and not at.flags & ACK:
+            self._setup.syn(port, packet, at, flow, now)
+            return
         if flow is None:
             if port == UNDERLAY:
                 self.counters["unknown_subsession"] += 1
             else:
                 self._pass(port, packet, "unknown_session")
             return
-        chain = flow.owner
         assert isinstance(chain, Chain)
         if chain.key in self._life.resetting:
             self._life.answer_with_reset(chain, flow, at, now)
@@ -115,6 +125,8 @@ class Agent:
             self.counters["message_of_unknown_peer"] += 1
         elif isinstance(message, SynRefused):
             self._setup.refused_by(peer, message, now)
+        elif isinstance(message, MESSAGES):
+            self._changes.receive(peer, message, now)
         elif isinstance(message, Gone):
             self.counters["gone"] += 1
 
@@ -128,12 +140,14 @@ class Agent:
 
     def next_deadline(self) -> float | None:
         """When `handle_deadline` must be called; None: no need."""
-        return self._life.next_deadline()
+        times = (self._life.next_deadline(), self._ground.next_deadline())
+        return min((at for at in times if at is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:
         """Do what time asks for."""
         for chain in self._life.due(now):
             self._life.expired(chain, now)
+        self._changes.handle_deadline(now)
 
     def accept_key(self, peer: str, receive_key: bytes, now: float) -> None:
         """A peer may sign with this key from now on, even before it is up with it."""
@@ -180,6 +194,24 @@ class Agent:
     def expect(self, session_in: FiveTuple, session_out: FiveTuple) -> bool:
         """A middlebox says that `session_in` will leave it as `session_out`; False if none is waited for."""
         return self._setup.expect(session_in, session_out)
+
+    def change(self, key: bytes, change: Change, now: float, *, rightward: bool = False) -> bool:
+        """Ask for a change of the chain with this key; ChangeMoved events tell how it goes. False: no such chain.
+
+        rightward: whether the left anchor of the segment lies to the right of this agent.
+        """
+        chain = self._life.chains.get(key)
+        if chain is not None:
+            self._changes.ask(chain, change, now, rightward=rightward)
+        return chain is not None
+
+    def trace(self, key: bytes, number: int, now: float) -> bool:
+        """Ask who is on a chain; a Traced event with this number is the answer. False: no such chain."""
+        chain = self._life.chains.get(key)
+        if chain is not None:
+            self._changes.traces.ask(chain, number, now)
+            self._changes.settle_local(now)
+        return chain is not None
 
     def reset_all(self, now: float) -> None:
         """Begin to reset both ends of every session; they are gone when their ends have answered."""

@@ -28,10 +28,11 @@ class Phase(IntEnum):
     DONE = 5
     REFUSED = 6
     ABORTED = 7
+    STUCK = 8
 
     @property
     def is_final(self) -> bool:
-        return self >= Phase.DONE
+        return self in (Phase.DONE, Phase.REFUSED, Phase.ABORTED)
 
     @property
     def words(self) -> str:
@@ -49,6 +50,7 @@ class Anchor:
     __slots__ = (
         "change",
         "deadline",
+        "isn",
         "new",
         "old",
         "peer_done",
@@ -65,6 +67,7 @@ class Anchor:
         self.old = old
         self.new: Facing | None = None
         self.two: TwoPaths | None = None
+        self.isn = 0
         self.peer_done = False
         self.told_done = False
         self.tries = 0
@@ -75,9 +78,9 @@ class Anchor:
 
 
 class LeftAnchor(Anchor):
-    """The left anchor's part. isn: of the path handshake; begun_at: when requestLock first went out."""
+    """The left anchor's part. begun_at: when requestLock first went out. reason: why it failed, and who said so."""
 
-    __slots__ = ("agreed", "begun_at", "isn", "reason", "shaken", "state")
+    __slots__ = ("agreed", "begun_at", "reason", "shaken", "state")
 
     def __init__(self, change: Change, old: Facing, now: float) -> None:
         super().__init__(change, old, now)
@@ -85,7 +88,6 @@ class LeftAnchor(Anchor):
         self.agreed = False
         self.shaken = False
         self.begun_at = now
-        self.isn = 0
         self.reason: tuple[str, str] = ("", "")
 
 
@@ -104,10 +106,20 @@ class RightAnchor(Anchor):
 class Inside:
     """A host between the anchors, of the old path or of a new one that has no data yet.
 
-    new: of the new path. left_done, right_done: that anchor has said that its half of the old path is empty.
+    new: of the new path. left_done, right_done: that anchor has said that its half of the old path is empty. Cutoffs
+    as the anchors have told them along the new path.
     """
 
-    __slots__ = ("committed", "last", "left_done", "new", "request", "right_done")
+    __slots__ = (
+        "committed",
+        "last",
+        "left_cutoff",
+        "left_done",
+        "new",
+        "request",
+        "right_cutoff",
+        "right_done",
+    )
 
     def __init__(self, request: int, last: int, *, new: bool) -> None:
         self.request = request
@@ -116,6 +128,8 @@ class Inside:
         self.committed = False
         self.left_done = False
         self.right_done = False
+        self.left_cutoff: int | None = None
+        self.right_cutoff: int | None = None
 
 
 class Changing:

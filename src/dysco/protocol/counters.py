@@ -50,7 +50,22 @@ COUNTERS: Final[dict[str, str]] = {
     "unknown_subsession": "packets to a reserved port that belong to no chain, dropped",
     "icmp_translated": "ICMP errors about chained sessions, translated and passed",
     "icmp_implausible": "ICMP errors with an MTU or a number that cannot be, dropped",
+    # changes of chains
+    "joined": "sessions that this host has joined while they lived",
+    "closed_moved": "sessions that have left this host while they lived",
+    "closed_cancelled": "sessions that this host was to join and did not, for the change was given up",
+    "change_requested": "changes that this agent, as left anchor, has begun",
+    "change_locked": "changes whose lock was granted, at either anchor",
+    "change_new_path_up": "changes whose path handshake went through",
+    "change_two_paths": "changes that passed the point of no return, at either anchor",
+    "change_drained": "changes whose old path is empty on this anchor's side",
+    "change_done": "changes that are done, at either anchor",
+    "change_refused": "changes whose lock was refused",
+    "change_aborted": "changes that were given up before the point of no return",
+    "change_stuck": "changes whose old path did not get empty within a minute",
+    "change_nacked": "requests for a lock that this agent refused",
     # messages
+    "message_implausible": "messages about a subsession or change that is not here, or not from its neighbour",
     "message_of_unknown_peer": "messages of a peer that the configuration does not name",
     "gone": "neighbours that said that they go away",
     # never

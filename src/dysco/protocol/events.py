@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dysco.wire.messages import Place
 from dysco.wire.tuples import FiveTuple
 
 
@@ -59,6 +60,28 @@ class SentNatively:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeMoved:
+    """A change of a chain has come to a phase at one of its anchors, or at who asked for it. by: who refused it."""
+
+    chain_id: bytes
+    hop_index: int
+    session: FiveTuple
+    request: int
+    phase: str
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """The answer to a question who is on a chain; no places: there was none."""
+
+    number: int
+    chain_id: bytes
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PeerUp:
     """An association with a peer is there."""
 
@@ -93,6 +116,8 @@ Event = (
     | SessionClosed
     | SetupRefused
     | SentNatively
+    | ChangeMoved
+    | Traced
     | PeerUp
     | PeerDown
     | SessionRecord

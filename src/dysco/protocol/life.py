@@ -26,6 +26,7 @@ from dysco.protocol.records import write_record
 from dysco.protocol.settings import Settings
 from dysco.protocol.states import GRACE_S, Action, Default, Input, State, step
 from dysco.wire.packet import ACK, RST, Located, build_tcp
+from dysco.wire.tuples import FiveTuple
 
 _LEAST_STALE: Final = 1024
 _REASONS: Final = {State.TIME_WAIT: "closed", State.PROBED: "reset", State.DENIED: "denied"}
@@ -34,7 +35,8 @@ _REASONS: Final = {State.TIME_WAIT: "closed", State.PROBED: "reset", State.DENIE
 class Life:
     """The sessions of an agent by key (chain id and hop index).
 
-    `opening_over` and `no_association` belong to whoever makes chains; `Setup` puts its own here.
+    `opening_over` and `no_association` belong to whoever makes chains; `Setup` puts its own here. `before_close`
+    belongs to whoever changes them.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Life:
         self.resetting: dict[bytes, int] = {}
         self.opening_over: Callable[[Chain, Opening], None] = lambda chain, opening: None
         self.no_association: Callable[[Chain, float], None] = lambda chain, now: None
+        self.before_close: Callable[[Chain, float], None] = lambda chain, now: None
         self._table = table
         self._neighbours = neighbours
         self._output = output
@@ -167,12 +170,9 @@ class Life:
             flow = self._table.get(port, match)
             if flow is not None and flow.owner is chain:
                 self._table.delete(port, match)
-        right = chain.right
-        if right is not None and right.opened:
-            self.via[right.tuple.dst] -= 1
-            if not self.via[right.tuple.dst]:
-                del self.via[right.tuple.dst]
-            self._neighbours.release(right.tuple, now)
+        self.before_close(chain, now)
+        if chain.right is not None and chain.right.opened:
+            self.leave(chain.right.tuple, now)
         known = chain.opening is None
         self._end_opening(chain)
         chain.state = State.CLOSED
@@ -192,6 +192,13 @@ class Life:
         )
         if known:
             self._output.event(SessionForgotten(chain.key))
+
+    def leave(self, subsession: FiveTuple, now: float) -> None:
+        """Give back the ports of a subsession that was opened here."""
+        self.via[subsession.dst] -= 1
+        if not self.via[subsession.dst]:
+            del self.via[subsession.dst]
+        self._neighbours.release(subsession, now)
 
     def begin_reset(self, chain: Chain, now: float) -> None:
         """Begin to reset both ends of a session, because this agent goes down for good.

@@ -20,12 +20,18 @@ def nothing(_: FiveTuple) -> bool:
     return False
 
 
+def anything(_: FiveTuple) -> bool:
+    """Allow every session; what a peer may change unless the configuration says less."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Another agent.
 
     accept: whether its chains may come here. next_hops: names of peers to which they may go on from here, None for
-    all. may_use: which of its sessions this host may send on without an agent at the other end.
+    all. may_use: which of its sessions this host may send on without an agent at the other end. may_change: of
+    which sessions it may change the chain here.
     """
 
     name: str
@@ -34,11 +40,15 @@ class Peer:
     accept: bool = True
     next_hops: frozenset[str] | None = None
     may_use: Callable[[FiveTuple], bool] = nothing
+    may_change: Callable[[FiveTuple], bool] = anything
 
 
 @dataclass(frozen=True, slots=True)
 class LocalBox:
-    """A middlebox of this host and the ports of its two sides (see `dysco.protocol.flow`)."""
+    """A middlebox of this host and the ports of its two sides (see `dysco.protocol.flow`).
+
+    mandatory: it may be replaced in a live session, but not taken out.
+    """
 
     name: str
     tag: int
@@ -48,6 +58,7 @@ class LocalBox:
     right_write: int
     changes_tuple: bool = False
     match: tuple[Match, ...] = ("tuple",)
+    mandatory: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ class Setup:
         self._waiting: dict[str, dict[bytes, Chain]] = {}
         self._held: dict[tuple[int, FiveTuple], Chain] = {}
         self._avoided_routes: dict[tuple[Hop, ...], float] = {}
+        self.rehearsed: Callable[[FiveTuple, Packet], None] = lambda subsession, packet: None
         life.opening_over = self._opening_over
         life.no_association = self._no_association
 
@@ -276,7 +277,10 @@ class Setup:
         payload = bytes(packet.data[at.payload_offset : at.total_len])
         header = chain_header.peek(payload)
         if header is None:
-            self._native(packet, "syn_without_header")
+            if not payload and self._is_rehearsal(at):
+                self.rehearsed(at.five_tuple, packet)
+            else:
+                self._native(packet, "syn_without_header")
             return
         neighbour = self._admission.signer(header, at)
         window = None if neighbour is None else neighbour.window_of(payload, now)
@@ -317,6 +321,14 @@ class Setup:
             self._output.message(name, SynRefused(header.chain_id, refusal))
         else:
             self.refused_by(SELF, SynRefused(header.chain_id, refusal), now)
+
+    def _is_rehearsal(self, at: Located) -> bool:
+        """Whether a SYN looks like that of a path handshake: a peer's, with reserved ports at both ends."""
+        neighbour = self._neighbours.at(at.five_tuple.src)
+        if neighbour is None or neighbour.hello is None:
+            return False
+        low, high = neighbour.hello.port_range
+        return low <= at.five_tuple.sport <= high
 
     def _arrived(
         self, chain: Chain, opening: Opening, packet: Packet, at: Located, box: LocalBox | None, now: float

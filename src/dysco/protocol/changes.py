@@ -1,0 +1,601 @@
+"""Changing the chain of a live session: who gets which message and which packet (DESIGN sections 6 to 9).
+
+    who asks --rightRequest along the chain--> left anchor --requestLock, syn--> ... --> right anchor
+             <--progress-----------------------
+
+    ground.py      labels, messages along a chain, numbers, flows
+    locks.py       the lock of a subsession, as a table
+    anchors.py     both anchors, as tables
+    left.py        what the left anchor does
+    right.py       what the right anchor does
+    inside.py      hosts of the old path and of the new one
+    paths.py       which packet goes where while there are two paths
+    switching.py   what both anchors do alike
+    traces.py      who is on a chain
+    this           who gets what
+
+Every message names its subsession; one that comes from anyone but the neighbour on that subsession is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Final
+
+from dysco.protocol.chain import Chain, Facing
+from dysco.protocol.changing import Anchor, LeftAnchor, Phase
+from dysco.protocol.events import ChangeMoved
+from dysco.protocol.flow import UNDERLAY, Flow
+from dysco.protocol.ground import Ground, Side, readdress
+from dysco.protocol.inside import Hosts
+from dysco.protocol.left import Left
+from dysco.protocol.right import Right
+from dysco.protocol.switching import FIRST_WAIT_S, MOST_WAIT_S
+from dysco.protocol.traces import Traces
+from dysco.wire.messages import (
+    Ack,
+    AckAck,
+    AckCancel,
+    AckLock,
+    CancelLock,
+    Change,
+    LockQuery,
+    LockStatus,
+    Message,
+    NackLock,
+    NackSyn,
+    OldDone,
+    OldDoneAck,
+    Progress,
+    RenewLock,
+    RequestLock,
+    RightRequest,
+    Syn,
+    SynAck,
+    Trace,
+)
+from dysco.wire.packet import FIN, RST, SYN, Located, Packet, locate
+
+_RIGHTWARD: Final = (RequestLock, CancelLock, RenewLock, Ack, LockStatus)
+_LEFTWARD: Final = (AckLock, NackLock, AckCancel, SynAck, NackSyn, AckAck, LockQuery)
+_FLAGGED: Final = (RightRequest, Progress, OldDone, OldDoneAck)
+MESSAGES: Final = (*_RIGHTWARD, *_LEFTWARD, *_FLAGGED, Syn, Trace)
+UNHEARD, CANCELLED, UNDECIDED, COMMITTED = 0, 1, 2, 3
+PATIENCE_S: Final = 60.0  # ours: how long who asks goes on asking without any answer
+_MOST_OUTCOMES: Final = 16_384
+
+
+class Wish:
+    """A change that was asked for here and whose left anchor may be elsewhere."""
+
+    __slots__ = ("chain", "change", "heard_at", "phase", "rightward", "tries")
+
+    def __init__(self, chain: Chain, change: Change, now: float, *, rightward: bool) -> None:
+        self.chain = chain
+        self.change = change
+        self.rightward = rightward
+        self.heard_at = now
+        self.tries = 0
+        self.phase = Phase.REQUESTED
+
+
+class Changes:
+    """All changes at this agent."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self.left = Left(ground)
+        self.right = Right(ground)
+        self.hosts = Hosts(ground)
+        self.traces = Traces(ground)
+        self._wishes: dict[int, Wish] = {}
+        self._askers: dict[int, bool] = {}
+        self._outcomes: OrderedDict[int, Progress] = OrderedDict()
+        ground.report = self._report
+        ground.life.before_close = self._closing
+
+    # What is asked for here.
+
+    def ask(self, chain: Chain, change: Change, now: float, *, rightward: bool) -> None:
+        """Ask for a change; ChangeMoved events tell how it goes. rightward: where its left anchor is from here."""
+        wish = Wish(chain, change, now, rightward=rightward)
+        self._wishes[change.request] = wish
+        right = chain.right
+        if right is not None and right.hop == change.first and right.hop:
+            refusal = self.left.start(chain, change, now)
+            if refusal is not None:
+                self._heard(
+                    Progress(chain.chain_id, 0, change.request, Phase.REFUSED, False, *refusal), now, chain
+                )
+        else:
+            self._ask(wish, now)
+        self.settle_local(now)
+
+    def _ask(self, wish: Wish, now: float) -> None:
+        chain, change = wish.chain, wish.change
+        if change.request not in self._wishes:
+            return
+        if now - wish.heard_at > PATIENCE_S:
+            me = self._ground.settings.name
+            silent = Progress(chain.chain_id, 0, change.request, Phase.ABORTED, False, me, "no answer")
+            self._heard(silent, now, chain)
+            return
+        message = RightRequest(chain.chain_id, 0, change, wish.rightward)
+        self._ground.send(chain.right if wish.rightward else chain.left, message)
+        wait = min(FIRST_WAIT_S * 2**wish.tries, MOST_WAIT_S)
+        wish.tries += 1
+        self._ground.alarm(now + wait, lambda at: self._ask_again(wish, at))
+
+    def _ask_again(self, wish: Wish, now: float) -> None:
+        self._ask(wish, now)
+        self.settle_local(now)
+
+    def _heard(self, message: Progress, now: float, chain: Chain) -> None:
+        wish = self._wishes.get(message.request)
+        if wish is None:
+            return
+        wish.heard_at = now
+        phase = Phase(message.phase)
+        if phase > wish.phase and not (chain.changing and _is_left(chain, message.request)):
+            moved = ChangeMoved(
+                chain.chain_id, chain.hop_index, chain.session_in, message.request, phase.words, message.by,
+                message.reason,
+            )  # fmt: skip
+            self._ground.output.event(moved)
+        wish.phase = max(wish.phase, phase)
+        if phase.is_final:
+            del self._wishes[message.request]
+
+    def _report(self, chain: Chain, anchor: Anchor, phase: Phase, by: str, reason: str, now: float) -> None:
+        """A phase of a change at one of its anchors: the left one tells who asked for it."""
+        request = anchor.change.request
+        if not isinstance(anchor, LeftAnchor):
+            return
+        message = Progress(chain.chain_id, 0, request, phase, False, by, reason)
+        if phase.is_final:
+            self._outcomes[request] = message
+            if len(self._outcomes) > _MOST_OUTCOMES:
+                self._outcomes.popitem(last=False)
+        wish = self._wishes.get(request)
+        if wish is not None:
+            wish.heard_at = now
+            wish.phase = max(wish.phase, phase)
+            if phase.is_final:
+                del self._wishes[request]
+        self._tell(chain, message)
+
+    def _tell(self, chain: Chain, message: Progress) -> None:
+        rightward = self._askers.get(message.request)
+        if rightward is not None:
+            facing = chain.right if rightward else chain.left
+            self._ground.send(facing, replace(message, rightward=rightward))
+            if Phase(message.phase).is_final:
+                del self._askers[message.request]
+
+    # Messages.
+
+    def receive(self, peer: str, message: Message, now: float) -> None:
+        """Take a message of a neighbour."""
+        self._receive(peer, message, now)
+        self.settle_local(now)
+
+    def handle_deadline(self, now: float) -> None:
+        """Do what time asks for."""
+        self._ground.handle_deadline(now)
+        self.settle_local(now)
+
+    def settle_local(self, now: float) -> None:
+        """Deliver what this agent sends to itself, and requests that were held."""
+        ground = self._ground
+        while ground.local or ground.again or ground.replay:
+            if ground.again:
+                chain, held = ground.again.popleft()
+                self._request_lock(chain, held, now)
+            if ground.local:
+                self._receive("", ground.local.popleft(), now)
+            if ground.replay:
+                self.overtaken(ground.replay.popleft(), now)
+
+    def overtaken(self, packet: Packet, now: float) -> None:
+        """Take the SYN of a path handshake that was held."""
+        at = _located(packet)
+        flow = self._ground.table.get(UNDERLAY, at.five_tuple)
+        if flow is not None and isinstance(flow.owner, Chain) and self.takes(flow.owner, flow, at):
+            self.packet(flow.owner, flow, packet, at, now)
+
+    def _receive(self, peer: str, message: Message, now: float) -> None:
+        ground = self._ground
+        if isinstance(message, Syn):
+            self._syn(peer, message, now)
+            return
+        if isinstance(message, Trace):
+            self.traces.receive(peer, message, now)
+            return
+        assert isinstance(message, MESSAGES)
+        if isinstance(message, _FLAGGED):
+            rightward = message.rightward
+        else:
+            rightward = isinstance(message, _RIGHTWARD)
+        side: Side = "left" if rightward else "right"
+        chain = ground.find(side, message.chain_id, message.hop)
+        facing = None if chain is None else ground.facing(chain, side, message.hop)
+        if chain is None or facing is None or facing.peer != peer:
+            self._unknown(peer, message, side)
+            return
+        self._dispatch(chain, facing, message, now)
+
+    def _dispatch(self, chain: Chain, facing: Facing, message: Message, now: float) -> None:
+        roles = chain.changing
+        left = None if roles is None else roles.left
+        right = None if roles is None else roles.right
+        match message:
+            case RightRequest():
+                self._right_request(chain, message, now)
+            case Progress():
+                if message.request in self._wishes:
+                    self._heard(message, now, chain)
+                else:
+                    self._ground.send(chain.right if message.rightward else chain.left, message)
+            case RequestLock():
+                self._request_lock(chain, message, now)
+            case AckLock() if left is not None and left.change.request == message.request:
+                self.left.ack_lock(chain, left, now)
+            case AckLock():
+                self.hosts.ack_lock(chain, message, now)
+            case NackLock() if left is not None and left.change.request == message.request:
+                self.left.nack_lock(chain, left, message, now)
+            case NackLock():
+                self.hosts.nack_lock(chain, message, now)
+            case CancelLock() if facing.hop == message.last or (right is not None and facing is right.new):
+                if right is not None and right.change.request == message.request:
+                    self.right.cancel(chain, right, now)
+                self._ground.send(facing, AckCancel(chain.chain_id, 0, message.request))
+            case CancelLock():
+                self.hosts.cancel(chain, message, now)
+            case AckCancel() if left is not None and left.change.request == message.request:
+                if facing is left.old:
+                    self.left.ack_cancel(chain, left, now)
+            case AckCancel():
+                self._ground.send(chain.left, message)
+            case RenewLock() if facing.hop != message.last:
+                self.hosts.renew(chain, message, now)
+            case SynAck() if left is not None and facing is left.new:
+                self.left.syn_ack(chain, left, now)
+            case SynAck():
+                self._ground.send(chain.left, message)
+            case NackSyn() if left is not None and facing is left.new:
+                self.left.nack_syn(chain, left, message, now)
+            case NackSyn():
+                self.hosts.nack_syn(chain, message, now)
+            case Ack() if right is not None and facing is right.new:
+                self.right.ack(chain, right, message, now)
+            case Ack() if roles is not None and roles.inside is not None:
+                self.hosts.ack(chain, message)
+            case AckAck() if left is not None and facing is left.new:
+                self.left.ack_ack(chain, left, message, now)
+            case AckAck():
+                self.hosts.ack_ack(chain, message)
+            case OldDone():
+                self._old_done(chain, facing, message, now)
+            case OldDoneAck():
+                self._old_done_ack(chain, message)
+            case LockQuery():
+                self._lock_query(chain, facing, message)
+            case LockStatus():
+                self._lock_status(chain, message, now)
+            case _:
+                pass
+
+    def _syn(self, peer: str, message: Syn, now: float) -> None:
+        if not message.hops:
+            self._ground.counters["message_implausible"] += 1
+            return
+        if len(message.hops) > 1:
+            refusal = self.hosts.syn(peer, message, now)
+        else:
+            chain = self._ground.find("left", message.chain_id, message.last)
+            refusal = None if chain is not None else "not found"
+            if chain is not None:
+                if not self._ground.allowed(chain, peer, message.anchor):
+                    refusal = f"{message.anchor} may not change this session"
+                else:
+                    self.right.syn(chain, peer, message, now)
+        if refusal is not None:
+            nack = NackSyn(
+                message.chain_id, message.hop, message.request, self._ground.settings.name, refusal
+            )
+            if peer:
+                self._ground.output.message(peer, nack)
+            else:
+                self._ground.local.append(nack)
+
+    def _request_lock(self, chain: Chain, message: RequestLock, now: float) -> None:
+        if not self._ground.allowed(chain, chain.left.peer or "", message.anchor, message.change.origin):
+            refusal: str | None = f"{message.anchor} may not change this session"
+        elif chain.left.hop == message.change.last:
+            refusal = self.right.request(chain, message, now)
+        else:
+            refusal = self.hosts.request(chain, message, now)
+        if refusal is not None:
+            self._ground.counters["change_nacked"] += 1
+            me = self._ground.settings.name
+            self._ground.send(chain.left, NackLock(chain.chain_id, 0, message.change.request, me, refusal))
+
+    def _right_request(self, chain: Chain, message: RightRequest, now: float) -> None:
+        change, right = message.change, chain.right
+        back = not message.rightward
+        done = self._outcomes.get(change.request)
+        if done is not None:
+            facing = chain.right if back else chain.left
+            self._ground.send(facing, replace(done, rightward=back))
+            return
+        running = None if chain.changing is None else chain.changing.left
+        if running is not None and running.change.request == change.request:
+            self._askers[change.request] = back
+            self._tell(chain, Progress(chain.chain_id, 0, change.request, running.phase))
+            return
+        if right is not None and right.hop == change.first:
+            self._askers[change.request] = back
+            refusal = self.left.start(chain, change, now)
+        else:
+            onward = chain.right if message.rightward else chain.left
+            if self._ground.send(onward, message):
+                return
+            self._askers[change.request] = back
+            refusal = self._ground.settings.name, "not found"
+        if refusal is not None:
+            refused = Progress(chain.chain_id, 0, change.request, Phase.REFUSED, False, *refusal)
+            self._outcomes[change.request] = refused
+            self._tell(chain, refused)
+
+    def _old_done(self, chain: Chain, facing: Facing, message: OldDone, now: float) -> None:
+        roles = chain.changing
+        anchor: Anchor | None = None
+        if roles is not None:
+            anchor = roles.right if message.rightward else roles.left
+        if anchor is not None and anchor.change.request == message.request:
+            answer = OldDoneAck(chain.chain_id, 0, message.request, not message.rightward, message.last)
+            self._ground.send(facing, answer)
+            if message.rightward:
+                assert roles is not None
+                assert roles.right is not None
+                self.right.peer_done(chain, roles.right, now)
+            else:
+                assert roles is not None
+                assert roles.left is not None
+                self.left.peer_done(chain, roles.left, now)
+            return
+        if roles is not None and roles.inside is not None and roles.inside.request == message.request:
+            self._ground.send(chain.right if message.rightward else chain.left, message)
+            self.hosts.old_done(chain, message, now)
+            return
+        # Done already: a repetition, and the answer was lost.
+        end = chain.left if message.rightward else chain.right
+        if end is facing:
+            answer = OldDoneAck(chain.chain_id, 0, message.request, not message.rightward, message.last)
+            self._ground.send(facing, answer)
+
+    def _old_done_ack(self, chain: Chain, message: OldDoneAck) -> None:
+        roles = chain.changing
+        anchor: Anchor | None = None
+        if roles is not None:
+            anchor = roles.right if message.rightward else roles.left
+        told = self._ground.telling.get((chain.key, message.request, not message.rightward))
+        if anchor is not None and anchor.change.request == message.request:
+            anchor.told_done = True
+        elif told is not None:
+            told.told_done = True
+        elif roles is not None and roles.inside is not None:
+            self._ground.send(chain.right if message.rightward else chain.left, message)
+
+    def _lock_query(self, chain: Chain, facing: Facing, message: LockQuery) -> None:
+        left = None if chain.changing is None else chain.changing.left
+        inside = None if chain.changing is None else chain.changing.inside
+        status, cutoff, last = UNHEARD, 0, 0
+        if left is not None and left.change.request == message.request:
+            last = left.change.last
+            status = UNDECIDED
+            if left.two is not None:
+                status, cutoff = COMMITTED, left.two.cutoff
+        elif inside is not None and inside.request == message.request:
+            self._ground.send(chain.left, message)
+            return
+        elif message.request in self._outcomes:
+            status = CANCELLED
+        answer = LockStatus(chain.chain_id, 0, message.request, status, last, cutoff)
+        self._ground.send(facing, answer)
+
+    def _lock_status(self, chain: Chain, message: LockStatus, now: float) -> None:
+        roles = chain.changing
+        right = None if roles is None else roles.right
+        if right is not None and right.change.request == message.request:
+            if message.status in (CANCELLED, UNHEARD):
+                self.right.cancel(chain, right, now)
+            elif message.status == COMMITTED:
+                self.right.ack(chain, right, Ack(chain.chain_id, 0, message.request, message.cutoff), now)
+        elif roles is not None and roles.inside is not None:
+            self._ground.send(chain.right, message)
+
+    def _unknown(self, peer: str, message: Message, side: Side) -> None:
+        """Nothing of the kind is here; what would be repeated for ever is answered."""
+        if not isinstance(message, OldDone | OldDoneAck | AckCancel):
+            self._ground.counters["message_implausible"] += 1
+        answer: Message | None = None
+        me = self._ground.settings.name
+        if isinstance(message, RequestLock):
+            answer = NackLock(message.chain_id, message.hop, message.change.request, me, "not found")
+        elif isinstance(message, CancelLock):
+            answer = AckCancel(message.chain_id, message.hop, message.request)
+        elif isinstance(message, OldDone):
+            rightward = not message.rightward
+            answer = OldDoneAck(message.chain_id, message.hop, message.request, rightward, message.last)
+        elif isinstance(message, LockQuery):
+            answer = LockStatus(message.chain_id, message.hop, message.request, UNHEARD, 0)
+        if answer is not None and peer:
+            self._ground.output.message(peer, answer)
+
+    # Packets.
+
+    def takes(self, chain: Chain, flow: Flow, at: Located) -> bool:
+        """Whether a packet that the core was given is an affair of a change."""
+        roles = chain.changing
+        if roles is None:
+            return False
+        if roles.inside is not None:
+            if roles.inside.new:
+                return bool(at.flags & SYN)
+            return roles.inside.left_done and roles.inside.right_done
+        return not at.flags & SYN or self._is_new(chain, flow)
+
+    @staticmethod
+    def _is_new(chain: Chain, flow: Flow) -> bool:
+        """Whether a flow is read from the new path of an anchor."""
+        roles = chain.changing
+        assert roles is not None
+        left = None if roles.left is None else roles.left.new
+        right = None if roles.right is None else roles.right.new
+        return (left is not None and flow.match == left.tuple.reversed()) or (
+            right is not None and flow.match == right.tuple
+        )
+
+    def packet(self, chain: Chain, flow: Flow, packet: Packet, at: Located, now: float) -> None:
+        """Take a packet of a chain that is being changed; what is not SYN moves along by the rules of its paths."""
+        ground, roles = self._ground, chain.changing
+        assert roles is not None
+        inside = roles.inside
+        if inside is not None and not inside.new and inside.left_done and inside.right_done:
+            self.hosts.closing(chain, packet, at)
+            return
+        if inside is not None:
+            self.hosts.rehearse(chain, flow, packet, at)
+            return
+        if at.flags & RST:
+            flow.packets += 1
+            flow.bytes += len(packet.data)
+        elif not at.flags & SYN:
+            flow.count(at, len(packet.data))
+        where = (flow.port, flow.match)
+        if roles.left is not None and roles.left.new is not None:
+            new = roles.left.new
+            if where == (new.read, new.tuple.reversed()):
+                if not self.left.handshake(chain, roles.left, at, now):
+                    self._from_right(chain, packet, now, new=True)
+                return
+        if roles.right is not None and roles.right.new is not None:
+            new = roles.right.new
+            if where == (new.read, new.tuple):
+                if not self.right.handshake(chain, roles.right, at, now):
+                    self._from_left(chain, packet, now, new=True)
+                return
+        if where == (chain.left.read, chain.left.tuple):
+            self._from_left(chain, packet, now, new=False)
+        elif chain.right is not None and where == (chain.right.read, chain.right.tuple.reversed()):
+            self._from_right(chain, packet, now, new=False)
+        elif chain.box is not None and flow.match == chain.session_out and flow.port == chain.box.right_read:
+            self._to_right(chain, packet, now)
+        else:
+            self._to_left(chain, packet, now)
+        if at.flags & (FIN | RST):
+            forward = chain.is_forward(flow) or _is_new_left(chain, flow)
+            ground.life.closing(chain, forward=forward, reset=bool(at.flags & RST), now=now)
+
+    def _from_left(self, chain: Chain, packet: Packet, now: float, *, new: bool) -> None:
+        """A packet has come on one of the left paths: bring it inside."""
+        right = None if chain.changing is None else chain.changing.right
+        facing = right.new if right is not None and new else chain.left
+        assert facing is not None
+        forward, backward = facing.sums or (0, 0)
+        inner = chain.session_in
+        readdress(packet, inner, forward, -backward)
+        at = _located(packet)
+        if right is not None and right.two is not None:
+            accept = right.two.receive_new if new else right.two.receive_old
+            if not accept(packet, at):
+                self.right.look(chain, right, now)
+                return
+        if chain.box is not None:
+            self._ground.output.packet(chain.box.left_write, packet)
+        else:
+            self._to_right(chain, packet, now)
+        if right is not None and right.two is not None:
+            self.right.look(chain, right, now)
+
+    def _from_right(self, chain: Chain, packet: Packet, now: float, *, new: bool) -> None:
+        """A packet has come on one of the right paths: bring it inside."""
+        left = None if chain.changing is None else chain.changing.left
+        readdress(packet, chain.session_out.reversed())
+        at = _located(packet)
+        if left is not None and left.two is not None:
+            accept = left.two.receive_new if new else left.two.receive_old
+            if not accept(packet, at):
+                self.left.look(chain, left, now)
+                return
+        if chain.box is not None:
+            self._ground.output.packet(chain.box.right_write, packet)
+        else:
+            self._to_left(chain, packet, now)
+        if left is not None and left.two is not None:
+            self.left.look(chain, left, now)
+
+    def _to_right(self, chain: Chain, packet: Packet, now: float) -> None:
+        """A packet from inside goes to the right, on one path or on two."""
+        left = None if chain.changing is None else chain.changing.left
+        right = chain.right
+        assert right is not None
+        if left is None or left.two is None:
+            self._ground.emit(right.write, right.tuple, packet)
+            return
+        old, new = left.two.send(packet, _located(packet))
+        assert left.new is not None
+        for one in old:
+            self._ground.emit(left.old.write, left.old.tuple, one)
+        for one in new:
+            self._ground.emit(left.new.write, left.new.tuple, one)
+        self.left.look(chain, left, now)
+
+    def _to_left(self, chain: Chain, packet: Packet, now: float) -> None:
+        """A packet from inside goes to the left, on one path or on two."""
+        right = None if chain.changing is None else chain.changing.right
+        if right is None or right.two is None:
+            forward, backward = chain.left.sums or (0, 0)
+            self._ground.emit(chain.left.write, chain.left.tuple.reversed(), packet, backward, -forward)
+            return
+        old, new = right.two.send(packet, _located(packet))
+        for one in old:
+            self.right.to_path(right, one, old=True)
+        for one in new:
+            self.right.to_path(right, one, old=False)
+        self.right.look(chain, right, now)
+
+    # Endings.
+
+    def _closing(self, chain: Chain, now: float) -> None:
+        """A session ends here: its changes end with it."""
+        roles = chain.changing
+        if roles is not None:
+            if roles.left is not None:
+                self.left.gone(chain, roles.left, now)
+            if roles.right is not None:
+                self.right.gone(chain, roles.right, now)
+            chain.changing = None
+        self._ground.unlabel("left", chain, chain.left)
+        if chain.right is not None:
+            self._ground.unlabel("right", chain, chain.right)
+
+
+def _is_left(chain: Chain, request: int) -> bool:
+    roles = chain.changing
+    return roles is not None and roles.left is not None and roles.left.change.request == request
+
+
+def _is_new_left(chain: Chain, flow: Flow) -> bool:
+    roles = chain.changing
+    new = None if roles is None or roles.right is None else roles.right.new
+    return new is not None and flow.match == new.tuple
+
+
+def _located(packet: Packet) -> Located:
+    at = locate(packet)
+    assert at is not None
+    return at

@@ -1,0 +1,327 @@
+"""What all parts of a reconfiguration stand on: labels, messages along a chain, flows, numbers, alarms.
+
+A message names the subsession along which it goes by chain id and label; here the chain is found that has that
+subsession to its left or to its right. Labels of the first subsessions follow from the hop index; those that changes
+draw are kept in two dictionaries.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final, Literal, NamedTuple
+
+from dysco.protocol.chain import HALF, Chain, Facing, Half
+from dysco.protocol.changing import Anchor, Changing, Phase
+from dysco.protocol.events import ChangeMoved
+from dysco.protocol.flow import FORGOTTEN, UNKNOWN, Flow, FlowTable, Translation
+from dysco.protocol.life import Life
+from dysco.protocol.neighbours import SELF, Neighbours
+from dysco.protocol.output import Output
+from dysco.protocol.settings import Settings
+from dysco.protocol.states import State
+from dysco.wire.messages import Message, RequestLock
+from dysco.wire.numbers import MASK32, later
+from dysco.wire.packet import Packet, locate
+from dysco.wire.rewrite import apply
+from dysco.wire.tuples import FiveTuple
+
+Side = Literal["left", "right"]
+LIVE: Final = frozenset((State.ESTABLISHED, State.HALF_CLOSED))
+FIRST_DRAWN: Final = 256
+_MOST_OVERTAKEN: Final = 1024
+
+
+class Numbers(NamedTuple):
+    """Where one direction pair stands, in the numbers of an anchor: sent, received, acked by the peer, answered."""
+
+    sent: int
+    received: int
+    acked: int
+    answered: int
+
+
+class Ground:
+    """Shared by both anchors, by hosts inside a segment, and by who dispatches to them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        table: FlowTable,
+        neighbours: Neighbours,
+        life: Life,
+        output: Output,
+        counters: Counter[str],
+        rng: Callable[[int], bytes],
+    ) -> None:
+        self.settings = settings
+        self.table = table
+        self.neighbours = neighbours
+        self.life = life
+        self.output = output
+        self.counters = counters
+        self.rng = rng
+        self.local: deque[Message] = deque()
+        self.telling: dict[tuple[bytes, int, bool], Anchor] = {}
+        self.overtaken: OrderedDict[FiveTuple, Packet] = OrderedDict()
+        self.replay: deque[Packet] = deque()
+        self.again: deque[tuple[Chain, RequestLock]] = deque()
+        self.report: Callable[[Chain, Anchor, Phase, str, str, float], None] = lambda *_: None
+        self._labels: dict[tuple[Side, bytes, int], bytes] = {}
+        self._alarms: list[tuple[float, int, Callable[[float], None]]] = []
+        self._alarm_number = 0
+
+    # Labels.
+
+    def find(self, side: Side, chain_id: bytes, hop: int) -> Chain | None:
+        """The chain that has the subsession with this label on this side of the agent, on any of its paths."""
+        key = self._labels.get((side, chain_id, hop))
+        if key is None:
+            if not 0 < hop < FIRST_DRAWN:
+                return None
+            key = chain_id + bytes((hop if side == "left" else hop - 1,))
+        chain = self.life.chains.get(key)
+        return chain if chain is not None and self.facing(chain, side, hop) is not None else None
+
+    def facing(self, chain: Chain, side: Side, hop: int) -> Facing | None:
+        """The facing with this label."""
+        current = chain.left if side == "left" else chain.right
+        if current is not None and current.hop == hop:
+            return current
+        anchor = self.anchor(chain, side)
+        for one in (anchor.old, anchor.new) if anchor is not None else ():
+            if one is not None and one.hop == hop:
+                return one
+        return None
+
+    @staticmethod
+    def anchor(chain: Chain, side: Side) -> Anchor | None:
+        """The anchor whose paths lie on this side: a right anchor has them on its left."""
+        if chain.changing is None:
+            return None
+        return chain.changing.right if side == "left" else chain.changing.left
+
+    def draw_label(self) -> int:
+        """A label that no subsession has that a SYN opened."""
+        return int.from_bytes(self.rng(4), "big") % (MASK32 - FIRST_DRAWN) + FIRST_DRAWN
+
+    def label(self, side: Side, chain: Chain, facing: Facing) -> None:
+        """Let the facing be found."""
+        if facing.hop >= FIRST_DRAWN:
+            self._labels[side, chain.chain_id, facing.hop] = chain.key
+
+    def unlabel(self, side: Side, chain: Chain, facing: Facing) -> None:
+        self._labels.pop((side, chain.chain_id, facing.hop), None)
+
+    # Messages and alarms.
+
+    def send(self, facing: Facing | None, message: Any) -> bool:
+        """Send a message along a subsession; False if there is no agent at its other end."""
+        if facing is None or facing.peer is None:
+            return False
+        message = replace(message, hop=facing.hop)
+        if facing.peer == SELF:
+            self.local.append(message)
+        else:
+            self.output.message(facing.peer, message)
+        return True
+
+    def alarm(self, at: float, action: Callable[[float], None]) -> None:
+        """Call `action` at a time; it sees for itself whether that still matters."""
+        self._alarm_number += 1
+        heapq.heappush(self._alarms, (at, self._alarm_number, action))
+
+    def next_deadline(self) -> float | None:
+        return self._alarms[0][0] if self._alarms else None
+
+    def handle_deadline(self, now: float) -> None:
+        while self._alarms and self._alarms[0][0] <= now:
+            heapq.heappop(self._alarms)[2](now)
+
+    def move(
+        self, chain: Chain, anchor: Anchor, phase: Phase, now: float, by: str = "", reason: str = ""
+    ) -> None:
+        """A change has come to a phase at one of its anchors."""
+        anchor.phase = phase
+        anchor.since[phase] = now
+        self.counters[f"change_{phase.name.lower()}"] += 1
+        moved = ChangeMoved(
+            chain.chain_id, chain.hop_index, chain.session_in, anchor.change.request, phase.words, by, reason
+        )
+        self.output.event(moved)
+        self.report(chain, anchor, phase, by, reason, now)
+
+    def hold(self, subsession: FiveTuple, packet: Packet) -> None:
+        """Keep a SYN of a path handshake that has overtaken the message which tells of it."""
+        self.overtaken[subsession] = packet
+        if len(self.overtaken) > _MOST_OVERTAKEN:
+            self.overtaken.popitem(last=False)
+
+    def catch_up(self, subsession: FiveTuple) -> None:
+        """The message has come."""
+        packet = self.overtaken.pop(subsession, None)
+        if packet is not None:
+            self.replay.append(packet)
+
+    # Roles.
+
+    def changing(self, chain: Chain) -> Changing:
+        if chain.changing is None:
+            chain.changing = Changing()
+        return chain.changing
+
+    def tidy(self, chain: Chain) -> None:
+        """Forget the roles of a chain if none is left."""
+        if chain.changing is not None and chain.changing.is_over and chain.changing.early is None:
+            chain.changing = None
+
+    def allowed(self, chain: Chain, *names: str) -> bool:
+        """Whether all of these agents, as far as they are peers, may change this session here."""
+        peers = (self.neighbours.by_name[name].peer for name in names if name in self.neighbours.by_name)
+        return all(peer.may_change(chain.session_in) for peer in peers)
+
+    def new_subsession(self, address: bytes, now: float) -> tuple[FiveTuple, str] | str:
+        """A five-tuple toward the agent at an address, and its name; text: why there is none."""
+        neighbour = self.neighbours.at(address)
+        if neighbour is None:
+            return "the next hop is no peer of this host"
+        if not neighbour.up:
+            return f"no association with {neighbour.peer.name}"
+        own = self.neighbours.own(address)
+        if own is None:
+            return "no address of this family"
+        pair = self.neighbours.pool(own, address, neighbour).allocate(now)
+        if pair is None:
+            return "no free ports"
+        return FiveTuple.of(own, pair[0], address, pair[1]), neighbour.peer.name
+
+    # Flows.
+
+    def install(self, chain: Chain) -> None:
+        """Make every flow of a chain as it must be now; what is to be seen packet by packet is slow."""
+        changing = chain.changing
+        flows = [*chain.left_flows(), *chain.right_flows()]
+        slow: set[tuple[int, FiveTuple]] = set()
+        if changing is not None and changing.left is not None:
+            new = changing.left.new
+            if new is not None:
+                flows.append(
+                    Flow(new.read, new.tuple.reversed(), new.write, new.tuple, owner=chain, slow=True)
+                )
+            if changing.left.two is not None:
+                slow.update(self._keys(chain, "right"))
+        if changing is not None and changing.right is not None:
+            new = changing.right.new
+            if new is not None:
+                flows.append(Flow(new.read, new.tuple, new.write, new.tuple, owner=chain, slow=True))
+            if changing.right.two is not None:
+                slow.update(self._keys(chain, "left"))
+        for flow in flows:
+            old = self.table.get(flow.port, flow.match)
+            flow.slow = flow.slow or (flow.port, flow.match) in slow
+            if old is not None and old.owner is chain:
+                self.table.refresh(old)
+                flow.carry_over(old)
+            self.table.insert(flow)
+
+    def forward_key(self, chain: Chain, side: Side) -> tuple[int, FiveTuple]:
+        """Port and match of the flow to the right on one side of the box; without a box there is one."""
+        if side == "left" or chain.box is None:
+            return chain.left.read, chain.left.tuple
+        return chain.box.right_read, chain.session_out
+
+    def backward_key(self, chain: Chain, side: Side) -> tuple[int, FiveTuple]:
+        """Port and match of the flow to the left on one side of the box; without a box there is one."""
+        if side == "right" or chain.box is None:
+            assert chain.right is not None
+            return chain.right.read, chain.right.tuple.reversed()
+        return chain.box.left_read, chain.session_in.reversed()
+
+    def _keys(self, chain: Chain, side: Side) -> tuple[tuple[int, FiveTuple], ...]:
+        return self.forward_key(chain, side), self.backward_key(chain, side)
+
+    # Numbers.
+
+    def numbers(self, chain: Chain, side: Side) -> Numbers | None:
+        """Where the anchor with its paths on `side` stands; None if packets must pass first (after a restart)."""
+        forward, backward = (
+            self._tops(chain, self.forward_key(chain, side), forward=True, side=side),
+            self._tops(chain, self.backward_key(chain, side), forward=False, side=side),
+        )
+        if forward is None or backward is None:
+            return None
+        out, into = (forward, backward) if side == "right" else (backward, forward)
+        return Numbers(later(out[0], into[1]), later(into[0], out[1]), into[1], out[1])
+
+    def _tops(
+        self, chain: Chain, key: tuple[int, FiveTuple], *, forward: bool, side: Side
+    ) -> tuple[int, int] | None:
+        """Number behind the last byte and highest ack of a flow, in the numbers inside of the left facing."""
+        flow = self.table.get(*key)
+        if flow is None:
+            return None
+        self.table.refresh(flow)
+        if FORGOTTEN in (flow.top_seq, flow.top_ack):
+            return None
+        from_left = key == (chain.left.read, chain.left.tuple)
+        sums = chain.left.sums if from_left else None
+        df, db = sums or (0, 0)
+        facing = chain.right if side == "right" or chain.box is None else chain.left
+        assert facing is not None
+        inside = (0, 0) if facing is chain.right else chain.left.sums or (0, 0)
+        isn_forward = facing.forward.isn + inside[0] + 1
+        isn_backward = facing.backward.isn - inside[1] + 1
+        first_seq, first_ack = (isn_forward, isn_backward) if forward else (isn_backward, isn_forward)
+        seq = first_seq if flow.top_seq == UNKNOWN else flow.top_seq + df
+        ack = first_ack if flow.top_ack == UNKNOWN else flow.top_ack - db
+        return seq & MASK32, ack & MASK32
+
+    def set_tops(self, chain: Chain, side: Side, numbers: Numbers) -> None:
+        """Let the flows of one side go on counting from here."""
+        out_key, into_key = self.forward_key(chain, side), self.backward_key(chain, side)
+        if side == "left":
+            out_key, into_key = into_key, out_key
+        for key, seq, ack in (
+            (out_key, numbers.sent, numbers.answered),
+            (into_key, numbers.received, numbers.acked),
+        ):
+            flow = self.table.get(*key)
+            if flow is not None:
+                from_left = key == (chain.left.read, chain.left.tuple)
+                df, db = (chain.left.sums or (0, 0)) if from_left else (0, 0)
+                flow.top_seq = (seq - df) & MASK32
+                flow.top_ack = (ack + db) & MASK32
+                self.table.insert(flow)
+
+    def sums(self, chain: Chain) -> tuple[int, int]:
+        """What this host adds to forward and backward numbers, box and translation together (DESIGN section 9)."""
+        right = chain.right
+        assert right is not None
+        return (
+            (right.forward.isn - chain.left.forward.isn) & MASK32,
+            (chain.left.backward.isn - right.backward.isn) & MASK32,
+        )
+
+    # Packets.
+
+    def emit(self, port: int, new: FiveTuple, packet: Packet, seq: int = 0, ack: int = 0) -> None:
+        """Write a packet with another tuple and shifted numbers."""
+        readdress(packet, new, seq, ack)
+        self.output.packet(port, packet)
+
+
+def readdress(packet: Packet, new: FiveTuple, seq: int = 0, ack: int = 0) -> None:
+    """Give a packet another tuple, and add to its numbers."""
+    at = locate(packet)
+    assert at is not None
+    flow = Flow(0, at.five_tuple, 0, new)
+    if seq or ack:
+        flow.translation = Translation(seq, ack)
+    apply(packet, flow, at)
+
+
+def shifted(half: Half, by: int) -> bytes:
+    """A half of a handshake with another initial number."""
+    return HALF.pack((half.isn + by) & MASK32, half.mss, half.wscale, half.flags)

@@ -1,0 +1,387 @@
+"""Hosts between the anchors: those of the old path keep its lock and leave it, those of the new path join it.
+
+A host that leaves closes what is left towards its middlebox with FINs of its own, so that a connection tracker sees
+an ordinary end; nothing of that leaves the host. A host that joins makes its flows at once and passes the path
+handshake through its middlebox; it stays if `ack` passes, or data do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from dysco.protocol.admission import is_target
+from dysco.protocol.chain import Chain, facing_agent
+from dysco.protocol.changing import Inside
+from dysco.protocol.events import SessionEstablished, SessionOpened
+from dysco.protocol.flow import Flow
+from dysco.protocol.ground import LIVE, Ground
+from dysco.protocol.locks import LEASE_S, Lock, LockAction, LockInput, LockState, step
+from dysco.protocol.neighbours import SELF
+from dysco.protocol.settings import LocalBox
+from dysco.protocol.states import State
+from dysco.wire.messages import (
+    Ack,
+    AckAck,
+    AckLock,
+    CancelLock,
+    NackLock,
+    NackSyn,
+    OldDone,
+    RenewLock,
+    RequestLock,
+    Syn,
+)
+from dysco.wire.numbers import MASK32, later
+from dysco.wire.options import clamp_mss
+from dysco.wire.packet import ACK, FIN, Located, Packet, build_tcp
+from dysco.wire.rewrite import apply
+
+READY_S: Final = 2.0  # DESIGN section 7: how long a box may delay a lock because its sums are not final
+LINGER_S: Final = 2.0  # ours: longer than the repetitions of oldDone that this host may still have to pass on
+HEADERS: Final = {4: 40, 6: 60}  # IP and TCP header without options, which an MSS does not count (RFC 6691)
+_FIRST_KEY: Final = 128
+_WINDOW: Final = 0xFFFF
+
+BoxSums = Callable[[Chain], tuple[int, int] | None]
+"""What a stream box has added to each direction beyond its ISNs, final from now on; None: not ready."""
+
+
+class Hosts:
+    """Does what hosts inside a segment do."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self.settle: BoxSums = lambda chain: (0, 0)
+        self.unsettle: Callable[[Chain], None] = lambda chain: None
+        self._not_ready: dict[bytes, float] = {}
+
+    # The old path.
+
+    def request(self, chain: Chain, message: RequestLock, now: float) -> str | None:
+        """A requestLock passes; why it is refused, if it is."""
+        ground, change, right = self._ground, message.change, chain.right
+        if right is None or right.peer is None:
+            return "not found"
+        if chain.opening is not None or chain.state not in LIVE:
+            return "the session is not established"
+        if chain.box is not None and chain.box.mandatory and len(change.hops) < 2:
+            return f"{chain.box.name} is mandatory"
+        lock = right.lock
+        if lock is None or now >= lock.until:
+            lock = right.lock = Lock(LockState.FREE, change.request, now + LEASE_S)
+        what = LockInput.OTHER_REQUEST
+        if lock.state is LockState.FREE:
+            what = LockInput.REQUEST
+        elif lock.request == change.request:
+            what = LockInput.SAME_REQUEST
+        found = step(lock.state, what)
+        action = LockAction.NACK_BUSY if found is None else found[0]
+        if action is LockAction.HOLD:
+            if lock.held is not None and lock.held.change.request != change.request:
+                return "busy"
+            lock.held = message
+            return None
+        if action is LockAction.NACK_BUSY or found is None:
+            return "busy"
+        extra = self.settle(chain)
+        if extra is None:
+            self._free(chain)
+            began = self._not_ready.setdefault(chain.key, now)
+            if now - began < READY_S:
+                return None
+            del self._not_ready[chain.key]
+            return "not ready: its middlebox is in the middle of something"
+        self._not_ready.pop(chain.key, None)
+        lock.state, lock.request = found[1], change.request
+        changing = ground.changing(chain)
+        if changing.inside is None:
+            changing.inside = Inside(change.request, change.last, new=False)
+        own = ground.sums(chain)
+        passed = RequestLock(
+            chain.chain_id,
+            0,
+            change,
+            message.anchor,
+            (message.forward_sum + own[0] + extra[0]) & MASK32,
+            (message.backward_sum + own[1] + extra[1]) & MASK32,
+        )
+        ground.send(right, passed)
+        return None
+
+    def ack_lock(self, chain: Chain, message: AckLock, now: float) -> None:
+        """The lock is granted: pass it on to the left, and keep it for the length of a lease."""
+        right = chain.right
+        lock = None if right is None else right.lock
+        found = None if lock is None else step(lock.state, LockInput.ACK_LOCK)
+        if lock is None or found is None or lock.request != message.request:
+            return
+        lock.state = found[1]
+        self._lease(chain, lock, now + LEASE_S)
+        self._ground.send(chain.left, message)
+
+    def nack_lock(self, chain: Chain, message: NackLock, now: float) -> None:
+        """The lock is refused further on."""
+        self._release(chain, message.request, LockInput.NACK_LOCK)
+        self._ground.send(chain.left, message)
+
+    def cancel(self, chain: Chain, message: CancelLock, now: float) -> None:
+        """The left anchor gives up: free the lock, or leave the new path."""
+        inside = None if chain.changing is None else chain.changing.inside
+        self._ground.send(chain.right, message)
+        if inside is not None and inside.request == message.request:
+            if inside.new and not inside.committed:
+                self._ground.life.close(chain, "cancelled", now)
+            elif not inside.new:
+                self._release(chain, message.request, LockInput.CANCEL_LOCK)
+
+    def renew(self, chain: Chain, message: RenewLock, now: float) -> None:
+        """The change goes on: so does the lock."""
+        right = chain.right
+        if right is not None and right.lock is not None and right.lock.request == message.request:
+            self._lease(chain, right.lock, now + LEASE_S)
+        self._ground.send(right, message)
+
+    def old_done(self, chain: Chain, message: OldDone, now: float) -> None:
+        """An anchor's half of the old path is empty; when both are, this host leaves."""
+        inside = None if chain.changing is None else chain.changing.inside
+        if inside is None or inside.request != message.request:
+            return
+        if inside.new:
+            self._learn(chain, message)
+            return
+        before = inside.left_done and inside.right_done
+        if message.rightward:
+            inside.left_done = True
+        else:
+            inside.right_done = True
+        if inside.left_done and inside.right_done and not before:
+            self._leave(chain, now)
+
+    def _release(self, chain: Chain, request: int, what: LockInput) -> None:
+        lock = None if chain.right is None else chain.right.lock
+        if lock is not None and lock.request == request and step(lock.state, what) is not None:
+            self._free(chain)
+
+    def _free(self, chain: Chain) -> None:
+        if chain.right is not None:
+            chain.right.lock = None
+        if chain.changing is not None:
+            chain.changing.inside = None
+            self._ground.tidy(chain)
+        self.unsettle(chain)
+
+    def _lease(self, chain: Chain, lock: Lock, until: float) -> None:
+        lock.until = until
+
+        def ended(now: float) -> None:
+            right = chain.right
+            if right is not None and right.lock is lock and lock.until == until:
+                self._free(chain)
+
+        self._ground.alarm(until, ended)
+
+    def _leave(self, chain: Chain, now: float) -> None:
+        """Close what is left towards the middlebox, and go a little later."""
+        ground, box, right = self._ground, chain.box, chain.right
+        assert right is not None
+        if box is not None and (numbers := ground.numbers(chain, "left")) is not None:
+            fin = build_tcp(chain.session_in, numbers.received, numbers.sent, FIN | ACK, _WINDOW)
+            ground.output.packet(box.left_write, fin)
+        for flow in (*chain.left_flows(), *chain.right_flows()):
+            if (
+                box is not None
+                and flow.out in (chain.left.write, right.write)
+                and flow.port in (box.left_read, box.right_read)
+                and flow.match in (chain.session_in.reversed(), chain.session_out)
+            ):
+                flow.slow = True
+                ground.table.insert(flow)
+            else:
+                ground.table.delete(flow.port, flow.match)
+        ground.alarm(now + LINGER_S, lambda at: ground.life.close(chain, "moved", at))
+
+    def closing(self, chain: Chain, packet: Packet, at: Located) -> None:
+        """Answer the FIN that has come out of the middlebox with one of our own, and the last one with an ACK."""
+        box, ground = chain.box, self._ground
+        if box is None:
+            return
+        end = at.next_seq
+        if at.five_tuple == chain.session_out and at.flags & FIN:
+            back = build_tcp(chain.session_out.reversed(), at.ack, end, FIN | ACK, _WINDOW)
+            ground.output.packet(box.right_write, back)
+        elif at.five_tuple == chain.session_in.reversed() and at.flags & FIN:
+            ground.output.packet(box.left_write, build_tcp(chain.session_in, at.ack, end, ACK, _WINDOW))
+
+    # The new path.
+
+    def syn(self, peer: str, message: Syn, now: float) -> str | None:
+        """Become a hop of a session that lives; why not, if so."""
+        ground, settings = self._ground, self._ground.settings
+        known = ground.find("left", message.chain_id, message.hop)
+        if known is not None:
+            self._pass_syn(known, message)
+            return None
+        neighbour = ground.neighbours.by_name.get(peer)
+        if neighbour is None or message.hops[0].address not in settings.addresses:
+            return "this host is not the hop that the change names"
+        if not neighbour.peer.accept or not neighbour.peer.may_change(message.session):
+            return f"{peer} may not send chains here"
+        if not neighbour.admit(settings.limits.setups_per_second, now):
+            return "too many sessions a second"
+        following = message.hops[1].address
+        next_one = ground.neighbours.at(following)
+        if not is_target(following) or next_one is None:
+            return "the next hop is no peer of this host"
+        allowed = neighbour.peer.next_hops
+        if allowed is not None and next_one.peer.name not in (SELF, *allowed):
+            return f"{peer} may not go on to {next_one.peer.name}"
+        box = self._box(message)
+        if isinstance(box, str):
+            return box
+        key = self._free_key(message.chain_id)
+        if key is None or len(ground.life.chains) >= settings.limits.sessions:
+            return "the session table is full"
+        found = ground.new_subsession(following, now)
+        if isinstance(found, str):
+            return found
+        left = facing_agent(message.subsession, peer, message.hop, opened=False)
+        left.handshake = bytes(message.handshake)
+        chain = Chain(key, left, message.session, "", None, now)
+        chain.box = box
+        chain.right = right = facing_agent(found[0], found[1], ground.draw_label(), opened=True)
+        right.handshake = left.handshake
+        flows = [*chain.left_flows(), *chain.right_flows()]
+        ground.life.via[found[0].dst] += 1
+        if any(ground.table.get(flow.port, flow.match) is not None for flow in flows):
+            ground.life.leave(found[0], now)
+            return "the session passes the same devices of this host already: give each middlebox its own"
+        right.lock = Lock(LockState.LOCKED, message.request, now + LEASE_S)
+        chain.state = State.ESTABLISHED
+        chain.changing = ground.changing(chain)
+        chain.changing.inside = Inside(message.request, message.last, new=True)
+        ground.life.chains[key] = chain
+        ground.life.arm(chain, now + settings.timers.embryonic)
+        ground.label("left", chain, left)
+        ground.label("right", chain, right)
+        for flow in flows:
+            ground.table.insert(flow)
+        ground.counters["joined"] += 1
+        ground.output.event(SessionOpened(chain.chain_id, chain.hop_index, chain.session_in, ""))
+        ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, at))
+        self._pass_syn(chain, message)
+        ground.catch_up(message.subsession)
+        return None
+
+    def rehearse(self, chain: Chain, flow: Flow, packet: Packet, at: Located) -> None:
+        """Pass a SYN or SYN-ACK of the path handshake; its numbers are where the flows begin."""
+        clamp_mss(packet, self._ground.settings.mtu - HEADERS[at.family], at)
+        flow.count(at, len(packet.data))
+        apply(packet, flow, at)
+        self._ground.output.packet(flow.out, packet)
+
+    def ack(self, chain: Chain, message: Ack) -> None:
+        """The left anchor has switched: this host is a hop now."""
+        inside = None if chain.changing is None else chain.changing.inside
+        if inside is not None and inside.new:
+            self._commit(chain, inside)
+            inside.left_cutoff = message.cutoff
+            self._raise(chain, forward=True, seq=message.cutoff, ack=message.acked)
+        self._ground.send(chain.right, message)
+
+    def ack_ack(self, chain: Chain, message: AckAck) -> None:
+        """The right anchor has switched: other changes may touch this host again."""
+        inside = None if chain.changing is None else chain.changing.inside
+        if inside is not None and inside.new:
+            self._commit(chain, inside)
+            inside.right_cutoff = message.cutoff
+            self._raise(chain, forward=False, seq=message.cutoff, ack=None)
+            right = chain.right
+            if right is not None and right.lock is not None and right.lock.request == inside.request:
+                right.lock = None
+        self._ground.send(chain.left, message)
+
+    def nack_syn(self, chain: Chain, message: NackSyn, now: float) -> None:
+        """Somebody further on refuses."""
+        self._ground.send(chain.left, message)
+        inside = None if chain.changing is None else chain.changing.inside
+        if inside is not None and inside.new and not inside.committed:
+            self._ground.life.close(chain, "refused", now)
+
+    def _box(self, message: Syn) -> LocalBox | str | None:
+        wanted, boxes = message.hops[0].box, self._ground.settings.boxes
+        box = next((one for one in boxes if one.tag == wanted), None) if wanted else next(iter(boxes), None)
+        if wanted and box is None:
+            return "no such middlebox here"
+        if box is not None and box.changes_tuple:
+            return f"{box.name} changes tuples and cannot join a live session"
+        return box
+
+    def _free_key(self, chain_id: bytes) -> bytes | None:
+        keys = (chain_id + bytes((index,)) for index in range(_FIRST_KEY, 256))
+        return next((key for key in keys if key not in self._ground.life.chains), None)
+
+    def _pass_syn(self, chain: Chain, message: Syn) -> None:
+        right = chain.right
+        assert right is not None
+        passed = Syn(
+            message.chain_id,
+            0,
+            message.request,
+            message.last,
+            chain.session_out,
+            right.tuple,
+            type(message.hops)(message.hops[1:]),
+            message.handshake,
+            message.anchor,
+        )
+        self._ground.send(right, passed)
+
+    def _commit(self, chain: Chain, inside: Inside) -> None:
+        if not inside.committed:
+            inside.committed = True
+            ground = self._ground
+            ground.output.event(SessionEstablished(chain.chain_id, chain.hop_index, chain.session_in))
+            ground.life.arm(chain, chain.created_at + ground.settings.timers.established)
+            ground.life.record(chain)
+
+    def _not_committed(self, chain: Chain, now: float) -> None:
+        """No `ack` has come. If packets have passed it was lost; else the left anchor is gone."""
+        inside = None if chain.changing is None else chain.changing.inside
+        if inside is None or inside.committed or chain.state is State.CLOSED:
+            return
+        if self._ground.life.traffic(chain)[0]:
+            self._commit(chain, inside)
+        else:
+            self._ground.life.close(chain, "cancelled", now)
+
+    def _learn(self, chain: Chain, message: OldDone) -> None:
+        """An anchor is done: all that it received below the cutoffs it has acknowledged."""
+        inside = None if chain.changing is None else chain.changing.inside
+        if inside is None:
+            return
+        for forward, cutoff in ((True, inside.right_cutoff), (False, inside.left_cutoff)):
+            if cutoff is not None:
+                self._raise(chain, forward=forward, seq=None, ack=cutoff)
+        inside.left_done = inside.left_done or message.rightward
+        inside.right_done = inside.right_done or not message.rightward
+        if inside.left_done and inside.right_done and inside.committed:
+            assert chain.changing is not None
+            chain.changing.inside = None
+            self._ground.tidy(chain)
+
+    def _raise(self, chain: Chain, *, forward: bool, seq: int | None, ack: int | None) -> None:
+        """What an anchor says of its numbers holds here, for new paths carry the left anchor's."""
+        key_of = self._ground.forward_key if forward else self._ground.backward_key
+        for side in ("left", "right"):
+            flow = self._ground.table.get(*key_of(chain, side))
+            if flow is not None:
+                if seq is not None:
+                    flow.top_seq = seq if flow.top_seq < 0 else later(flow.top_seq, seq)
+                if ack is not None:
+                    _raise_ack(flow, ack)
+
+
+def _raise_ack(flow: Flow, ack: int) -> None:
+    """Acknowledgements never go back."""
+    flow.top_ack = ack if flow.top_ack < 0 else later(flow.top_ack, ack)

@@ -1,0 +1,365 @@
+"""The left anchor of a change: it asks for the lock, opens the new path, decides, and switches (DESIGN section 8).
+
+requestLock -->  old path  --> right anchor        SYN, SYN-ACK, ACK on the wire of the new path, so that
+syn         -->  new path  --> right anchor        boxes on it see a beginning
+ack         -->  new path  (point of no return: own cutoff)
+oldDone     <-->  both paths, when all below both cutoffs is acknowledged
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dysco.protocol.anchors import LeftAction, LeftInput, LeftState, left
+from dysco.protocol.chain import Chain, Facing, facing_agent
+from dysco.protocol.changing import Changing, LeftAnchor, Phase
+from dysco.protocol.ground import LIVE, Ground, Numbers
+from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, LockInput, LockState
+from dysco.protocol.locks import step as lock_step
+from dysco.protocol.switching import (
+    FIRST_WAIT_S,
+    MOST_WAIT_S,
+    REHEARSED_WINDOW,
+    begin_two,
+    give_back,
+    raise_alarm,
+    rehearsed_options,
+    tell_done,
+)
+from dysco.wire.messages import (
+    Ack,
+    AckAck,
+    CancelLock,
+    Change,
+    Handshake,
+    NackLock,
+    NackSyn,
+    RenewLock,
+    RequestLock,
+    Syn,
+)
+from dysco.wire.numbers import MASK32
+from dysco.wire.packet import ACK, FIN, RST, SYN, Located, build_tcp
+
+SYN_TRIES: Final = 3  # DESIGN section 8
+LOCK_PATIENCE_S: Final = 5.0  # ours: longer than a held request or a box that is not ready may take
+
+
+class Left:
+    """Does what the table of left anchors says."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+
+    def start(self, chain: Chain, change: Change, now: float) -> tuple[str, str] | None:
+        """Begin a change; if it cannot begin, by whom and why it is refused."""
+        ground, me = self._ground, self._ground.settings.name
+        right = chain.right
+        if chain.opening is not None or chain.state not in LIVE or right is None or right.peer is None:
+            return me, "the session is not established"
+        if not change.hops:
+            return me, "the change does not name its right anchor"
+        if not ground.allowed(chain, change.origin):
+            return me, f"{change.origin} may not change this session"
+        lock = right.lock
+        if lock is not None and now < lock.until:
+            return me, "busy"
+        if ground.numbers(chain, "right") is None:
+            return me, "not ready: no packets have passed since the agent began"
+        found = ground.new_subsession(change.hops[0].address, now)
+        if isinstance(found, str):
+            return me, found
+        anchor = LeftAnchor(change, right, now)
+        anchor.new = facing_agent(found[0], found[1], ground.draw_label(), opened=True)
+        anchor.new.handshake = right.handshake
+        ground.life.via[found[0].dst] += 1
+        right.lock = Lock(LockState.OWN, change.request, now + LEASE_S)
+        ground.changing(chain).left = anchor
+        ground.label("right", chain, anchor.new)
+        ground.install(chain)
+        self._input(chain, anchor, LeftInput.START, now)
+        return None
+
+    def ack_lock(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """The right anchor has granted the lock."""
+        lock = anchor.old.lock
+        if anchor.state is LeftState.REQUESTING and lock is not None:
+            self._lock(chain, anchor, LockInput.ACK_LOCK)
+            lock.until = now + LEASE_S
+            self._input(chain, anchor, LeftInput.ACK_LOCK, now)
+            self._ground.move(chain, anchor, Phase.LOCKED, now)
+            self._ready(chain, anchor, now)
+
+    def nack_lock(self, chain: Chain, anchor: LeftAnchor, message: NackLock, now: float) -> None:
+        """Somebody refuses the lock."""
+        anchor.reason = (message.by, message.reason)
+        self._input(chain, anchor, LeftInput.NACK_LOCK, now)
+
+    def syn_ack(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """All new hops have agreed."""
+        if not anchor.agreed:
+            anchor.agreed = True
+            if not anchor.shaken:
+                self._rehearse(chain, anchor)
+            self._ready(chain, anchor, now)
+
+    def nack_syn(self, chain: Chain, anchor: LeftAnchor, message: NackSyn, now: float) -> None:
+        """Somebody on the new path refuses."""
+        anchor.reason = (message.by, message.reason)
+        self._input(chain, anchor, LeftInput.FAIL, now)
+
+    def ack_ack(self, chain: Chain, anchor: LeftAnchor, message: AckAck, now: float) -> None:
+        """The right anchor has switched, too."""
+        if anchor.two is not None and anchor.two.peer_cutoff is None:
+            anchor.two.peer_cutoff = message.cutoff
+            self.look(chain, anchor, now)
+
+    def ack_cancel(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """The old path is free again."""
+        self._input(chain, anchor, LeftInput.ACK_CANCEL, now)
+
+    def peer_done(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """The right half of the old path is empty."""
+        if anchor.two is not None:
+            anchor.peer_done = True
+            self.look(chain, anchor, now)
+
+    def look(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """See whether the old path is empty by now."""
+        two = anchor.two
+        if two is None or not two.is_done:
+            return
+        if anchor.phase < Phase.DRAINED:
+            self._ground.move(chain, anchor, Phase.DRAINED, now)
+            tell_done(self._ground, chain, anchor, now, rightward=True)
+        if anchor.peer_done:
+            self._input(chain, anchor, LeftInput.DONE, now)
+
+    def handshake(self, chain: Chain, anchor: LeftAnchor, at: Located, now: float) -> bool:
+        """Take what comes on the new path; True if it is part of the path handshake and goes no further."""
+        new = anchor.new
+        assert new is not None
+        if at.flags & SYN:
+            if at.flags & ACK and at.ack == (anchor.isn + 1) & MASK32:
+                next_one = (at.seq + 1) & MASK32
+                # The second one is a window update: trackers take it as the measure of what may follow.
+                for _ in range(2):
+                    shake = build_tcp(new.tuple, at.ack, next_one, ACK, REHEARSED_WINDOW)
+                    self._ground.output.packet(new.write, shake)
+                if not anchor.shaken:
+                    anchor.shaken = True
+                    self._ready(chain, anchor, now)
+            return True
+        if anchor.state is LeftState.TWO_PATHS:
+            rehearsed = at.ack == (anchor.isn + 1) & MASK32 and at.window == REHEARSED_WINDOW
+            return rehearsed and not at.payload_len and not at.flags & (FIN | RST)
+        if at.flags & RST:
+            anchor.reason = (self._ground.settings.name, "the new path was reset")
+            self._input(chain, anchor, LeftInput.FAIL, now)
+        return True
+
+    def fail(self, chain: Chain, anchor: LeftAnchor, reason: str, now: float) -> None:
+        """Give up as long as that is possible."""
+        anchor.reason = (self._ground.settings.name, reason)
+        self._input(chain, anchor, LeftInput.FAIL, now)
+
+    def gone(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """The session ends: give back what the change has taken."""
+        if anchor.state is LeftState.ONE_PATH:
+            return
+        if anchor.state is not LeftState.TWO_PATHS:
+            self._cancel(chain, anchor, anchor.old, anchor.new)
+        anchor.reason = (self._ground.settings.name, "the session has ended")
+        self._drop(chain, anchor, now)
+
+    def _input(self, chain: Chain, anchor: LeftAnchor, what: LeftInput, now: float) -> None:
+        found = left(anchor.state, what)
+        if found is None:
+            return
+        action, anchor.state = found
+        anchor.tries = 0
+        match action:
+            case LeftAction.REQUEST:
+                self._ground.move(chain, anchor, Phase.REQUESTED, now)
+                self._request(chain, anchor)
+                self._syn(chain, anchor)
+                self._rehearse(chain, anchor)
+                self._repeat(chain, anchor, now)
+            case LeftAction.WAIT:
+                pass
+            case LeftAction.COMMIT:
+                self._commit(chain, anchor, now)
+            case LeftAction.CANCEL:
+                self._lock(chain, anchor, LockInput.CANCEL_LOCK)
+                self._cancel(chain, anchor, anchor.old, anchor.new)
+                self._repeat(chain, anchor, now)
+            case LeftAction.DROP:
+                if what is LeftInput.NACK_LOCK:
+                    self._lock(chain, anchor, LockInput.NACK_LOCK)
+                    self._cancel(chain, anchor, anchor.new)
+                self._drop(chain, anchor, now)
+            case LeftAction.COMPLETE:
+                self._complete(chain, anchor, now)
+
+    def _ready(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        if not (anchor.agreed and anchor.shaken):
+            return
+        if anchor.state is LeftState.SETTING_UP:
+            if now - anchor.begun_at > COMMIT_S:
+                self.fail(chain, anchor, "the lock would not last", now)
+                return
+            self._ground.move(chain, anchor, Phase.NEW_PATH_UP, now)
+            self._input(chain, anchor, LeftInput.READY, now)
+
+    # What is sent.
+
+    def _request(self, chain: Chain, anchor: LeftAnchor) -> None:
+        me = self._ground.settings.name
+        self._ground.send(anchor.old, RequestLock(chain.chain_id, 0, anchor.change, me))
+
+    def _syn(self, chain: Chain, anchor: LeftAnchor) -> None:
+        new, change = anchor.new, anchor.change
+        assert new is not None
+        message = Syn(
+            chain.chain_id,
+            0,
+            change.request,
+            change.last,
+            chain.session_out,
+            new.tuple,
+            change.hops,
+            Handshake(new.handshake),
+            self._ground.settings.name,
+        )
+        self._ground.send(new, message)
+
+    def _rehearse(self, chain: Chain, anchor: LeftAnchor) -> None:
+        """Send the SYN of the path handshake; the number before the next one, the same at every repetition."""
+        new = anchor.new
+        assert new is not None
+        if not anchor.isn:
+            numbers = self._ground.numbers(chain, "right")
+            anchor.isn = ((numbers.sent if numbers else 0) - 1) & MASK32
+        options = rehearsed_options(new, forward=True)
+        self._ground.output.packet(
+            new.write, build_tcp(new.tuple, anchor.isn, 0, SYN, REHEARSED_WINDOW, options)
+        )
+
+    def _cancel(self, chain: Chain, anchor: LeftAnchor, *facings: Facing | None) -> None:
+        change = anchor.change
+        for facing in facings:
+            self._ground.send(facing, CancelLock(chain.chain_id, 0, change.request, change.last))
+
+    def _repeat(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """Plan to send again what is not answered."""
+        wait = min(FIRST_WAIT_S * 2**anchor.tries, MOST_WAIT_S)
+        anchor.deadline = due = now + wait
+        self._ground.alarm(due, lambda at: self._due(chain, anchor, due, at))
+
+    def _due(self, chain: Chain, anchor: LeftAnchor, due: float, now: float) -> None:
+        if anchor.deadline != due or chain.changing is None or chain.changing.left is not anchor:
+            return
+        anchor.tries += 1
+        match anchor.state:
+            case LeftState.REQUESTING | LeftState.SETTING_UP:
+                locked = anchor.state is LeftState.SETTING_UP
+                if not locked and now - anchor.begun_at > LOCK_PATIENCE_S:
+                    self.fail(chain, anchor, "the lock was not answered", now)
+                    return
+                if anchor.tries > SYN_TRIES and not (anchor.agreed and anchor.shaken):
+                    what = "does not carry packets" if anchor.agreed else "was not answered"
+                    self.fail(chain, anchor, f"the new path {what}", now)
+                    return
+                if not locked:
+                    self._request(chain, anchor)
+                if not anchor.agreed:
+                    self._syn(chain, anchor)
+                if not anchor.shaken:
+                    self._rehearse(chain, anchor)
+            case LeftState.CANCELLING:
+                if anchor.tries > SYN_TRIES:
+                    self._input(chain, anchor, LeftInput.TIMER, now)
+                    return
+                self._cancel(chain, anchor, anchor.old, anchor.new)
+            case LeftState.TWO_PATHS:
+                self._still_two(chain, anchor, now)
+            case _:
+                return
+        self._repeat(chain, anchor, now)
+
+    def _still_two(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        two, change = anchor.two, anchor.change
+        assert two is not None
+        if two.peer_cutoff is None:
+            self._ack(chain, anchor)
+        if not anchor.peer_done and (reminder := two.remind()) is not None:
+            self._ground.emit(anchor.old.write, anchor.old.tuple, reminder)
+        if now >= anchor.renew_at:
+            anchor.renew_at = now + RENEW_S
+            renewal = RenewLock(chain.chain_id, 0, change.request, change.last)
+            self._ground.send(anchor.old, renewal)
+        raise_alarm(self._ground, chain, anchor, now)
+
+    def _ack(self, chain: Chain, anchor: LeftAnchor) -> None:
+        two = anchor.two
+        assert two is not None
+        drained = two.forced or two.acked == two.cutoff
+        message = Ack(chain.chain_id, 0, anchor.change.request, two.cutoff, two.told_old, drained)
+        self._ground.send(anchor.new, message)
+
+    # Switching.
+
+    def _commit(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        numbers = self._ground.numbers(chain, "right")
+        assert numbers is not None
+        anchor.two = begin_two(numbers, forced=anchor.change.force)
+        anchor.renew_at = now + RENEW_S
+        self._ground.install(chain)
+        self._ack(chain, anchor)
+        self._ground.move(chain, anchor, Phase.TWO_PATHS, now)
+        self._repeat(chain, anchor, now)
+
+    def _complete(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        ground, two, new, old = self._ground, anchor.two, anchor.new, anchor.old
+        assert two is not None
+        assert new is not None
+        assert chain.changing is not None
+        ground.table.delete(old.read, old.tuple.reversed())
+        ground.unlabel("right", chain, old)
+        give_back(ground, old, now)
+        chain.right = new
+        chain.changing.left = None
+        ground.install(chain)
+        ground.set_tops(chain, "right", Numbers(two.top, two.rcvd, two.acked, two.answered))
+        ground.tidy(chain)
+        ground.life.record(chain)
+        ground.move(chain, anchor, Phase.DONE, now)
+
+    def _drop(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """Forget the new path; the session stays as it is."""
+        ground, new = self._ground, anchor.new
+        changing: Changing | None = chain.changing
+        assert new is not None
+        ground.table.delete(new.read, new.tuple.reversed())
+        ground.unlabel("right", chain, new)
+        give_back(ground, new, now)
+        if changing is not None:
+            changing.left = None
+        anchor.state = LeftState.ONE_PATH
+        lock, anchor.old.lock = anchor.old.lock, None
+        refused = anchor.phase is Phase.REQUESTED
+        ground.move(chain, anchor, Phase.REFUSED if refused else Phase.ABORTED, now, *anchor.reason)
+        ground.tidy(chain)
+        if lock is not None and lock.held is not None:
+            ground.again.append((chain, lock.held))
+
+    def _lock(self, chain: Chain, anchor: LeftAnchor, what: LockInput) -> None:
+        lock = anchor.old.lock
+        found = None if lock is None else lock_step(lock.state, what)
+        if lock is None or found is None:
+            return
+        action, lock.state = found
+        if action is LockAction.NACK_HELD and lock.held is not None:
+            held, lock.held = lock.held, None
+            nack = NackLock(chain.chain_id, 0, held.change.request, self._ground.settings.name, "busy")
+            self._ground.send(chain.left, nack)

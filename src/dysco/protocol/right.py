@@ -1,0 +1,254 @@
+"""The right anchor of a change: it grants the lock, agrees to the new path, follows the left one (DESIGN section 8).
+
+It alone translates: its own numbers are those inside of its left facing, the new path carries the left anchor's.
+Once it has agreed it gives up only if it is told to, and takes the first data on the new path for an `ack`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dysco.protocol.anchors import RightAction, RightInput, RightState, right
+from dysco.protocol.chain import Chain, facing_agent
+from dysco.protocol.changing import Phase, RightAnchor
+from dysco.protocol.ground import LIVE, Ground, Numbers, shifted
+from dysco.protocol.locks import LEASE_S
+from dysco.protocol.switching import (
+    FIRST_WAIT_S,
+    MOST_WAIT_S,
+    REHEARSED_WINDOW,
+    begin_two,
+    give_back,
+    raise_alarm,
+    rehearsed_options,
+    tell_done,
+)
+from dysco.wire.messages import Ack, AckAck, AckLock, LockQuery, NackSyn, RequestLock, Syn, SynAck
+from dysco.wire.numbers import MASK32
+from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp
+
+QUERY_S: Final = 10.0  # DESIGN section 7: a right anchor that waits asks what has become of the change
+
+
+class Right:
+    """Does what the table of right anchors says."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+
+    def request(self, chain: Chain, message: RequestLock, now: float) -> str | None:
+        """A requestLock has come to its end; why it is refused, if it is."""
+        ground = self._ground
+        anchor = None if chain.changing is None else chain.changing.right
+        if anchor is None:
+            if chain.opening is not None or chain.state not in LIVE or chain.right is None:
+                return "the session is not established"
+            if ground.numbers(chain, "left") is None:
+                return "not ready: no packets have passed since the agent began"
+            earlier = chain.left.sums or (0, 0)
+            sums = (
+                (message.forward_sum + earlier[0]) & MASK32,
+                (message.backward_sum + earlier[1]) & MASK32,
+            )
+            anchor = RightAnchor(message.change, chain.left, message.anchor, sums, now)
+            ground.changing(chain).right = anchor
+        elif anchor.change.request != message.change.request:
+            return "busy"
+        self._input(chain, anchor, RightInput.REQUEST_LOCK, now)
+        changing = ground.changing(chain)
+        early, changing.early = changing.early, None
+        if early is not None and early[1].request == message.change.request:
+            self.syn(chain, *early, now)
+        return None
+
+    def syn(self, chain: Chain, peer: str, message: Syn, now: float) -> None:
+        """The new path has come here."""
+        anchor = None if chain.changing is None else chain.changing.right
+        if anchor is None:
+            self._ground.changing(chain).early = (peer, message)
+            self._ground.alarm(now + LEASE_S, lambda at: self._forget_early(chain, message))
+            return
+        if anchor.change.request != message.request:
+            busy = NackSyn(chain.chain_id, message.hop, message.request, self._ground.settings.name, "busy")
+            self._ground.output.message(peer, busy)
+            return
+        if anchor.new is None:
+            new = facing_agent(message.subsession, peer, message.hop, opened=False)
+            new.sums = anchor.sums
+            inside, old = anchor.old.sums or (0, 0), anchor.old
+            new.handshake = shifted(old.forward, inside[0] - anchor.sums[0]) + shifted(
+                old.backward, anchor.sums[1] - inside[1]
+            )
+            anchor.new = new
+            self._ground.label("left", chain, new)
+            self._ground.install(chain)
+        self._input(chain, anchor, RightInput.SYN, now)
+        self._ground.catch_up(message.subsession)
+
+    def ack(self, chain: Chain, anchor: RightAnchor, message: Ack, now: float) -> None:
+        """The left anchor has switched."""
+        self._input(chain, anchor, RightInput.ACK, now)
+        two = anchor.two
+        if two is not None and two.peer_cutoff is None:
+            two.peer_cutoff = (message.cutoff + anchor.sums[0]) & MASK32
+            # If it has acknowledged all that was ever sent to it on the old path, its half is empty by now.
+            answered = (message.acked - anchor.sums[1]) & MASK32
+            anchor.peer_done = anchor.peer_done or (message.done and answered == two.cutoff)
+            self.look(chain, anchor, now)
+
+    def cancel(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """The left anchor has given up."""
+        self._input(chain, anchor, RightInput.CANCEL_LOCK, now)
+
+    def peer_done(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """The left half of the old path is empty."""
+        if anchor.two is not None:
+            anchor.peer_done = True
+            self.look(chain, anchor, now)
+
+    def look(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """See whether the old path is empty by now."""
+        two = anchor.two
+        if two is None or not two.is_done:
+            return
+        if anchor.phase < Phase.DRAINED:
+            self._ground.move(chain, anchor, Phase.DRAINED, now)
+            tell_done(self._ground, chain, anchor, now, rightward=False)
+        if anchor.peer_done:
+            self._input(chain, anchor, RightInput.DONE, now)
+
+    def handshake(self, chain: Chain, anchor: RightAnchor, at: Located, now: float) -> bool:
+        """Take what comes on the new path; True if it is part of the path handshake and goes no further."""
+        new = anchor.new
+        assert new is not None
+        back = new.tuple.reversed()
+        if at.flags & SYN:
+            if not at.flags & ACK:
+                if not anchor.isn:
+                    numbers = self._ground.numbers(chain, "left")
+                    anchor.isn = ((numbers.sent if numbers else 0) + anchor.sums[1] - 1) & MASK32
+                options = rehearsed_options(new, forward=False)
+                answer = build_tcp(
+                    back, anchor.isn, (at.seq + 1) & MASK32, SYN | ACK, REHEARSED_WINDOW, options
+                )
+                self._ground.output.packet(new.write, answer)
+            return True
+        is_bare = not at.payload_len and not at.flags & FIN
+        if anchor.state is RightState.WAITING:
+            if not is_bare and at.flags & ACK:
+                self._input(chain, anchor, RightInput.NEW_DATA, now)
+                return False
+            if is_bare and not at.flags & RST and anchor.isn:
+                update = build_tcp(back, (anchor.isn + 1) & MASK32, at.seq, ACK, REHEARSED_WINDOW)
+                self._ground.output.packet(new.write, update)
+            return True
+        rehearsed = at.ack == (anchor.isn + 1) & MASK32 and at.window == REHEARSED_WINDOW
+        return is_bare and rehearsed and not at.flags & RST
+
+    def gone(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """The session ends."""
+        self._drop(chain, anchor, now, "the session has ended")
+
+    def _input(self, chain: Chain, anchor: RightAnchor, what: RightInput, now: float) -> None:
+        found = right(anchor.state, what)
+        if found is None:
+            return
+        ground = self._ground
+        action, anchor.state = found
+        match action:
+            case RightAction.GRANT | RightAction.REPEAT if what is RightInput.REQUEST_LOCK:
+                if action is RightAction.GRANT:
+                    ground.move(chain, anchor, Phase.LOCKED, now)
+                    self._wait(chain, anchor, now + LEASE_S)
+                ground.send(anchor.old, AckLock(chain.chain_id, 0, anchor.change.request))
+            case RightAction.AGREE | RightAction.REPEAT if what is RightInput.SYN:
+                if action is RightAction.AGREE:
+                    self._wait(chain, anchor, now + QUERY_S)
+                ground.send(anchor.new, SynAck(chain.chain_id, 0, anchor.change.request))
+            case RightAction.COMMIT:
+                self._commit(chain, anchor, now)
+            case RightAction.REPEAT:
+                self._ack_ack(chain, anchor)
+            case RightAction.DROP:
+                self._drop(chain, anchor, now, "cancelled by the left anchor")
+            case RightAction.COMPLETE:
+                self._complete(chain, anchor, now)
+            case _:
+                ground.counters["bug"] += 1
+
+    def _wait(self, chain: Chain, anchor: RightAnchor, due: float) -> None:
+        anchor.deadline = due
+        self._ground.alarm(due, lambda at: self._due(chain, anchor, due, at))
+
+    def _due(self, chain: Chain, anchor: RightAnchor, due: float, now: float) -> None:
+        if anchor.deadline != due or chain.changing is None or chain.changing.right is not anchor:
+            return
+        if anchor.state is RightState.REQUESTED:
+            self._input(chain, anchor, RightInput.LEASE, now)
+        elif anchor.state is RightState.WAITING:
+            query = LockQuery(chain.chain_id, 0, anchor.change.request)
+            self._ground.send(anchor.old, query)
+            self._ground.send(anchor.new, query)
+            self._wait(chain, anchor, now + QUERY_S)
+        elif anchor.two is not None:
+            if not anchor.peer_done and (reminder := anchor.two.remind()) is not None:
+                self.to_path(anchor, reminder, old=True)
+            raise_alarm(self._ground, chain, anchor, now)
+            anchor.tries += 1
+            self._wait(chain, anchor, now + min(FIRST_WAIT_S * 2**anchor.tries, MOST_WAIT_S))
+
+    def to_path(self, anchor: RightAnchor, packet: Packet, *, old: bool) -> None:
+        """Write a packet in this anchor's numbers to one of its paths."""
+        facing = anchor.old if old else anchor.new
+        assert facing is not None
+        forward, backward = facing.sums or (0, 0)
+        self._ground.emit(facing.write, facing.tuple.reversed(), packet, backward, -forward)
+
+    def _ack_ack(self, chain: Chain, anchor: RightAnchor) -> None:
+        two = anchor.two
+        assert two is not None
+        cutoff = (two.cutoff + anchor.sums[1]) & MASK32
+        self._ground.send(anchor.new, AckAck(chain.chain_id, 0, anchor.change.request, cutoff))
+
+    def _commit(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        numbers = self._ground.numbers(chain, "left")
+        assert numbers is not None
+        anchor.two = begin_two(numbers, forced=anchor.change.force)
+        self._ground.install(chain)
+        self._ack_ack(chain, anchor)
+        self._ground.move(chain, anchor, Phase.TWO_PATHS, now)
+        anchor.tries = 0
+        self._wait(chain, anchor, now + FIRST_WAIT_S)
+
+    def _complete(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        ground, two, new, old = self._ground, anchor.two, anchor.new, anchor.old
+        assert two is not None
+        assert new is not None
+        assert chain.changing is not None
+        ground.table.delete(old.read, old.tuple)
+        ground.unlabel("left", chain, old)
+        give_back(ground, old, now)
+        chain.left = new
+        chain.changing.right = None
+        ground.install(chain)
+        ground.set_tops(chain, "left", Numbers(two.top, two.rcvd, two.acked, two.answered))
+        ground.tidy(chain)
+        ground.life.record(chain)
+        ground.move(chain, anchor, Phase.DONE, now)
+
+    def _drop(self, chain: Chain, anchor: RightAnchor, now: float, reason: str) -> None:
+        ground, new = self._ground, anchor.new
+        if new is not None:
+            ground.table.delete(new.read, new.tuple)
+            ground.unlabel("left", chain, new)
+        if chain.changing is not None:
+            chain.changing.right = None
+        anchor.state = RightState.ONE_PATH
+        ground.move(chain, anchor, Phase.ABORTED, now, anchor.anchor, reason)
+        ground.tidy(chain)
+
+    def _forget_early(self, chain: Chain, message: Syn) -> None:
+        changing = chain.changing
+        if changing is not None and changing.early is not None and changing.early[1] is message:
+            changing.early = None
+            self._ground.tidy(chain)

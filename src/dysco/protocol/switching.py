@@ -1,0 +1,79 @@
+"""What both anchors do alike when they switch: cutoffs, the end of the old path, and its ports."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dysco.protocol.chain import WITH_SACK, Chain, Facing
+from dysco.protocol.changing import Anchor, Phase
+from dysco.protocol.ground import Ground, Numbers
+from dysco.protocol.paths import TwoPaths
+from dysco.wire.messages import OldDone
+
+FIRST_WAIT_S: Final = 0.2  # DESIGN section 6: requesters repeat, 200 ms doubling
+MOST_WAIT_S: Final = 1.6
+DONE_TRIES: Final = 8
+ALARM_S: Final = 60.0  # DESIGN section 8: an old path that is not empty by then is worth an alarm
+REHEARSED_WINDOW: Final = 0xFFFF
+_NO_WSCALE: Final = 255
+
+
+def begin_two(numbers: Numbers, *, forced: bool) -> TwoPaths:
+    """Freeze the cutoff: what is sent next, or, if the old path is dead, what was not acknowledged."""
+    cutoff = numbers.acked if forced else numbers.sent
+    received = numbers.answered if forced else numbers.received
+    two = TwoPaths(cutoff, received, numbers.acked, numbers.answered, forced=forced)
+    two.top = numbers.sent
+    return two
+
+
+def give_back(ground: Ground, facing: Facing, now: float) -> None:
+    """Return the ports of a subsession, if this agent opened it."""
+    if facing.opened:
+        ground.life.leave(facing.tuple, now)
+
+
+def tell_done(ground: Ground, chain: Chain, anchor: Anchor, now: float, *, rightward: bool) -> None:
+    """Tell the other anchor that this half of the old path is empty, along both paths, until it says that it knows.
+
+    Along the old path, so that the hosts on it learn it, too; along the new one, for the old one may be dead.
+    """
+    change, key = anchor.change, (chain.key, anchor.change.request, rightward)
+    ground.telling[key] = anchor
+    message = OldDone(chain.chain_id, 0, change.request, rightward, change.last)
+
+    def again(at: float, tries: int = 0) -> None:
+        if anchor.told_done or tries >= DONE_TRIES:
+            ground.telling.pop(key, None)
+            return
+        ground.send(anchor.old, message)
+        ground.send(anchor.new, message)
+        due = at + min(FIRST_WAIT_S * 2**tries, MOST_WAIT_S)
+        ground.alarm(due, lambda late: again(late, tries + 1))
+
+    again(now)
+
+
+def raise_alarm(ground: Ground, chain: Chain, anchor: Anchor, now: float) -> None:
+    """Say once that the old path does not get empty; both paths stay, for correctness needs them."""
+    if Phase.STUCK not in anchor.since and now - anchor.since.get(Phase.TWO_PATHS, now) > ALARM_S:
+        phase = anchor.phase
+        ground.move(chain, anchor, Phase.STUCK, now, ground.settings.name, "the old path does not get empty")
+        anchor.phase = phase
+
+
+def rehearsed_options(facing: Facing, *, forward: bool) -> bytes:
+    """MSS, window scale and SACK as the session's own SYN or SYN-ACK announced them.
+
+    Without timestamps: only the endpoints know theirs, and a tracker takes these three from here.
+    """
+    halves = facing.forward, facing.backward
+    half = halves[0] if forward else halves[1]
+    options = b""
+    if half.mss:
+        options += b"\x02\x04" + half.mss.to_bytes(2, "big")
+    if all(one.wscale != _NO_WSCALE for one in halves):
+        options += b"\x01\x03\x03" + bytes((half.wscale,))
+    if all(one.flags & WITH_SACK for one in halves):
+        options += b"\x01\x01\x04\x02"
+    return options
