@@ -323,7 +323,7 @@ def test_a_peer_that_forgot_a_chain_may_use_its_ports_again() -> None:
 
 def test_ordinary_tcp_to_a_reserved_port_passes_without_state() -> None:
     rig = Rig()
-    to_us = FiveTuple.of(address(1), 61000, address(2), 61000)
+    to_us = FiveTuple.of(address(1), 40000, address(2), 61000)
     for payload in (b"", b"GET /", b"DYSC", b"DYSC" + bytes(200)):
         first = syn(to_us, payload=payload)
         assert rig.one(UNDERLAY, first) == (HOST, first)

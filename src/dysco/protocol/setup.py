@@ -438,6 +438,10 @@ class Setup:
         assert right is not None
         assert at is not None
         flows = tuple(chain.right_flows())
+        if chain.box is not None:
+            twin = self._table.get(chain.box.left_read, flows[1].rewrite)
+            if twin is not None:
+                flows[1].rewrite = twin.match  # one object for both: a session costs that much less
         opening.syn = packet.copy() if chain.left.peer is None and opening.on_fail_open else None
         if self._clashes(chain, ((flow.port, flow.match) for flow in flows), now):
             return
