@@ -94,6 +94,7 @@ class Changes:
         self._outcomes: OrderedDict[int, Progress] = OrderedDict()
         ground.report = self._report
         ground.life.before_close = self._closing
+        ground.life.after_restore = self._restored
 
     # What is asked for here.
 
@@ -370,11 +371,13 @@ class Changes:
             self._ground.send(chain.right if message.rightward else chain.left, message)
             self.hosts.old_done(chain, message, now)
             return
-        # Done already: a repetition, and the answer was lost.
-        end = chain.left if message.rightward else chain.right
-        if end is facing:
+        if message.request in self._ground.completed:
             answer = OldDoneAck(chain.chain_id, 0, message.request, not message.rightward, message.last)
             self._ground.send(facing, answer)
+        elif roles is None:
+            # This agent has restarted since the lock: it is inside, and knows that from here on.
+            self.hosts.remember(chain, message, now)
+            self._old_done(chain, facing, message, now)
 
     def _old_done_ack(self, chain: Chain, message: OldDoneAck) -> None:
         roles = chain.changing
@@ -568,7 +571,24 @@ class Changes:
             self.right.to_path(right, one, old=False)
         self.right.look(chain, right, now)
 
-    # Endings.
+    # Beginnings and endings.
+
+    def _restored(self, chain: Chain, now: float) -> None:
+        """A session has come from the journal, perhaps with two paths."""
+        ground, roles = self._ground, chain.changing
+        ground.label("left", chain, chain.left)
+        if chain.right is not None:
+            ground.label("right", chain, chain.right)
+        if roles is None:
+            return
+        ground.install(chain)
+        if roles.left is not None and roles.left.new is not None:
+            ground.label("right", chain, roles.left.new)
+            ground.life.claim(roles.left.new)
+            self.left.resume(chain, roles.left, now)
+        if roles.right is not None and roles.right.new is not None:
+            ground.label("left", chain, roles.right.new)
+            self.right.resume(chain, roles.right, now)
 
     def _closing(self, chain: Chain, now: float) -> None:
         """A session ends here: its changes end with it."""

@@ -32,6 +32,7 @@ Side = Literal["left", "right"]
 LIVE: Final = frozenset((State.ESTABLISHED, State.HALF_CLOSED))
 FIRST_DRAWN: Final = 256
 _MOST_OVERTAKEN: Final = 1024
+_MOST_COMPLETED: Final = 16_384
 
 
 class Numbers(NamedTuple):
@@ -64,6 +65,7 @@ class Ground:
         self.counters = counters
         self.rng = rng
         self.local: deque[Message] = deque()
+        self.completed: OrderedDict[int, None] = OrderedDict()
         self.telling: dict[tuple[bytes, int, bool], Anchor] = {}
         self.overtaken: OrderedDict[FiveTuple, Packet] = OrderedDict()
         self.replay: deque[Packet] = deque()
@@ -164,6 +166,12 @@ class Ground:
         packet = self.overtaken.pop(subsession, None)
         if packet is not None:
             self.replay.append(packet)
+
+    def complete(self, request: int) -> None:
+        """Remember that a change is done at an anchor here, so that repetitions are answered."""
+        self.completed[request] = None
+        if len(self.completed) > _MOST_COMPLETED:
+            self.completed.popitem(last=False)
 
     # Roles.
 

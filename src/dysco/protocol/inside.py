@@ -158,6 +158,18 @@ class Hosts:
         if inside.left_done and inside.right_done and not before:
             self._leave(chain, now)
 
+    def remember(self, chain: Chain, message: OldDone, now: float) -> None:
+        """Be inside of a segment whose lock this agent has forgotten, for the length of a lease."""
+        ground = self._ground
+        inside = ground.changing(chain).inside = Inside(message.request, message.last, new=False)
+
+        def ended(at: float) -> None:
+            if chain.changing is not None and chain.changing.inside is inside:
+                chain.changing.inside = None
+                ground.tidy(chain)
+
+        ground.alarm(now + LEASE_S, ended)
+
     def _release(self, chain: Chain, request: int, what: LockInput) -> None:
         lock = None if chain.right is None else chain.right.lock
         if lock is not None and lock.request == request and step(lock.state, what) is not None:

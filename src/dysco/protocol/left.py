@@ -112,6 +112,7 @@ class Left:
         """The right anchor has switched, too."""
         if anchor.two is not None and anchor.two.peer_cutoff is None:
             anchor.two.peer_cutoff = message.cutoff
+            self._ground.life.record(chain)
             self.look(chain, anchor, now)
 
     def ack_cancel(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
@@ -315,8 +316,14 @@ class Left:
         anchor.two = begin_two(numbers, forced=anchor.change.force)
         anchor.renew_at = now + RENEW_S
         self._ground.install(chain)
+        self._ground.life.record(chain)
         self._ack(chain, anchor)
         self._ground.move(chain, anchor, Phase.TWO_PATHS, now)
+        self._repeat(chain, anchor, now)
+
+    def resume(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """Go on after a restart, in the middle of two paths."""
+        self._ack(chain, anchor)
         self._repeat(chain, anchor, now)
 
     def _complete(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
@@ -332,6 +339,7 @@ class Left:
         ground.install(chain)
         ground.set_tops(chain, "right", Numbers(two.top, two.rcvd, two.acked, two.answered))
         ground.tidy(chain)
+        ground.complete(anchor.change.request)
         ground.life.record(chain)
         ground.move(chain, anchor, Phase.DONE, now)
 

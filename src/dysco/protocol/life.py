@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, Chain, Opening
+from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, Chain, Facing, Opening
 from dysco.protocol.events import SessionClosed, SessionEstablished, SessionForgotten, SessionRecord
-from dysco.protocol.flow import Flow, FlowTable
+from dysco.protocol.flow import FORGOTTEN, Flow, FlowTable
 from dysco.protocol.neighbours import Neighbours
 from dysco.protocol.output import Output
 from dysco.protocol.records import write_record
@@ -36,7 +36,7 @@ class Life:
     """The sessions of an agent by key (chain id and hop index).
 
     `opening_over` and `no_association` belong to whoever makes chains; `Setup` puts its own here. `before_close`
-    belongs to whoever changes them.
+    and `after_restore` belong to whoever changes them.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Life:
         self.opening_over: Callable[[Chain, Opening], None] = lambda chain, opening: None
         self.no_association: Callable[[Chain, float], None] = lambda chain, now: None
         self.before_close: Callable[[Chain, float], None] = lambda chain, now: None
+        self.after_restore: Callable[[Chain, float], None] = lambda chain, now: None
         self._table = table
         self._neighbours = neighbours
         self._output = output
@@ -125,16 +126,23 @@ class Life:
             return False
         self.chains[chain.key] = chain
         for flow in (*chain.left_flows(), *chain.right_flows()):
+            flow.top_seq = flow.top_ack = FORGOTTEN
             self._table.insert(flow)
-        neighbour = None if right.peer is None else self._neighbours.by_name.get(right.peer)
         if right.opened:
-            self.via[right.tuple.dst] += 1
-            if neighbour is not None:
-                pool = self._neighbours.pool(right.tuple.src, right.tuple.dst, neighbour)
-                pool.claim(right.tuple.sport, right.tuple.dport)
+            self.claim(right)
+        self.after_restore(chain, now)
         self._counters["restored"] += 1
         self.arm(chain, now + self._patience(chain))
         return True
+
+    def claim(self, facing: Facing) -> None:
+        """Take the ports of a subsession that a journal remembers."""
+        subsession = facing.tuple
+        self.via[subsession.dst] += 1
+        neighbour = None if facing.peer is None else self._neighbours.by_name.get(facing.peer)
+        if neighbour is not None:
+            pool = self._neighbours.pool(subsession.src, subsession.dst, neighbour)
+            pool.claim(subsession.sport, subsession.dport)
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """Key and record of each session that is established."""

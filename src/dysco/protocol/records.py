@@ -1,13 +1,20 @@
 """What the journal keeps of a session, so that it goes on after the agent was killed.
 
-    0   1  version (2)
+    0   1  version (3)
     1   1  state: position in STATES
     2   1  flags: bit 0-1 FINs seen, bit 2 left opened here, bit 3 right opened here, bit 4 left has a peer,
            bit 5 right has a peer, bit 6 has a box
     3  17  key: chain id and hop index
     20  8  numbers of the ports (see `flow`): left read, left write, right read, right write
-    28  .. fields, each a length of two bytes and the bytes: session in, session out, left tuple, right tuple,
-           left handshake, right handshake, left peer, right peer, box, policy
+    28  8  labels of the left and the right subsession
+    36  .. fields, each a length of two bytes and the bytes: session in, session out, left tuple, right tuple,
+           left handshake, right handshake, left peer, right peer, box, policy, sums (left facing: 4 forward,
+           4 backward), left anchor, right anchor
+
+An anchor is there while its session has two paths (see `paths`): 1 bits (0: the peer's cutoff is known, 1: the other
+half is empty, 2: forced, 3: the new subsession was opened here), 8 request, 4 first, 4 last, 4 cutoff, 4 the peer's,
+4 top, 4 old_rcvd, 4 rcvd, 4 acked, 4 answered, 4 sums forward, 4 backward, 4 label, 2 where the new path is written,
+then with a length of one byte each the new path's peer, its tuple, its handshake.
 
 Everything is big-endian. A field that equals the one it usually equals is empty: session out and left tuple
 (session in), right tuple (session out), right handshake (left handshake). Reading is total: what does not fit
@@ -22,17 +29,25 @@ from collections.abc import Iterable
 from typing import Final
 
 from dysco.errors import WireError
+from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, Chain, Facing
+from dysco.protocol.changing import Changing, LeftAnchor, Phase, RightAnchor
+from dysco.protocol.flow import UNDERLAY
+from dysco.protocol.locks import LEASE_S, Lock, LockState
+from dysco.protocol.paths import TwoPaths
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN
+from dysco.wire.messages import Change
 from dysco.wire.tuples import FiveTuple
 
-VERSION: Final = 2
+VERSION: Final = 3
 STATES: Final = (State.ESTABLISHED, State.HALF_CLOSED, State.TIME_WAIT, State.RESET, State.PROBED)
-_FIXED: Final = struct.Struct(f"!BBB{CHAIN_ID_LEN + 1}s4H")
+_FIXED: Final = struct.Struct(f"!BBB{CHAIN_ID_LEN + 1}s4HII")
+_ANCHOR: Final = struct.Struct("!BQIIIIIIIIIIIIH")
+_SUMS: Final = struct.Struct("!II")
 _LENGTH: Final = struct.Struct("!H")
-_FIELDS: Final = 10
+_FIELDS: Final = 13
 _FINS: Final = FORWARD_FIN | BACKWARD_FIN
 _LEFT_OPENED, _RIGHT_OPENED, _LEFT_PEER, _RIGHT_PEER, _BOX = 4, 8, 16, 32, 64
 _ALL_FLAGS: Final = 127
@@ -61,6 +76,9 @@ def write_record(chain: Chain) -> bytes:
         (right.peer or "").encode(),
         b"" if box is None else box.name.encode(),
         chain.policy.encode(),
+        b"" if left.sums is None else _SUMS.pack(*left.sums),
+        b"" if chain.changing is None else _write_anchor(chain.changing.left, (0, 0)),
+        b"" if chain.changing is None else _write_anchor(chain.changing.right, None),
     )
     parts = [
         _FIXED.pack(
@@ -72,6 +90,8 @@ def write_record(chain: Chain) -> bytes:
             left.write,
             right.read,
             right.write,
+            left.hop,
+            right.hop,
         )
     ]
     for field in fields:
@@ -84,11 +104,13 @@ def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | N
     """The session of a record; None if it is damaged, of another version, or its box is gone."""
     if len(data) < _FIXED.size or data[0] != VERSION:
         return None
-    _, state, flags, key, left_read, left_write, right_read, right_write = _FIXED.unpack_from(data)
+    _, state, flags, key, left_read, left_write, right_read, right_write, left_hop, right_hop = (
+        _FIXED.unpack_from(data)
+    )
     fields = _split(data)
     if state >= len(STATES) or flags & ~_ALL_FLAGS or fields is None:
         return None
-    tuples, handshakes, names = fields[:4], fields[4:6], fields[6:]
+    tuples, handshakes, names, sums, anchors = fields[:4], fields[4:6], fields[6:10], fields[10], fields[11:]
     try:
         session_in = FiveTuple(tuples[0])
         session_out = FiveTuple(tuples[1]) if tuples[1] else session_in
@@ -116,13 +138,75 @@ def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | N
         right_peer if flags & _RIGHT_PEER else None,
         bool(flags & _RIGHT_OPENED),
     )
+    if sums and len(sums) != _SUMS.size:
+        return None
+    left.hop, right.hop = left_hop, right_hop
+    left.sums = _SUMS.unpack(sums) if sums else None
     left.handshake = handshakes[0]
     right.handshake = handshakes[1] or left.handshake
     chain = Chain(key, left, session_in, policy, None, now)
     chain.session_out, chain.right, chain.box = session_out, right, box
     chain.fins = flags & _FINS
     chain.state = STATES[state]
+    try:
+        _read_anchors(chain, anchors[0], anchors[1], now)
+    except (struct.error, WireError, UnicodeDecodeError, IndexError):
+        return None
     return chain
+
+
+def _write_anchor(anchor: LeftAnchor | RightAnchor | None, sums: tuple[int, int] | None) -> bytes:
+    if anchor is None or anchor.two is None or anchor.new is None:
+        return b""
+    two, new, change = anchor.two, anchor.new, anchor.change
+    peer_cutoff = two.peer_cutoff
+    bits = (peer_cutoff is not None) | anchor.peer_done << 1 | two.forced << 2 | new.opened << 3
+    forward, backward = sums or (anchor.sums if isinstance(anchor, RightAnchor) else (0, 0))
+    fixed = _ANCHOR.pack(
+        bits, change.request, change.first, change.last, two.cutoff, peer_cutoff or 0, two.top, two.old_rcvd, two.rcvd,
+        two.acked, two.answered, forward, backward, new.hop, new.write,
+    )  # fmt: skip
+    texts = ((new.peer or "").encode(), bytes(new.tuple), new.handshake)
+    return fixed + b"".join(bytes((len(text),)) + text for text in texts)
+
+
+def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
+    """Take up what was being changed; raises what damaged bytes lead to."""
+    if not left and not right:
+        return
+    assert chain.right is not None
+    chain.changing = changing = Changing()
+    for data, old in ((left, chain.right), (right, chain.left)):
+        if not data:
+            continue
+        (
+            bits, request, first, last, cutoff, peer_cutoff, top, old_rcvd, rcvd, acked, answered, forward, backward,
+            hop, write,
+        ) = _ANCHOR.unpack_from(data)  # fmt: skip
+        texts, position = [], _ANCHOR.size
+        for _ in range(3):
+            end = position + 1 + data[position]
+            texts.append(data[position + 1 : end])
+            position = end
+        if position != len(data) or len(texts[2]) != len(NO_HANDSHAKE):
+            raise WireError("an anchor is damaged")
+        change = Change(request, first, last, force=bool(bits & 4))
+        new = Facing(UNDERLAY, write, FiveTuple(texts[1]), sys.intern(texts[0].decode()), bool(bits & 8))
+        new.hop, new.handshake = hop, texts[2]
+        anchor: LeftAnchor | RightAnchor
+        if data is left:
+            changing.left = anchor = LeftAnchor(change, old, now)
+            anchor.state = LeftState.TWO_PATHS
+            anchor.agreed = anchor.shaken = True
+            old.lock = Lock(LockState.LOCKED, request, now + LEASE_S)
+        else:
+            changing.right = anchor = RightAnchor(change, old, "", (forward, backward), now)
+            anchor.state = RightState.TWO_PATHS
+            new.sums = (forward, backward)
+        anchor.new, anchor.phase, anchor.peer_done = new, Phase.TWO_PATHS, bool(bits & 2)
+        anchor.two = two = TwoPaths(cutoff, old_rcvd, acked, answered, forced=bool(bits & 4))
+        two.top, two.rcvd = top, rcvd
+        two.peer_cutoff = peer_cutoff if bits & 1 else None
 
 
 def _split(data: bytes) -> list[bytes] | None:

@@ -94,6 +94,7 @@ class Right:
             # If it has acknowledged all that was ever sent to it on the old path, its half is empty by now.
             answered = (message.acked - anchor.sums[1]) & MASK32
             anchor.peer_done = anchor.peer_done or (message.done and answered == two.cutoff)
+            self._ground.life.record(chain)
             self.look(chain, anchor, now)
 
     def cancel(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
@@ -215,9 +216,15 @@ class Right:
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
         self._ground.install(chain)
+        self._ground.life.record(chain)
         self._ack_ack(chain, anchor)
         self._ground.move(chain, anchor, Phase.TWO_PATHS, now)
         anchor.tries = 0
+        self._wait(chain, anchor, now + FIRST_WAIT_S)
+
+    def resume(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """Go on after a restart, in the middle of two paths."""
+        self._ack_ack(chain, anchor)
         self._wait(chain, anchor, now + FIRST_WAIT_S)
 
     def _complete(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
@@ -233,6 +240,7 @@ class Right:
         ground.install(chain)
         ground.set_tops(chain, "left", Numbers(two.top, two.rcvd, two.acked, two.answered))
         ground.tidy(chain)
+        ground.complete(anchor.change.request)
         ground.life.record(chain)
         ground.move(chain, anchor, Phase.DONE, now)
 
