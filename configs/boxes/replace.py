@@ -40,6 +40,10 @@ class Replace(dysco.StreamMiddlebox):
         """No more bytes come: what was held back is not the word."""
         return self.held.pop(session, b"") if direction is Direction.BACKWARD else b""
 
+    def may_leave(self, session: Session) -> bool:
+        """Between words."""
+        return not self.held.get(session)
+
     def closed(self, session: Session) -> None:
         """Forget the session."""
         self.held.pop(session, None)

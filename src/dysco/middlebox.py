@@ -75,5 +75,13 @@ class StreamMiddlebox:
         """The direction ends; return what was held back."""
         return b""
 
+    def may_leave(self, session: Session) -> bool:
+        """Whether the session may leave this box now: nothing is held back, and what comes may pass unchanged.
+
+        It is asked when somebody wants the box taken out of a live session, again and again for two seconds; after a
+        yes bytes go by the box. The default says no, for a box that holds something back would lose it.
+        """
+        return False
+
     def closed(self, session: Session) -> None:
         """The session is gone."""

@@ -113,3 +113,31 @@ def test_a_stream_grows_tenfold_through_a_path_that_loses_much(seed: int) -> Non
     left, right = stream(seed, 60000), stream(seed + 1, 6000)
     rig.run(left, right, limit_s=60.0)
     rig.check(left, right)
+
+
+@pytest.mark.parametrize("at", [0.03, 0.06, 0.09])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_settled_session_passes_bytes_unchanged_and_its_sums_are_final(seed: int, at: float) -> None:
+    fault = Fault(delay_s=0.01, loss=0.05)
+    rig = Rig(seed, {FORWARD: Each(GROW), BACKWARD: Each({ord("c"): b""})}, faults=(fault, fault))
+    left, right = stream(seed, 60_000), stream(seed + 1, 60_000)
+    taken: dict[object, int] = {}
+    sums: list[tuple[int, int] | None] = []
+
+    def settle() -> None:
+        if rig.box.half(BACKWARD) is None:
+            assert rig.box.settle() is None  # the handshake is not over: ask again
+            rig.clock.call_at(rig.clock.now + 0.01, settle)
+            return
+        sums.append(rig.box.settle())
+        for way, isn in ((FORWARD, rig.isns[0]), (BACKWARD, rig.isns[1])):
+            half = rig.box.half(way)
+            taken[way] = 0 if half is None else half.map.in_end - isn - 1
+
+    rig.clock.call_at(rig.clock.now + at, settle)
+    rig.run(left, right)
+    assert sums[0] is not None
+    assert min(taken.values()) < len(left)
+    for received, sent, way in ((rig.right.received, left, FORWARD), (rig.left.received, right, BACKWARD)):
+        assert received == rig.changes[way].data(sent[: taken[way]]) + sent[taken[way] :]
+    assert rig.box.settle() == sums[0]

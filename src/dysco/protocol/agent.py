@@ -29,6 +29,7 @@ from dysco.protocol.events import Event, PeerDown, PeerUp
 from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
 from dysco.protocol.ground import Ground
 from dysco.protocol.icmp import IcmpErrors
+from dysco.protocol.inside import BoxSums
 from dysco.protocol.life import Life
 from dysco.protocol.neighbours import SELF, Neighbours
 from dysco.protocol.output import MessageOut, Output, PacketOut
@@ -204,6 +205,11 @@ class Agent:
         if chain is not None:
             self._changes.ask(chain, change, now, rightward=rightward)
         return chain is not None
+
+    def boxes_settle(self, settle: BoxSums, unsettle: Callable[[Chain], None]) -> None:
+        """Say who knows what stream boxes have added to a session, and lets them pass it unchanged from then on."""
+        self._changes.hosts.settle = settle
+        self._changes.hosts.unsettle = unsettle
 
     def trace(self, key: bytes, number: int, now: float) -> bool:
         """Ask who is on a chain; a Traced event with this number is the answer. False: no such chain."""

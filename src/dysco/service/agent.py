@@ -35,6 +35,7 @@ from dysco.errors import ConfigError, DyscoError, HostError, LocalError, WireErr
 from dysco.middlebox import Middlebox, StreamMiddlebox
 from dysco.policy import PolicySet
 from dysco.protocol.agent import Agent, MessageOut, PacketOut
+from dysco.protocol.chain import Chain
 from dysco.protocol.events import SessionClosed, SessionForgotten, SessionRecord
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
 from dysco.service import boxes, journal, kernel, logs, metrics, report, settings
@@ -133,6 +134,7 @@ class AgentService:
             **self._software(devices),
         }
         self.forwarder = Forwarder(readers, writers, self.table, self._slow, self._device_gone)
+        self.core.boxes_settle(self._settle, self._unsettle)
         self._restore()
         if side.steering.taken_over:
             self.table.divert_only(side.steering.entries())
@@ -312,6 +314,19 @@ class AgentService:
 
     def _from_box(self, port: int, packet: Packet) -> None:
         self.forwarder.receive(port, packet)
+
+    def _device_of(self, chain: Chain) -> boxes.Device | None:
+        name = None if chain.box is None else chain.box.name
+        return next((device for device in self.devices if device.name == name), None)
+
+    def _settle(self, chain: Chain) -> tuple[int, int] | None:
+        device = self._device_of(chain)
+        return (0, 0) if device is None else device.settle(chain.session_in)
+
+    def _unsettle(self, chain: Chain) -> None:
+        device = self._device_of(chain)
+        if device is not None:
+            device.unsettle(chain.session_in)
 
     def _choose(self, session: FiveTuple, hops: list[str]) -> None:
         self.core.set_hops(session, self._hops(session, hops))

@@ -101,6 +101,17 @@ class Device(ABC):
         """How many sessions are known here."""
         return len(self._sessions)
 
+    def settle(self, session: FiveTuple) -> tuple[int, int] | None:
+        """Let a session be ready to leave: bytes by which the box has made each direction longer, final from now on.
+
+        None: not now. A box of packets changes no numbers.
+        """
+        return 0, 0
+
+    def unsettle(self, session: FiveTuple) -> None:
+        """The session stays."""
+        return
+
     @abstractmethod
     def _handle(self, packet: Packet, direction: Direction) -> None: ...
 
@@ -246,6 +257,17 @@ class StreamDevice(Device):
         stream = self._streams.pop(session, None)
         if stream is not None:
             self.counters.update(stream.counters)
+
+    def settle(self, session: FiveTuple) -> tuple[int, int] | None:
+        stream, known = self._streams.get(session), self._sessions.get(session)
+        if stream is None or known is None or not self._guard(lambda: self.box.may_leave(known), False):
+            return None
+        return stream.settle()
+
+    def unsettle(self, session: FiveTuple) -> None:
+        stream = self._streams.get(session)
+        if stream is not None:
+            stream.unsettle()
 
     def _reset(self, direction: Direction, at: Located) -> None:
         self.counters["unknown_session"] += 1

@@ -100,6 +100,7 @@ class StreamSession:
         self._syn_of: dict[Direction, SynOptions] = {}
         self._isn: int | None = None
         self._was_reset = False
+        self._is_passing = False
 
     def half(self, direction: Direction) -> Half | None:
         """One direction; None before its SYN has passed."""
@@ -114,6 +115,20 @@ class StreamSession:
     def is_settled(self) -> bool:
         """Whether the receivers have acknowledged all that was made, and no hole waits to be filled."""
         return all(half.una == half.map.out_end and not half.has_hole for half in self._halves.values())
+
+    def settle(self) -> tuple[int, int] | None:
+        """Pass bytes as they are from now on; give what each direction has grown by, which is final then.
+
+        None before the handshake is over. Repetitions of what the box has changed still get the same bytes.
+        """
+        if BACKWARD not in self._halves:
+            return None
+        self._is_passing = True
+        return self.delta(FORWARD), self.delta(BACKWARD)
+
+    def unsettle(self) -> None:
+        """Give bytes to the box again."""
+        self._is_passing = False
 
     def is_new(self, at: Located) -> bool:
         """Whether a SYN begins another session than this one, which is over or was never established."""
@@ -189,7 +204,9 @@ class StreamSession:
         if direction in self._halves:
             return
         self._halves[direction] = Half(
-            at.seq + 1, lambda chunk: self._data(direction, chunk), lambda: self._end(direction)
+            at.seq + 1,
+            lambda chunk: chunk if self._is_passing else self._data(direction, chunk),
+            lambda: b"" if self._is_passing else self._end(direction),
         )
         options = self._syn_of[direction] = syn_options(packet)
         host = self._hosts[direction]
