@@ -29,10 +29,11 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "host": _CONFIG | {"protocol", "dataplane"},
     "sim": _BOTTOM | {"protocol"},
     "middlebox": _BOTTOM,
-    "service": _CONFIG | {"protocol", "dataplane", "transport", "host", "middlebox"},
-    "client": _BOTTOM | {"service"},
+    "views": {"errors"},
+    "service": _CONFIG | {"protocol", "dataplane", "transport", "host", "middlebox", "views"},
+    "client": _BOTTOM | {"views"},
     "lab": _CONFIG | {"client", "host", "transport"},
-    "cli": _CONFIG | {"client", "host", "transport", "lab", "service"},
+    "cli": _CONFIG | {"client", "views", "host", "transport", "lab", "service"},
     "dysco": {"errors", "client", "middlebox", "service", "wire"},
 }
 

@@ -2,11 +2,11 @@
 
     async with dysco.connect() as d:
         for session in await d.sessions():
-            print(session["session"], session["state"])
+            print(session.session, session.state)
         async for event in d.events():
             ...
 
-What agents tell are plain values: dictionaries, lists, text and numbers, as `--json` of the command prints them.
+What agents tell are the values of `dysco.views`. `d.session(...)` is a handle: what is done to one session.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -29,7 +29,10 @@ from dysco.errors import (
     PermissionDeniedError,
     RemoteError,
     TimedOutError,
+    WireError,
 )
+from dysco.views import Chain, Event, Explanation, Peer, Reload, Session, Status, chains
+from dysco.wire.tuples import FiveTuple
 
 RUN: Final = Path("/run/dysco")
 SOCKET_VARIABLE: Final = "DYSCO_SOCKET"
@@ -77,43 +80,50 @@ class Dysco:
         if self._writer is not None:
             self._writer.close()
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> Status:
         """Name, uptime, mode, counters of the agent."""
-        return dict(await self.command("status"))
+        return Status.of(await self.command("status"))
 
-    async def sessions(self) -> list[dict[str, Any]]:
+    async def sessions(self) -> list[Session]:
         """The sessions that pass here."""
-        return list(await self.command("sessions"))
+        return [Session.of(one) for one in await self.command("sessions")]
 
-    async def peers(self) -> list[dict[str, Any]]:
+    async def chains(self) -> list[Chain]:
+        """The chains that pass here, as far as this agent knows them; `views.chains` joins several agents' words."""
+        return chains([((await self.status()).name, await self.sessions())])
+
+    async def peers(self) -> list[Peer]:
         """The neighbours and how they stand."""
-        return list(await self.command("peers"))
+        return [Peer.of(one) for one in await self.command("peers")]
 
     async def metrics(self) -> str:
         """Counters in Prometheus' text format."""
         return str(await self.command("metrics"))
 
-    async def explain(self, session: str) -> dict[str, Any]:
+    async def explain(self, session: str) -> Explanation:
         """Which policy takes a session (`tcp 10.0.0.1:1 > 10.0.0.2:80`), by which chain, and why not the others."""
-        return dict(await self.command("explain", session=session))
+        return Explanation.of(await self.command("explain", session=session))
 
-    async def reload(self, *, dry_run: bool = False) -> dict[str, Any]:
+    async def reload(self, *, dry_run: bool = False) -> Reload:
         """Read the configuration again; `changes` says what differs. ConfigError leaves everything as it was."""
-        return dict(await self.command("reload", dry_run=dry_run))
+        return Reload.of(await self.command("reload", dry_run=dry_run))
 
-    async def set_hops(self, session: str, hops: list[str]) -> bool:
-        """Choose the hops behind the box that holds the SYN of this session."""
-        return bool(await self.command("set_hops", session=session, hops=hops))
+    def session(self, session: str | FiveTuple | Session) -> SessionHandle:
+        """Give a handle to a session by its five-tuple (`10.0.0.1:1 > 10.0.0.2:80`); whether it is there shows later.
 
-    async def expect(self, session_in: str, session_out: str) -> bool:
-        """Say that a session will leave its box with another tuple."""
-        return bool(await self.command("expect", session_in=session_in, session_out=session_out))
+        Raises LocalError if the text is no five-tuple.
+        """
+        text = session.session if isinstance(session, Session) else str(session)
+        try:
+            return SessionHandle(self, FiveTuple.parse(text))
+        except WireError as error:
+            raise LocalError(str(error)) from None
 
     async def stop(self) -> None:
         """Tell the agent to stop, as SIGTERM does."""
         await self.command("stop")
 
-    async def events(self, *, follow: bool = True) -> AsyncIterator[dict[str, Any]]:
+    async def events(self, *, follow: bool = True) -> AsyncIterator[Event]:
         """The last events; with `follow` all that come, until the connection ends."""
         number, queue = self._ask("events", {"follow": follow})
         try:
@@ -121,7 +131,7 @@ class Dysco:
                 if "item" not in reply:
                     _check(reply)
                     return
-                yield reply["item"]
+                yield Event.of(reply["item"])
         finally:
             self._answers.pop(number, None)
 
@@ -158,6 +168,33 @@ class Dysco:
         finally:
             for queue in self._answers.values():
                 queue.put_nowait(None)
+
+
+class SessionHandle:
+    """One session of an agent, and what may be done to it; made by `Dysco.session`."""
+
+    def __init__(self, agent: Dysco, tuple_: FiveTuple) -> None:
+        self.agent = agent
+        self.tuple = tuple_
+
+    def __str__(self) -> str:
+        return str(self.tuple)
+
+    async def look(self) -> Session | None:
+        """How the session stands here; None if the agent has none with this five-tuple (any more)."""
+        return next((one for one in await self.agent.sessions() if one.session == str(self)), None)
+
+    async def set_hops(self, hops: Sequence[str]) -> bool:
+        """Choose the hops behind the box that holds the SYN of this session."""
+        return bool(await self._command("set_hops", hops=list(hops)))
+
+    async def expect(self, session_out: str | FiveTuple) -> bool:
+        """Say that the session will leave its box with another five-tuple."""
+        done = await self.agent.command("expect", session_in=str(self), session_out=str(session_out))
+        return bool(done)
+
+    async def _command(self, name: str, **fields: Any) -> Any:
+        return await self.agent.command(name, session=str(self), **fields)
 
 
 def _check(reply: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,20 @@ from typing import Any
 import pytest
 
 from cli import fakes
+from dysco import views
 from dysco.cli.app import run
 from dysco.errors import NoAgentError
 
 
 class FakeAgent:
-    """Gives the records of `fakes`; `error` is raised in the place of any answer."""
+    """Gives what `fakes` says; `error` is raised in the place of any answer."""
 
     def __init__(self) -> None:
         self.there = True
         self.error: Exception | None = None
         self.sockets: list[Path | None] = []
         self.reloads: list[bool] = []
-        self.by_socket: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+        self.by_socket: dict[str, tuple[str, list[views.Session]]] = {}
         self.socket: Path | None = None
         self.stops = 0
 
@@ -41,7 +43,7 @@ class FakeAgent:
 
     async def status(self) -> Any:
         name, _ = self.by_socket.get(str(self.socket), ("A", []))
-        return self._answer(fakes.STATUS | {"name": name, "drops": {"malformed": 3}})
+        return self._answer(dataclasses.replace(fakes.STATUS, name=name, drops={"malformed": 3}))
 
     async def sessions(self) -> Any:
         _, records = self.by_socket.get(str(self.socket), ("A", [fakes.AT_A]))
@@ -54,11 +56,15 @@ class FakeAgent:
         return self._answer("dysco_sessions 1\n")
 
     async def explain(self, session: str) -> Any:
-        return self._answer({"session": session, "text": f"session  tcp {session}"})
+        return self._answer(
+            views.Explanation(session, None, (), None, None, None, (), f"session  tcp {session}")
+        )
 
     async def reload(self, dry_run: bool = False) -> Any:
         self.reloads.append(dry_run)
-        return self._answer({"changes": ["tun.mtu: 1500 -> 1400 (needs a restart)"], "applied": not dry_run})
+        return self._answer(
+            views.Reload((views.Change("tun.mtu: 1500 -> 1400 (needs a restart)", "tun.mtu", True),))
+        )
 
     async def stop(self) -> None:
         self.stops += 1

@@ -48,10 +48,10 @@ def test_tables(agent: FakeAgent, dysco: Run) -> None:
 
 
 def test_json_is_what_the_agent_said(agent: FakeAgent, dysco: Run) -> None:
-    assert json.loads(dysco("sessions", "--json")[1]) == [fakes.AT_A]
-    assert json.loads(dysco("peers", "--json")[1]) == fakes.PEERS
+    assert json.loads(dysco("sessions", "--json")[1]) == [fakes.AT_A.plain()]
+    assert json.loads(dysco("peers", "--json")[1]) == [peer.plain() for peer in fakes.PEERS]
     lines = dysco("events", "--json")[1].splitlines()
-    assert [json.loads(line) for line in lines] == fakes.EVENTS
+    assert [json.loads(line) for line in lines] == [event.plain() for event in fakes.EVENTS]
 
 
 def test_chains_of_several_agents(agent: FakeAgent, dysco: Run) -> None:

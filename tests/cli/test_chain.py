@@ -8,10 +8,11 @@ import pytest
 
 from cli import fakes
 from dysco.cli import chain
+from dysco.views import Facing
 
 STOPS = [
-    chain.stop_of(name, record)
-    for name, record in zip("ABCD", (fakes.AT_A, fakes.AT_B, fakes.AT_C, fakes.AT_D), strict=True)
+    chain.stop_of(name, said)
+    for name, said in zip("ABCD", (fakes.AT_A, fakes.AT_B, fakes.AT_C, fakes.AT_D), strict=True)
 ]
 
 
@@ -28,12 +29,12 @@ def test_one_agent_knows_its_neighbours() -> None:
 
 def test_the_same_agent_twice() -> None:
     back = fakes.session(
-        fakes.facing("left", "C", "10.0.3.3:61007 > 10.0.2.2:61006"),
-        fakes.facing("right", "D", "10.0.2.2:61009 > 10.0.4.4:61008"),
+        Facing("left", "C", "10.0.3.3:61007 > 10.0.2.2:61006"),
+        Facing("right", "D", "10.0.2.2:61009 > 10.0.4.4:61008"),
         box="ids",
     )
     over = fakes.session(
-        fakes.facing("left", "B", fakes.B_C), fakes.facing("right", "B", "10.0.3.3:61007 > 10.0.2.2:61006")
+        Facing("left", "B", fakes.B_C), Facing("right", "B", "10.0.3.3:61007 > 10.0.2.2:61006")
     )
     stops = [chain.stop_of("B", back), chain.stop_of("C", over), chain.stop_of("B", fakes.AT_B)]
     assert [stop.label for stop in chain.in_order(stops)] == ["B (fw)", "C", "B (ids)"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -11,17 +12,18 @@ from cli import fakes
 from cli.show_text import text_of
 from dysco.cli import top
 from dysco.cli.dashboard import Dashboard, Snapshot
+from dysco.views import Event
 
 
 def look(at: float, sent: int = 0, pid: int = fakes.PID, sessions: int = 2, drops: int = 0) -> Snapshot:
-    records = [
-        fakes.AT_B
-        | {"chain_id": f"{i:032x}", "session": f"10.0.1.1:{40000 + i} > 10.0.4.4:80", "bytes": sent * i}
+    shown = [
+        replace(
+            fakes.AT_B, chain_id=f"{i:032x}", session=f"10.0.1.1:{40000 + i} > 10.0.4.4:80", bytes=sent * i
+        )
         for i in range(1, sessions + 1)
     ]
-    return Snapshot(
-        at, fakes.STATUS | {"pid": pid}, records, fakes.PEERS, {"malformed": drops, "no_policy": 0}
-    )
+    status = replace(fakes.STATUS, pid=pid, drops={"malformed": drops, "no_policy": 0})
+    return Snapshot(at, status, shown, fakes.PEERS)
 
 
 def drawn(board: Dashboard, width: int = 80, height: int = 24) -> list[str]:
@@ -39,7 +41,7 @@ def test_a_frame_fits_a_small_terminal_and_has_everything() -> None:
     board = Dashboard()
     board.see(look(10.0))
     board.see(look(12.0, sent=1_000_000, drops=6))
-    board.add_event({"time": "12:00:01", "event": "session-up", "session": fakes.SESSION})
+    board.add_event(Event("session-up", "12:00:01", {"session": fakes.SESSION}))
     shown = drawn(board)
     assert shown[0] == "dysco top  A  up 3m07s  tun with offload"
     assert shown[1].split() == ["12.0Mbit/s", "█", "2", "sessions", "2", "peers"]
@@ -81,7 +83,7 @@ def test_the_selected_session_stays_in_sight() -> None:
 def test_ipv6_addresses_are_no_markup() -> None:
     session = "[2001:db8:1::1]:43210 > [2001:db8:4::4]:80"
     board = Dashboard()
-    board.see(Snapshot(1.0, fakes.STATUS, [fakes.session(session=session)]))
+    board.see(Snapshot(1.0, fakes.STATUS, [fakes.session(name=session)]))
     console = Console(file=io.StringIO(), width=120, height=24)  # one that would believe in markup
     console.print(board.frame(120, 24))
     assert isinstance(console.file, io.StringIO)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cli import fakes
 from cli.show_text import text_of
 from dysco.cli import render
+from dysco.views import Event, chains
 
 
 @pytest.mark.parametrize(
@@ -35,9 +38,9 @@ def test_a_sparkline_is_as_wide_as_asked_and_full_at_its_highest() -> None:
 def test_control_characters_are_not_passed_on() -> None:
     evil = "fw\x1b[2J\r\nbad"
     assert "\x1b" not in render.clean(evil)
-    assert "\x1b" not in text_of(render.peers([{"name": evil, "state": evil, "address": evil}]))
-    assert "\x1b" not in text_of(render.event({"event": evil, "reason": evil}))
-    assert "\x1b" not in text_of(render.sessions([fakes.session(session=evil, box=evil)]))
+    assert "\x1b" not in text_of(render.peers([replace(fakes.PEERS[0], name=evil, state=evil, address=evil)]))
+    assert "\x1b" not in text_of(render.event(Event(evil, "", {"reason": evil})))
+    assert "\x1b" not in text_of(render.sessions([fakes.session(name=evil, box=evil)]))
 
 
 def test_sessions() -> None:
@@ -63,11 +66,18 @@ def test_status() -> None:
             f"pid             {fakes.PID}",
             "uptime          3m07s",
             "mode            tun with offload",
+            "why_no_ebpf     -",
             "why_no_offload  -",
             "addresses       10.0.1.1, 2001:db8:1::1",
+            "mtu             1500",
+            "sessions        1",
+            "flows           2",
+            "policies        1",
+            "boxes           -",
             "loop_lag        1ms",
             "counters        opened=3  syn=4",
             "drops           -",
+            "steering        diverted=5",
         ]
     )
 
@@ -76,18 +86,18 @@ def test_events_are_one_line_each() -> None:
     first, second = (text_of(render.event(one)) for one in fakes.EVENTS)
     assert first == "12:00:01.250  peer_up  peer=B"
     assert second == f"12:00:02.000  session_opened  chain_id=3f2a91c0  session={fakes.SESSION}"
-    assert text_of(render.event({"time": "yesterday", "event": "x"})) == "yesterday  x"
+    assert text_of(render.event(Event("x", "yesterday"))) == "yesterday  x"
 
 
 def test_a_box_that_changes_the_session_is_seen_in_the_drawing() -> None:
     behind = "10.0.2.2:55555 > 10.0.4.4:80"
-    shown = text_of(render.chains({fakes.CHAIN_ID: [("B", fakes.AT_B | {"session_out": behind})]}))
+    shown = text_of(render.chains(chains([("B", [replace(fakes.AT_B, session_out=behind)])])))
     assert f"  B (fw)   the session goes on as {behind}" in shown.splitlines()
 
 
 def test_chains_of_four_agents_make_one_drawing() -> None:
-    said = [("C", fakes.AT_C), ("A", fakes.AT_A), ("D", fakes.AT_D), ("B", fakes.AT_B)]
-    assert text_of(render.chains({fakes.CHAIN_ID: said})) == "\n".join(
+    said = [("C", [fakes.AT_C]), ("A", [fakes.AT_A]), ("D", [fakes.AT_D]), ("B", [fakes.AT_B])]
+    assert text_of(render.chains(chains(said))) == "\n".join(
         [
             "chain 3f2a91c0  tcp 10.0.1.1:43210 > 10.0.4.4:80  established",
             "  A ══ B (fw) ══ C (tap) ══ D",
@@ -100,4 +110,4 @@ def test_chains_of_four_agents_make_one_drawing() -> None:
             "  D",
         ]
     )
-    assert text_of(render.chains({})) == "no chains"
+    assert text_of(render.chains([])) == "no chains"

@@ -29,7 +29,7 @@ async def test_curl_through_the_firewall_and_the_python_box(make_lab: MakeLab) -
             assert lab.address("d", 6 if ":" in address else 4) == address
             assert lab.exec("a", ["curl", "-sS", "-m", "10", f"http://{shown}/"]).stdout == "Hello from d.\n"
         async with dysco.connect(lab.socket("b")) as agent:
-            boxes = {session["box"] for session in await agent.sessions()}
+            boxes = {session.box for session in await agent.sessions()}
         assert boxes == {"firewall"}
         counters = lab.exec("b", ["nft", "list", "counters"]).stdout
         packets = dict(re.findall(r"counter (\w+) {\s+packets (\d+)", counters))

@@ -31,7 +31,7 @@ async def main():
     async with dysco.Agent(config.load(path), path) as agent:
         print("up", flush=True)
         async with dysco.connect(path.parent / "own.sock") as d:
-            print(json.dumps((await d.status())["name"]), flush=True)
+            print(json.dumps((await d.status()).name), flush=True)
         await asyncio.to_thread(sys.stdin.read)
     print(json.dumps(asyncio.get_running_loop().is_running()), flush=True)
 

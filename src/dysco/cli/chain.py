@@ -1,6 +1,6 @@
 """Drawings of a chain: who stands where, and which subsession joins two of them.
 
-Pure: from records of sessions, as agents give them, to lines of text. One agent knows its own two facings
+Pure: from sessions, as agents tell of them, to lines of text. One agent knows its own two facings
 and, at the first agent, the hops; records of one chain from several agents make the whole drawing.
 
     A client         10.0.1.1                   |  one Stop for each time an agent stands in the chain
@@ -10,11 +10,11 @@ and, at the first agent, the hops; records of one chain from several agents make
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-Record = Mapping[str, Any]
+from dysco.views import Session
 
 _UNKNOWN: Final = "?"
 
@@ -36,18 +36,17 @@ class Stop:
         return f"{self.agent} ({self.box})" if self.box else self.agent
 
 
-def stop_of(agent: str, record: Record) -> Stop:
+def stop_of(agent: str, session: Session) -> Stop:
     """Read what one agent says of one session."""
-    facings = {facing["side"]: facing for facing in record.get("facings", ())}
-    left, right = facings.get("left"), facings.get("right")
+    left, right = session.left, session.right
     return Stop(
         agent,
-        record.get("box") or "",
-        left["subsession"] if left else None,
-        right["subsession"] if right else None,
-        (left or {}).get("peer") or "",
-        (right or {}).get("peer") or "",
-        behind if (behind := record.get("session_out") or "") != record.get("session") else "",
+        session.box or "",
+        left.subsession if left else None,
+        right.subsession if right else None,
+        left.peer if left else "",
+        right.peer if right else "",
+        session.session_out if session.session_out != session.session else "",
     )
 
 

@@ -15,9 +15,9 @@ The frame is made for 80 columns and 24 rows and uses what there is above that:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.layout import Layout
@@ -27,8 +27,7 @@ from rich.text import Text
 
 from dysco.cli import chain
 from dysco.cli.render import clean, duration, event, number, short_id, sparkline, state
-
-Record = Mapping[str, Any]
+from dysco.views import Event, Peer, Session, Status
 
 HISTORY: Final = 120  # looks that are remembered for the bars, one a second
 EVENTS: Final = 50
@@ -42,22 +41,21 @@ class Snapshot:
     """What an agent said at one moment (`at`: monotonic seconds)."""
 
     at: float
-    status: Record
-    sessions: Sequence[Record] = ()
-    peers: Sequence[Record] = ()
-    drops: Mapping[str, int] = field(default_factory=dict)
+    status: Status
+    sessions: Sequence[Session] = ()
+    peers: Sequence[Peer] = ()
 
 
 @dataclass(frozen=True)
 class Row:
     """One session with its rate in bytes per second."""
 
-    record: Record
+    session: Session
     rate: float
 
     @property
     def key(self) -> str:
-        return f"{self.record.get('chain_id', '')} {self.record.get('session', '')}"
+        return _key(self.session)
 
 
 class Dashboard:
@@ -69,7 +67,7 @@ class Dashboard:
         self.rows: list[Row] = []
         self.rates: deque[float] = deque(maxlen=HISTORY)
         self.drop_rates: dict[str, float] = {}
-        self.events: deque[Record] = deque(maxlen=EVENTS)
+        self.events: deque[Event] = deque(maxlen=EVENTS)
         self.sort = SORTS[0]
         self.selected = ""  # nobody chose: whichever is first
 
@@ -77,21 +75,22 @@ class Dashboard:
         """Take a new snapshot; rates come from its difference to the one before."""
         before = self.now
         self.missing = ""
-        if before is not None and before.status.get("pid") != snapshot.status.get("pid"):
+        if before is not None and before.status.pid != snapshot.status.pid:
             before = None  # another process: its counters began at nothing
         passed = snapshot.at - before.at if before else 0.0
-        old = {_key(record): record for record in before.sessions} if before else {}
+        old = {_key(session): session.bytes for session in before.sessions} if before else {}
         rows = []
-        for record in snapshot.sessions:
-            was = old.get(_key(record))
-            grown = _bytes(record) - (_bytes(was) if was else 0)
-            rows.append(Row(record, max(0.0, grown / passed) if passed > 0 else 0.0))
+        for session in snapshot.sessions:
+            grown = session.bytes - old.get(_key(session), 0)
+            rows.append(Row(session, max(0.0, grown / passed) if passed > 0 else 0.0))
         self.rows = rows
         if passed > 0:
             self.rates.append(sum(row.rate for row in rows))
         self.drop_rates = {
-            reason: max(0.0, (count - before.drops.get(reason, 0)) / passed) if before and passed > 0 else 0.0
-            for reason, count in snapshot.drops.items()
+            reason: max(0.0, (count - before.status.drops.get(reason, 0)) / passed)
+            if before and passed > 0
+            else 0.0
+            for reason, count in snapshot.status.drops.items()
         }
         self.now = snapshot
         self._sort()
@@ -100,10 +99,10 @@ class Dashboard:
         """Note that the agent is not there; what was seen last stays on the screen."""
         self.missing = f"no agent, waiting ({reason})" if reason else "no agent, waiting"
 
-    def add_event(self, record: Record) -> None:
+    def add_event(self, said: Event) -> None:
         """Take an event; one that an agent tells again when asked again is known already."""
-        if record not in self.events:
-            self.events.append(record)
+        if said not in self.events:
+            self.events.append(said)
 
     def press(self, key: str) -> bool:
         """Do what a key means; False: quit."""
@@ -126,10 +125,10 @@ class Dashboard:
 
     def _sort(self) -> None:
         orders = {
-            "rate": lambda row: (-row.rate, -_bytes(row.record), row.key),
-            "bytes": lambda row: (-_bytes(row.record), row.key),
-            "age": lambda row: (row.record.get("age_s", 0), row.key),
-            "session": lambda row: (str(row.record.get("session", "")), row.key),
+            "rate": lambda row: (-row.rate, -row.session.bytes, row.key),
+            "bytes": lambda row: (-row.session.bytes, row.key),
+            "age": lambda row: (row.session.age_s, row.key),
+            "session": lambda row: (row.session.session, row.key),
         }
         self.rows.sort(key=orders[self.sort])
         if self.selected not in {row.key for row in self.rows}:
@@ -160,11 +159,11 @@ class Dashboard:
         assert self.now is not None
         status = self.now.status
         top = Text(no_wrap=True, overflow="ellipsis")
-        top.append("dysco top  ", style="bold").append(clean(status.get("name", "?")), style="bold cyan")
+        top.append("dysco top  ", style="bold").append(clean(status.name), style="bold cyan")
         if self.missing:
             top.append(f"  {self.missing}", style="bold yellow")
         else:
-            top.append(f"  up {duration(status.get('uptime_s'))}  {clean(status.get('mode', ''))}")
+            top.append(f"  up {duration(status.uptime_s)}  {clean(status.mode)}")
         total = self.rates[-1] if self.rates else 0.0
         rate = Text(f"{number(total * 8, 'bit/s'):>12}  ", no_wrap=True)
         rate.append(sparkline(list(self.rates), max(10, min(HISTORY, width - 46))), style="green")
@@ -185,19 +184,19 @@ class Dashboard:
         chosen = self._index()
         start = max(0, min(chosen - rows // 2, len(self.rows) - rows))
         for index, row in enumerate(self.rows[start : start + rows], start):
-            record = row.record
+            session = row.session
             cells: list[str | Text] = [
                 _SELECTED if index == chosen else "",
-                short_id(record),
+                short_id(session.chain_id),
                 # Not a str, which a console may take for markup: IPv6 addresses stand in brackets.
-                Text(clean(record.get("session", ""))),
-                state(record.get("state")),
+                Text(clean(session.session)),
+                state(session.state),
                 number(row.rate * 8, "bit/s"),
-                number(_bytes(record)),
-                duration(record.get("age_s")),
+                number(session.bytes),
+                duration(session.age_s),
             ]
             if width >= 110:
-                cells.append(clean(record.get("policy") or "-"))
+                cells.append(clean(session.policy or "-"))
             made.add_row(*cells, style="bold" if index == chosen else "")
         hidden = len(self.rows) - rows
         more = f", {hidden} more" if hidden > 0 else ""
@@ -207,8 +206,8 @@ class Dashboard:
         assert self.now is not None
         if not self.rows:
             return Group(_heading("chain"), Text("no sessions", style="dim"))
-        record = self.rows[self._index()].record
-        stop = chain.stop_of(clean(self.now.status.get("name", "?")), record)
+        session = self.rows[self._index()].session
+        stop = chain.stop_of(clean(self.now.status.name), session)
         lines = [Text(clean(chain.line([stop])), style="cyan", no_wrap=True, overflow="ellipsis")]
         for side, subsession, peer in (
             ("left", stop.left, stop.left_peer),
@@ -218,7 +217,7 @@ class Dashboard:
                 lines.append(
                     Text(f"  {side:<6}{clean(subsession)}  {clean(peer)}", no_wrap=True, overflow="ellipsis")
                 )
-        return Group(_heading(f"chain {short_id(record)}"), *lines)
+        return Group(_heading(f"chain {short_id(session.chain_id)}"), *lines)
 
     def _drops(self, rows: int) -> RenderableType:
         assert self.now is not None
@@ -226,7 +225,7 @@ class Dashboard:
         made.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         made.add_column(justify="right", no_wrap=True)
         made.add_column(justify="right", no_wrap=True)
-        counted = sorted(self.now.drops.items(), key=lambda item: (-item[1], item[0]))
+        counted = sorted(self.now.status.drops.items(), key=lambda item: (-item[1], item[0]))
         for reason, count in [item for item in counted if item[1]][:rows]:
             made.add_row(clean(reason), number(count), number(self.drop_rates.get(reason, 0.0), "/s"))
         return Group(_heading("drops"), made if made.row_count else Text("none", style="dim"))
@@ -234,19 +233,16 @@ class Dashboard:
     def _peers(self, rows: int) -> RenderableType:
         assert self.now is not None
         made = Table.grid(padding=(0, 2))
-        for record in list(self.now.peers)[:rows]:
+        for peer in self.now.peers[:rows]:
             made.add_row(
-                clean(record.get("name", "?")),
-                state(record.get("state")),
-                clean(record.get("mtu") or ""),
-                clean(record.get("address") or ""),
+                clean(peer.name), state(peer.state), clean(peer.mtu or ""), clean(peer.address or "")
             )
         hidden = len(self.now.peers) - rows
         more = f", {hidden} more" if hidden > 0 else ""
         return Group(_heading(f"peers{more}"), made if made.row_count else Text("none", style="dim"))
 
     def _events(self, rows: int) -> RenderableType:
-        lines = [event(record) for record in list(self.events)[-rows:]]
+        lines = [event(said) for said in list(self.events)[-rows:]]
         for one in lines:
             one.no_wrap, one.overflow = True, "ellipsis"
         return Group(_heading("events"), *(lines or [Text("none yet", style="dim")]))
@@ -259,9 +255,5 @@ def _heading(title: str) -> Rule:
     return Rule(Text(title, style="bold"), align="left", style="dim", characters="─")
 
 
-def _key(record: Record) -> str:
-    return f"{record.get('chain_id', '')} {record.get('session', '')}"
-
-
-def _bytes(record: Record) -> int:
-    return int(record.get("bytes", 0))
+def _key(session: Session) -> str:
+    return f"{session.chain_id} {session.session}"

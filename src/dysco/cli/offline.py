@@ -53,7 +53,10 @@ def explain(
         from dysco.cli import fetch
 
         answer = fetch.ask(socket_of(context), lambda agent: agent.explain(str(parsed)))
-        _show_explanation(answer, as_json)
+        if as_json:
+            print_json(answer)
+        else:
+            say(answer.text)
         return
     from dysco.config import load
     from dysco.config.policies import policy_set
@@ -75,13 +78,6 @@ def version(as_json: JsonOption = False) -> None:
         print_json(value)
     else:
         say(f"dysco {value['dysco']} (Python {value['python']}, kernel {value['kernel']})")
-
-
-def _show_explanation(answer: Any, as_json: bool) -> None:
-    if as_json:
-        print_json(answer)
-    else:
-        say(str(answer.get("text", answer)))
 
 
 def _finding(finding: Any) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from dysco.views import View
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -31,11 +33,18 @@ def emit(value: Any, as_json: bool, picture: Callable[[Any], RenderableType]) ->
 
 
 def print_json(value: Any, *, one_line: bool = False) -> None:
-    """Print JSON on stdout: for people to read too, or one object a line."""
-    print(json.dumps(value, indent=None if one_line else 2, ensure_ascii=False), flush=True)
+    """Print values or views as JSON on stdout: for people to read too, or one object a line."""
+    text = json.dumps(value, indent=None if one_line else 2, ensure_ascii=False, default=_plain)
+    print(text, flush=True)
 
 
 def say(text: str, as_json: bool = False) -> None:
     """Print a sentence for people; silent where a program reads."""
     if not as_json:
         print(text, flush=True)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, View):
+        return value.plain()
+    raise TypeError(f"{value!r} is no value for JSON")

@@ -1,4 +1,4 @@
-"""Tables and texts from plain values. Pure: nothing here asks, waits, or knows the time.
+"""Tables and texts from what agents tell. Pure: nothing here asks, waits, or knows the time.
 
 What comes from other hosts (names, reasons) is shown without its control characters: a peer shall not write
 on anybody's terminal.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -16,8 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dysco.cli import chain
-
-Record = Mapping[str, Any]
+from dysco.views import Chain, Event, Peer, Session, Status
 
 _UNITS: Final = ("", "k", "M", "G", "T")
 _SHORT_ID: Final = 8  # hexadecimal digits that tell chains apart for a person
@@ -93,77 +92,78 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
     return made
 
 
-def sessions(records: Sequence[Record]) -> RenderableType:
+def sessions(said: Sequence[Session]) -> RenderableType:
     """List the sessions of one agent."""
-    if not records:
+    if not said:
         return Text("no sessions")
     numbers = ("packets", "bytes", "age")
     made = table("chain", "session", "state", "box", "left", "right", *numbers, right=numbers)
-    for record in records:
-        stop = chain.stop_of("", record)
+    for one in said:
+        stop = chain.stop_of("", one)
         made.add_row(
-            short_id(record),
-            Text(clean(record["session"])),
-            state(record.get("state")),
+            short_id(one.chain_id),
+            Text(clean(one.session)),
+            state(one.state),
             clean(stop.box or "-"),
             clean(stop.left_peer or "-") if stop.left else "-",
             clean(stop.right_peer or "-") if stop.right else "-",
-            number(record.get("packets", 0)),
-            number(record.get("bytes", 0)),
-            duration(record.get("age_s")),
+            number(one.packets),
+            number(one.bytes),
+            duration(one.age_s),
         )
     return made
 
 
-def short_id(record: Record) -> str:
-    return clean(record.get("chain_id", ""))[:_SHORT_ID]
+def short_id(chain_id: object) -> str:
+    """Show the beginning of a chain's id, enough to tell chains apart."""
+    return clean(chain_id)[:_SHORT_ID]
 
 
-def state(word: object) -> Text:
+def state(word: str) -> Text:
+    """Show a state in its colour."""
     shown = clean(word or "-")
     return Text(shown, style=_STATE_STYLE.get(shown, ""))
 
 
-def chains(found: Mapping[str, Sequence[tuple[str, Record]]]) -> RenderableType:
-    """Draw chains: for each chain id, what each agent said of it."""
+def chains(found: Sequence[Chain]) -> RenderableType:
+    """Draw chains from what each agent said of them."""
     if not found:
         return Text("no chains")
     parts: list[RenderableType] = []
-    for said in found.values():
-        record = said[0][1]
-        stops = chain.in_order([chain.stop_of(agent, one) for agent, one in said])
-        head = Text(f"chain {short_id(record)}  tcp {clean(record['session'])}  ", style="bold")
-        parts.append(head.append_text(state(record.get("state"))))
+    for one in found:
+        stops = chain.in_order([chain.stop_of(hop.agent, hop.session) for hop in one.agents])
+        head = Text(f"chain {short_id(one.chain_id)}  tcp {clean(one.session)}  ", style="bold")
+        parts.append(head.append_text(state(one.state)))
         parts.append(Text("  " + clean(chain.line(stops)), style="cyan"))
         parts += [Text("  " + clean(row)) for row in chain.drawing(stops)]
         parts.append(Text())
     return Group(*parts[:-1])
 
 
-def peers(records: Sequence[Record]) -> RenderableType:
+def peers(said: Sequence[Peer]) -> RenderableType:
     """List the neighbours of one agent."""
-    if not records:
+    if not said:
         return Text("no peers")
     numbers = ("since", "heard", "mtu", "sessions")
     made = table("peer", "state", "address", *numbers, "why not", right=numbers)
-    for record in records:
+    for one in said:
         made.add_row(
-            clean(record["name"]),
-            state(record.get("state")),
-            clean(record.get("address") or ", ".join(map(str, record.get("addresses", ()))) or "-"),
-            duration(record.get("since_s")),
-            duration(record.get("heard_s")),
-            clean(record.get("mtu") or "-"),
-            clean(record.get("sessions", "-")),
-            clean((record.get("state") != "up" and record.get("last_failure")) or "-"),
+            clean(one.name),
+            state(one.state),
+            clean(one.address or ", ".join(one.addresses) or "-"),
+            duration(one.since_s),
+            duration(one.heard_s),
+            clean(one.mtu or "-"),
+            clean(one.sessions),
+            clean((not one.up and one.last_failure) or "-"),
         )
     return made
 
 
-def status(record: Record) -> RenderableType:
+def status(said: Status) -> RenderableType:
     """Show an agent in a line for each key."""
     shown = {}
-    for key, value in record.items():
+    for key, value in said.plain().items():
         if isinstance(value, Mapping):
             text = "  ".join(f"{clean(k)}={clean(v)}" for k, v in value.items()) or "-"
         elif isinstance(value, (list, tuple)):
@@ -182,15 +182,15 @@ def status(record: Record) -> RenderableType:
     )
 
 
-def event(record: Record) -> Text:
+def event(said: Event) -> Text:
     """Show one event in a line: when (the time of day, UTC), what, and its fields."""
-    when = clean(record.get("time", ""))
+    when = clean(said.time)
     time_of_day = _ISO_TIME.fullmatch(when)
     line = Text(f"{time_of_day.group(1) if time_of_day else when}  " if when else "")
-    line.append(clean(record.get("event", "?")), style="bold")
-    for key, value in record.items():
-        if key in ("time", "event") or value is None or value == "":
+    line.append(clean(said.name), style="bold")
+    for key, value in said.fields.items():
+        if value is None or value == "":
             continue
-        shown = short_id(record) if key == "chain_id" else clean(value)
+        shown = short_id(value) if key == "chain_id" else clean(value)
         line.append(f"  {clean(key)}=", style="dim").append(shown)
     return line

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dysco import views
 from dysco.cli import fetch
 from dysco.cli.options import JsonOption, socket_of
 from dysco.cli.output import console, emit, print_json, say
+
+if TYPE_CHECKING:
+    from dysco.client import Dysco
 
 
 def sessions(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -36,33 +38,14 @@ def chains(
     """Draw chains with their subsessions. As far as the agents asked know them."""
     from dysco.cli import render
 
-    found = gather([socket_of(context), *(others or ())])
-    if state is not None:
-        found = {key: said for key, said in found.items() if said[0][1].get("state") == state}
-    if as_json:
-        print_json(
-            [
-                {"chain_id": chain_id, "agents": [{"agent": agent, **record} for agent, record in said]}
-                for chain_id, said in found.items()
-            ]
-        )
-    else:
-        console().print(render.chains(found))
+    found = views.chains(
+        fetch.ask(socket, _name_and_sessions) for socket in (socket_of(context), *(others or ()))
+    )
+    emit([one for one in found if state in (None, one.state)], as_json, render.chains)
 
 
-def gather(sockets: Sequence[Path | None]) -> dict[str, list[tuple[str, dict[str, Any]]]]:
-    """Ask several agents for their sessions and join what they say of the same chain."""
-    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for socket in sockets:
-        name, records = fetch.ask(socket, _name_and_sessions)
-        for record in records:
-            found.setdefault(record["chain_id"], []).append((name, record))
-    return found
-
-
-async def _name_and_sessions(agent: Any) -> tuple[str, Any]:
-    status = await agent.status()
-    return fetch.plain(status)["name"], await agent.sessions()
+async def _name_and_sessions(agent: Dysco) -> tuple[str, list[views.Session]]:
+    return (await agent.status()).name, await agent.sessions()
 
 
 def peers(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -96,11 +79,10 @@ async def _events(socket: Path | None, follow: bool, as_json: bool) -> None:
         shown = console()
     async with connect(socket) as agent:
         async for event in agent.events(follow=follow):
-            record = fetch.plain(event)
             if shown is None:
-                print(json.dumps(record, ensure_ascii=False), flush=True)
+                print_json(event, one_line=True)
             else:
-                shown.print(render.event(record), soft_wrap=True)
+                shown.print(render.event(event), soft_wrap=True)
 
 
 def reload(
@@ -113,10 +95,9 @@ def reload(
     if as_json:
         print_json(answer)
         return
-    changes = answer["changes"]
-    for change in changes:
-        say(change if isinstance(change, str) else change["text"])
-    if not changes:
+    for change in answer.changes:
+        say(change.text)
+    if not answer.changes:
         say("nothing differs")
     elif dry_run:
         say("nothing was changed (--dry-run)")

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -23,6 +23,7 @@ from dysco.errors import DyscoError, NoAgentError
 
 if TYPE_CHECKING:
     from dysco.cli.dashboard import Dashboard, Snapshot
+    from dysco.client import Dysco
 
 LOOK_S: Final = 1.0  # seconds between two snapshots
 _KEYS: Final = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down", "k": "up", "j": "down"}
@@ -49,30 +50,19 @@ async def _once(socket: Path | None) -> None:
     async with asyncio.timeout(fetch.ANSWER_S), connect(socket) as agent:
         board.see(await snapshot(agent))
         async for event in agent.events(follow=False):
-            board.add_event(fetch.plain(event))
+            board.add_event(event)
         await asyncio.sleep(LOOK_S / 4)  # rates need two looks
         board.see(await snapshot(agent))
     console = output.console(screen=True)
     console.print(board.frame(console.width, console.height), height=console.height)
 
 
-async def snapshot(agent: Any) -> Snapshot:
+async def snapshot(agent: Dysco) -> Snapshot:
     """Ask an agent for all that a frame shows but the events."""
     from dysco.cli.dashboard import Snapshot
 
-    status = fetch.plain(await agent.status())
-    return Snapshot(
-        at=time.monotonic(),
-        status=status,
-        sessions=fetch.plain(await agent.sessions()),
-        peers=fetch.plain(await agent.peers()),
-        drops=drops(status),
-    )
-
-
-def drops(status: dict[str, Any]) -> dict[str, int]:
-    """Pick what was dropped, by reason, from an agent's counters."""
-    return dict(status.get("drops", {}))
+    status = await agent.status()
+    return Snapshot(time.monotonic(), status, await agent.sessions(), await agent.peers())
 
 
 async def _live(socket: Path | None) -> None:
@@ -118,9 +108,9 @@ async def _watch(socket: Path | None, board: Dashboard, changed: asyncio.Event) 
         await asyncio.sleep(LOOK_S)
 
 
-async def _follow(agent: Any, board: Dashboard, changed: asyncio.Event) -> None:
+async def _follow(agent: Dysco, board: Dashboard, changed: asyncio.Event) -> None:
     async for event in agent.events(follow=True):
-        board.add_event(fetch.plain(event))
+        board.add_event(event)
         changed.set()
     raise EOFError
 

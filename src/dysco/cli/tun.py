@@ -8,7 +8,7 @@ import select
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -106,8 +106,7 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
     """Say how the agent of this host is."""
     from dysco.cli import render
 
-    answer: Any = fetch.ask(socket_of(context), lambda agent: agent.status())
-    emit(answer, as_json, render.status)
+    emit(fetch.ask(socket_of(context), lambda agent: agent.status()), as_json, render.status)
 
 
 def _answers(socket: Path) -> bool:
@@ -120,7 +119,7 @@ def _answers(socket: Path) -> bool:
 
 def _stop(socket: Path) -> None:
     """Stop the agent and wait for its process to end: it undoes its changes after it has hung up."""
-    pid = int(fetch.ask(socket, lambda agent: agent.status())["pid"])
+    pid = fetch.ask(socket, lambda agent: agent.status()).pid
     deadline = time.monotonic() + STOP_S
     with _process(pid) as process:
         fetch.ask(socket, lambda agent: agent.stop())

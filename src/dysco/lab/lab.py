@@ -309,7 +309,7 @@ class Lab:
                     asyncio.timeout(max(0.1, until - time.monotonic())),
                     connect(self.socket(node)) as agent,
                 ):
-                    missing = wanted - {peer["name"] for peer in await agent.peers() if peer["state"] == "up"}
+                    missing = wanted - {peer.name for peer in await agent.peers() if peer.up}
                     if not missing:
                         return
             if child is not None and child.poll() is not None:

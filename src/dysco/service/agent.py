@@ -159,7 +159,7 @@ class AgentService:
         log(
             "agent_started",
             name=config.agent.name,
-            addresses=report.addresses(own),
+            addresses=list(report.addresses(own)),
             mode=report.mode(side),
             why_no_ebpf=side.kernel_refused or None,
         )
@@ -388,12 +388,12 @@ class AgentService:
         }
 
     async def _status(self) -> dict[str, Any]:
-        return report.status(self)
+        return report.status(self).plain()
 
     async def _sessions(self) -> list[dict[str, Any]]:
         now = self._loop.time()
         with self.table.refresh_all():
-            return [report.session(info) for info in self.core.sessions(now)]
+            return [report.session(info).plain() for info in self.core.sessions(now)]
 
     async def _peers(self) -> list[dict[str, Any]]:
         known = {peer.name: peer for peer in self._settings.peers}
@@ -401,8 +401,8 @@ class AgentService:
             report.peer(
                 status,
                 sum(self.core.sessions_via(address) for address in known[status.name].addresses),
-                tuple(report.addresses(known[status.name].addresses)),
-            )
+                report.addresses(known[status.name].addresses),
+            ).plain()
             for status in self.channel.status()
         ]
 

@@ -41,7 +41,7 @@ class Events:
     @property
     def last(self) -> list[dict[str, Any]]:
         """The last events, oldest first."""
-        return [report.event(event, at) for at, event in self._kept]
+        return [report.event(event, at).plain() for at, event in self._kept]
 
     def add(self, happened: Event) -> None:
         """Tell everybody."""
@@ -49,7 +49,7 @@ class Events:
         self._kept.append((at, happened))
         if not self._followers:
             return
-        event = report.event(happened, at)
+        event = report.event(happened, at).plain()
         for queue in self._followers:
             if queue.full():
                 self._lost[queue] = self._lost.get(queue, 0) + 1

@@ -1,4 +1,4 @@
-"""What the agent tells the world: sessions, peers, status and events as plain values for JSON."""
+"""What the agent tells the world: sessions, peers, status and events, as `dysco.views` lays them down."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from dysco.protocol.chain import FacingInfo, SessionInfo
 from dysco.protocol.events import Event, SessionClosed, SessionEstablished, SessionOpened, SetupRefused
 from dysco.transport.settings import PeerStatus
+from dysco.views import Event as EventView
+from dysco.views import Facing, Peer, Session, Status
 from dysco.wire.tuples import FiveTuple, show_address
 
 if TYPE_CHECKING:
@@ -33,29 +35,28 @@ DROPS: Final = (
 """Counters of the core that mean that something was dropped."""
 
 
-def status(agent: AgentService) -> dict[str, Any]:
+def status(agent: AgentService) -> Status:
     """The agent itself."""
     side, core = agent.kernel, agent.core
     counters = dict(core.counters)
-    return {
-        "name": agent.config.agent.name,
-        "pid": os.getpid(),
-        "uptime_s": round(time.monotonic() - agent.began_at, 3),
-        "mode": mode(side),
-        "why_no_ebpf": side.kernel_refused or None,
-        "why_no_offload": side.offload_refused or None,
-        "addresses": addresses(side.underlay.addresses),
-        "mtu": side.underlay.mtu,
-        "sessions": len(core),
-        "flows": len(agent.table),
-        "policies": len(agent.policies.rules),
-        "boxes": [box.name for box in agent.config.box],
-        "loop_lag_s": round(agent.lag_s, 6),
-        "counters": counters,
-        "drops": {name: counters[name] for name in DROPS if counters.get(name)}
-        | dict(agent.forwarder.counters),
-        "steering": side.steering.counters(),
-    }
+    return Status(
+        name=agent.config.agent.name,
+        pid=os.getpid(),
+        uptime_s=round(time.monotonic() - agent.began_at, 3),
+        mode=mode(side),
+        why_no_ebpf=side.kernel_refused or None,
+        why_no_offload=side.offload_refused or None,
+        addresses=addresses(side.underlay.addresses),
+        mtu=side.underlay.mtu,
+        sessions=len(core),
+        flows=len(agent.table),
+        policies=len(agent.policies.rules),
+        boxes=tuple(box.name for box in agent.config.box),
+        loop_lag_s=round(agent.lag_s, 6),
+        counters=counters,
+        drops={name: counters[name] for name in DROPS if counters.get(name)} | dict(agent.forwarder.counters),
+        steering=side.steering.counters(),
+    )
 
 
 def mode(side: KernelSide) -> str:
@@ -64,9 +65,9 @@ def mode(side: KernelSide) -> str:
     return f"ebpf, {tun}" if side.in_kernel else tun
 
 
-def addresses(packed: Iterable[bytes]) -> list[str]:
+def addresses(packed: Iterable[bytes]) -> tuple[str, ...]:
     """Addresses as text."""
-    return [show_address(one) for one in packed]
+    return tuple(show_address(one) for one in packed)
 
 
 def level(happened: Event) -> int:
@@ -76,41 +77,41 @@ def level(happened: Event) -> int:
     return logging.WARNING if isinstance(happened, SetupRefused) else logging.INFO
 
 
-def session(info: SessionInfo) -> dict[str, Any]:
-    """One session. Ages in seconds; a subsession is named from left to right."""
+def session(info: SessionInfo) -> Session:
+    """One session. A subsession is named from left to right."""
     sides = (("left", info.left), ("right", info.right))
-    return {
-        "chain_id": info.chain_id.hex(),
-        "hop_index": info.hop_index,
-        "role": info.role,
-        "state": info.state,
-        "session": str(info.session),
-        "session_out": str(info.session_out),
-        "policy": info.policy,
-        "box": info.box,
-        "facings": [
+    return Session(
+        chain_id=info.chain_id.hex(),
+        hop_index=info.hop_index,
+        role=info.role,
+        state=info.state,
+        session=str(info.session),
+        session_out=str(info.session_out),
+        policy=info.policy,
+        box=info.box,
+        facings=tuple(
             _facing(side, facing) for side, facing in sides if facing is not None and facing.peer is not None
-        ],
-        "age_s": round(info.age_s, 3),
-        "packets": info.packets,
-        "bytes": info.bytes,
-    }
+        ),
+        age_s=round(info.age_s, 3),
+        packets=info.packets,
+        bytes=info.bytes,
+    )
 
 
-def peer(status: PeerStatus, sessions: int, addresses: tuple[str, ...]) -> dict[str, Any]:
-    """One peer; times in seconds, mtu in bytes of IP packet."""
-    return {
-        "name": status.name,
-        "state": "up" if status.up else "down",
-        "address": status.address,
-        "addresses": list(addresses),
-        "since_s": status.up_for_s,
-        "heard_s": status.heard_s,
-        "mtu": status.mtu,
-        "sessions": sessions,
-        "attempts": status.attempts,
-        "last_failure": status.last_failure,
-    }
+def peer(status: PeerStatus, sessions: int, addresses: tuple[str, ...]) -> Peer:
+    """One peer."""
+    return Peer(
+        name=status.name,
+        state="up" if status.up else "down",
+        address=status.address,
+        addresses=addresses,
+        since_s=status.up_for_s,
+        heard_s=status.heard_s,
+        mtu=status.mtu,
+        sessions=sessions,
+        attempts=status.attempts,
+        last_failure=status.last_failure,
+    )
 
 
 def wall_clock() -> float:
@@ -123,10 +124,10 @@ def fields(happened: Event) -> dict[str, Any]:
     return {one.name: _plain(getattr(happened, one.name)) for one in dataclasses.fields(happened)}
 
 
-def event(happened: Event, at: float) -> dict[str, Any]:
+def event(happened: Event, at: float) -> EventView:
     """One event: its name, the wall-clock time for people, and its fields."""
     when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    return {"time": when, "event": name(happened), **fields(happened)}
+    return EventView(name(happened), when, fields(happened))
 
 
 def name(happened: Event) -> str:
@@ -135,8 +136,8 @@ def name(happened: Event) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in words).lstrip("_")
 
 
-def _facing(side: str, facing: FacingInfo) -> dict[str, Any]:
-    return {"side": side, "peer": facing.peer or "(this host)", "subsession": str(facing.tuple)}
+def _facing(side: str, facing: FacingInfo) -> Facing:
+    return Facing(side, facing.peer or "(this host)", str(facing.tuple))
 
 
 def _plain(value: object) -> object:
