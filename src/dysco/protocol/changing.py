@@ -54,6 +54,7 @@ class Anchor:
         "new",
         "old",
         "peer_done",
+        "peer_next",
         "phase",
         "renew_at",
         "since",
@@ -68,6 +69,7 @@ class Anchor:
         self.new: Facing | None = None
         self.two: TwoPaths | None = None
         self.isn = 0
+        self.peer_next: int | None = None
         self.peer_done = False
         self.told_done = False
         self.tries = 0

@@ -112,6 +112,7 @@ class Left:
         """The right anchor has switched, too."""
         if anchor.two is not None and anchor.two.peer_cutoff is None:
             anchor.two.peer_cutoff = message.cutoff
+            anchor.two.ack_limit = None
             self._ground.life.record(chain)
             self.look(chain, anchor, now)
 
@@ -142,7 +143,7 @@ class Left:
         assert new is not None
         if at.flags & SYN:
             if at.flags & ACK and at.ack == (anchor.isn + 1) & MASK32:
-                next_one = (at.seq + 1) & MASK32
+                next_one = anchor.peer_next = (at.seq + 1) & MASK32
                 # The second one is a window update: trackers take it as the measure of what may follow.
                 for _ in range(2):
                     shake = build_tcp(new.tuple, at.ack, next_one, ACK, REHEARSED_WINDOW)
@@ -293,6 +294,7 @@ class Left:
         assert two is not None
         if two.peer_cutoff is None:
             self._ack(chain, anchor)
+        self._measure(anchor)
         if not anchor.peer_done and (reminder := two.remind()) is not None:
             self._ground.emit(anchor.old.write, anchor.old.tuple, reminder)
         if now >= anchor.renew_at:
@@ -314,12 +316,23 @@ class Left:
         numbers = self._ground.numbers(chain, "right")
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
+        anchor.two.ack_limit = anchor.peer_next
         anchor.renew_at = now + RENEW_S
         self._ground.install(chain)
+        self._measure(anchor)
         self._ground.life.record(chain)
         self._ack(chain, anchor)
         self._ground.move(chain, anchor, Phase.TWO_PATHS, now)
         self._repeat(chain, anchor, now)
+
+    def _measure(self, anchor: LeftAnchor) -> None:
+        """Show trackers on the new path where data begin: an ACK at the cutoff, which the right anchor keeps."""
+        two, new = anchor.two, anchor.new
+        assert two is not None
+        assert new is not None
+        if anchor.peer_next is not None:
+            shown = build_tcp(new.tuple, two.cutoff, anchor.peer_next, ACK, REHEARSED_WINDOW)
+            self._ground.output.packet(new.write, shown)
 
     def resume(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """Go on after a restart, in the middle of two paths."""

@@ -35,12 +35,13 @@ class TwoPaths:
     cutoff: the next number to be sent when the anchor switched. top: the highest that was sent. old_rcvd: the
     number behind the last byte received on the old path, rcvd: on either. acked: the highest acknowledgement given to
     the inner side, answered: the highest that it has given, told_old: the highest given to the old path.
-    peer_cutoff: once known.
+    peer_cutoff: once known. ack_limit: until the other anchor has switched, acks on the new path stay at what the path
+    handshake has shown: a tracker there has not seen the data that were received on the old path.
     """
 
     __slots__ = (
-        "acked", "answered", "bytes_new", "bytes_old", "cutoff", "forced", "last", "old_rcvd", "peer_cutoff", "rcvd",
-        "told_old", "top",
+        "ack_limit", "acked", "answered", "bytes_new", "bytes_old", "cutoff", "forced", "last", "old_rcvd",
+        "peer_cutoff", "rcvd", "told_old", "top",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class TwoPaths:
         self.answered = answered
         self.told_old = earlier(answered, old_rcvd)
         self.peer_cutoff: int | None = None
+        self.ack_limit: int | None = None
         self.forced = forced
         self.last: Packet | None = None
         self.bytes_old = 0
@@ -92,9 +94,10 @@ class TwoPaths:
                 old.append(self._for_old(packet, at))
             else:
                 old.append(self._bare_for_old(packet, at))
-                new.append(self._for_new(packet, at))
+                if not self._is_limited(ack):
+                    new.append(self._for_new(packet, at))
         elif distance(end, self.cutoff) <= 0 and not (probe and at.seq == self.cutoff):
-            if not behind and (probe or ack != self.old_rcvd):
+            if not behind and (probe or ack != self.old_rcvd) and not self._is_limited(ack):
                 new.append(self._for_new(bare(packet, at, self.top, ack), None))
             old.append(self._for_old(packet, at))
             self.bytes_old += size
@@ -138,6 +141,7 @@ class TwoPaths:
         self.bytes_new += size
         if size or at.flags & FIN:
             self.rcvd = later(self.rcvd, at.next_seq)
+            self.ack_limit = None
         if not at.flags & ACK:
             return bool(size)
         if distance(at.ack, self.cutoff) >= 0:
@@ -179,8 +183,14 @@ class TwoPaths:
         return self._for_old(bare(packet, at, seq, at.ack, _LEAST_WINDOW), None)
 
     def _for_new(self, packet: Packet, at: Located | None) -> Packet:
-        edit_sack(packet, at or _located(packet), self._new_block)
+        at = at or _located(packet)
+        if self.ack_limit is not None:
+            renumber(packet, at, ack=earlier(at.ack, self.ack_limit))
+        edit_sack(packet, at, self._new_block)
         return packet
+
+    def _is_limited(self, ack: int) -> bool:
+        return self.ack_limit is not None and distance(ack, self.ack_limit) > 0
 
     def _old_block(self, left: int, right: int) -> tuple[int, int] | None:
         right = earlier(right, self.old_rcvd)

@@ -125,13 +125,12 @@ class Right:
         back = new.tuple.reversed()
         if at.flags & SYN:
             if not at.flags & ACK:
+                anchor.peer_next = (at.seq + 1) & MASK32
                 if not anchor.isn:
                     numbers = self._ground.numbers(chain, "left")
                     anchor.isn = ((numbers.sent if numbers else 0) + anchor.sums[1] - 1) & MASK32
                 options = rehearsed_options(new, forward=False)
-                answer = build_tcp(
-                    back, anchor.isn, (at.seq + 1) & MASK32, SYN | ACK, REHEARSED_WINDOW, options
-                )
+                answer = build_tcp(back, anchor.isn, anchor.peer_next, SYN | ACK, REHEARSED_WINDOW, options)
                 self._ground.output.packet(new.write, answer)
             return True
         is_bare = not at.payload_len and not at.flags & FIN
@@ -140,7 +139,9 @@ class Right:
                 self._input(chain, anchor, RightInput.NEW_DATA, now)
                 return False
             if is_bare and not at.flags & RST and anchor.isn:
-                update = build_tcp(back, (anchor.isn + 1) & MASK32, at.seq, ACK, REHEARSED_WINDOW)
+                update = build_tcp(
+                    back, (anchor.isn + 1) & MASK32, anchor.peer_next or at.seq, ACK, REHEARSED_WINDOW
+                )
                 self._ground.output.packet(new.write, update)
             return True
         rehearsed = at.ack == (anchor.isn + 1) & MASK32 and at.window == REHEARSED_WINDOW
@@ -192,6 +193,7 @@ class Right:
             self._ground.send(anchor.new, query)
             self._wait(chain, anchor, now + QUERY_S)
         elif anchor.two is not None:
+            self._measure(anchor)
             if not anchor.peer_done and (reminder := anchor.two.remind()) is not None:
                 self.to_path(anchor, reminder, old=True)
             raise_alarm(self._ground, chain, anchor, now)
@@ -216,11 +218,22 @@ class Right:
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
         self._ground.install(chain)
+        self._measure(anchor)
         self._ground.life.record(chain)
         self._ack_ack(chain, anchor)
         self._ground.move(chain, anchor, Phase.TWO_PATHS, now)
         anchor.tries = 0
         self._wait(chain, anchor, now + FIRST_WAIT_S)
+
+    def _measure(self, anchor: RightAnchor) -> None:
+        """Show trackers on the new path where data begin: an ACK at the cutoff, which the left anchor keeps."""
+        two, new = anchor.two, anchor.new
+        assert two is not None
+        assert new is not None
+        if anchor.peer_next is not None:
+            seq = (two.cutoff + anchor.sums[1]) & MASK32
+            shown = build_tcp(new.tuple.reversed(), seq, anchor.peer_next, ACK, REHEARSED_WINDOW)
+            self._ground.output.packet(new.write, shown)
 
     def resume(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """Go on after a restart, in the middle of two paths."""
