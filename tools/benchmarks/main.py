@@ -3,7 +3,8 @@
 The machine is noisy and absolute figures mean nothing elsewhere: read the ratios. Rounds are interleaved, a
 figure is the median of its rounds. Needs root.
 
-    chain       forwarding, agents with offload, agents without, HAProxy: streams, requests, connect()
+    chain       forwarding, agents in the kernel, on TUN devices with offload and without, HAProxy: streams, requests,
+                connect()
     unchained   traffic that no policy matches, between hosts with agents and without
     sessions    memory per session and cost per packet with many established sessions
     setups      chain set-ups per second
@@ -58,6 +59,9 @@ def main() -> int:
         prog="tools/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="*", help="chain, unchained, sessions, setups (default: all)")
+    parser.add_argument(
+        "--way", action="append", dest="ways", help="of chain, only this one; may be repeated"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default %(default)s)")
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement (default %(default)s)")
     parser.add_argument(
@@ -97,13 +101,18 @@ def main() -> int:
 
 
 def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
-    """Four ways through the middle host, side by side."""
+    """The ways through the middle host, side by side."""
     ways: dict[str, tuple[Callable[[], AbstractContextManager[object]], int, int, str]] = {
         "forwarding": (nullcontext, HTTP_PORT, IPERF_PORT, SERVER),
-        "dysco": (lambda: agents(bed), HTTP_PORT, IPERF_PORT, SERVER),
-        "dysco without offload": (lambda: agents(bed, offload=False), HTTP_PORT, IPERF_PORT, SERVER),
+        "dysco, ebpf": (lambda: agents(bed, mode="ebpf"), HTTP_PORT, IPERF_PORT, SERVER),
+        "dysco, tun": (lambda: agents(bed, mode="tun"), HTTP_PORT, IPERF_PORT, SERVER),
+        "dysco, tun without offload": (
+            lambda: agents(bed, mode="tun", offload=False), HTTP_PORT, IPERF_PORT, SERVER,
+        ),
         "HAProxy": (lambda: haproxy(bed), PROXY_HTTP, PROXY_IPERF, MIDDLE),
-    }
+    }  # fmt: skip
+    if options.ways:
+        ways = {name: way for name, way in ways.items() if name in options.ways}
     rounds: Rounds = defaultdict(lambda: defaultdict(list))
     for _ in range(options.rounds):
         for name, (way, http, iperf, target) in ways.items():

@@ -55,9 +55,9 @@ def run(argv: Sequence[str], limit_s: float = 60.0) -> str:
 class Testbed:
     """The namespaces with their links; `close()` ends every process that it started and deletes them."""
 
-    def __init__(self, workdir: Path, prefix: str = "dyb") -> None:
+    def __init__(self, workdir: Path) -> None:
         self.workdir = workdir
-        self.prefix = prefix
+        self.prefix = f"dyb{os.getpid()}"
         self.processes: list[subprocess.Popen[bytes]] = []
         self._logs = 0
 
@@ -200,7 +200,7 @@ def _toml(value: object) -> str:
     return str(value) if isinstance(value, int) else f'"{value}"'
 
 
-def _host_toml(bed: Testbed, host: str, keys: Path, offload: bool, extra: str) -> str:
+def _host_toml(bed: Testbed, host: str, keys: Path, mode: str, offload: bool, extra: str) -> str:
     lines = [
         "[agent]",
         f"name = {_toml(host)}",
@@ -210,6 +210,8 @@ def _host_toml(bed: Testbed, host: str, keys: Path, offload: bool, extra: str) -
         f"socket = {_toml(bed.workdir / f'{host}.sock')}",
         "[tun]",
         f"offload = {_toml(offload)}",
+        "[dataplane]",
+        f"mode = {_toml(mode)}",
         "[keys]",
         f"ca = {_toml(keys / 'ca.pem')}",
         f"certificate = {_toml(keys / f'{host}.pem')}",
@@ -232,7 +234,12 @@ def _host_toml(bed: Testbed, host: str, keys: Path, offload: bool, extra: str) -
 
 @contextmanager
 def agents(
-    bed: Testbed, *, offload: bool = True, hosts: Sequence[str] = (CLIENT, MIDDLE, SERVER), policies: str = ""
+    bed: Testbed,
+    *,
+    mode: str = "auto",
+    offload: bool = True,
+    hosts: Sequence[str] = (CLIENT, MIDDLE, SERVER),
+    policies: str = "",
 ) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """An agent on each of the hosts, with certificates from a CA of the bench, all associations up."""
     dysco = [sys.executable, "-m", "dysco.cli"]
@@ -245,7 +252,7 @@ def agents(
     try:
         for host in hosts:
             config = bed.workdir / f"{host}.toml"
-            config.write_text(_host_toml(bed, host, keys, offload, policies if host == CLIENT else ""))
+            config.write_text(_host_toml(bed, host, keys, mode, offload, policies if host == CLIENT else ""))
             running[host] = bed.start(host, *dysco, "tun", "up", "--config", str(config))
         for host in hosts:
             up = partial(_peers_up, bed, dysco, host, running[host], len(hosts) - 1)
