@@ -14,6 +14,7 @@
 #define CHECKSUM_AT 16 // in the TCP header
 #define MAX_OPTIONS 40 // bytes, so no more of them
 #define MAX_EDGES 9
+#define CONFIRM 64 // packets of a flow, of which one confirms the neighbour
 
 struct flow {
 	__u8 src[16], dst[16]; // as in the key
@@ -161,7 +162,7 @@ static __always_inline int rewrite(struct __sk_buff *skb, __u32 l2, __u32 tcp, i
 
 // Route as for what the agent writes to the underlay TUN.
 static __always_inline long route(struct __sk_buff *skb, const struct config *conf, int family, __u8 tos,
-				  const struct flow *flow, struct bpf_fib_lookup *fib)
+				  const struct flow *flow, struct bpf_fib_lookup *fib, __u32 flags)
 {
 	fib->ifindex = conf->underlay_ifindex;
 	fib->l4_protocol = IPPROTO_TCP;
@@ -174,7 +175,7 @@ static __always_inline long route(struct __sk_buff *skb, const struct config *co
 		fib->family = 10; // AF_INET6
 		__builtin_memcpy(fib->ipv6_src, flow->src, 32);
 	}
-	return bpf_fib_lookup(skb, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH);
+	return bpf_fib_lookup(skb, fib, sizeof(*fib), flags);
 }
 
 // To the wire; the packet begins with an Ethernet header, or with none that counts.
@@ -274,12 +275,16 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 			return ASK_AGENT;
 	}
 	struct bpf_fib_lookup fib = {};
+	// What leaves on the right device already needs another address on its Ethernet header, and not a second way
+	// through the device's queue. Now and then it goes that way, for there neighbours are asked whether they live.
+	int in_place = !arrives && l2 && flow->packets % CONFIRM;
 	__u32 action = flow->action;
 	if (action == TO_WIRE) {
-		long result = route(skb, conf, family, tos, flow, &fib);
+		long result = route(skb, conf, family, tos, flow, &fib, in_place ? 0 : BPF_FIB_LOOKUP_SKIP_NEIGH);
+		in_place = in_place && result == BPF_FIB_LKUP_RET_SUCCESS && fib.ifindex == skb->ifindex;
 		if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
 			action = TO_STACK;
-		else if (result != BPF_FIB_LKUP_RET_SUCCESS)
+		else if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 			return ASK_AGENT;
 	}
 	if (action == TO_STACK && (!arrives || (l2 != 0) != conf->device_has_mac))
@@ -292,6 +297,8 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 		return deliver(skb, l2, conf);
 	if (action == TO_BOX)
 		return bpf_redirect(conf->session_ifindex, BPF_F_INGRESS);
+	if (in_place)
+		return bpf_skb_store_bytes(skb, 0, &fib.dmac, 6, 0) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	if (!l2 && push_ethernet(skb, 0))
 		return TC_ACT_SHOT;
 	return leave(skb, &fib);
