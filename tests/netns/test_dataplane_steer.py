@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import platform
 import struct
 from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
-from dysco.dataplane.steer import IN, MAX_CLAUSES, OUT, Steering, SteeringConfig
+from dysco.dataplane.steer import IN, MAX_CLAUSES, OUT, SteeringConfig
 from dysco.policy.clauses import Clause
 from dysco.wire.packet import ACK, FIN, PSH, RST, SYN, build_tcp
 from dysco.wire.tuples import FiveTuple
+from netns.programs import DIVERT, DROP, OWN4, OWN6, PASS, Programs
 
-PASS: Final = -1  # TC_ACT_UNSPEC: the next filter decides
-DROP: Final = 2  # TC_ACT_SHOT
-DIVERT: Final = 7  # TC_ACT_REDIRECT
 OUR_MARK: Final = 0x64797363
-_TEST_RUN: Final = 10
-_SYSCALL: Final = {"x86_64": 321}.get(platform.machine(), 280)
-_MARK_AT: Final = 8  # of struct __sk_buff
 
-OWN4, OWN6 = bytes((10, 0, 0, 1)), b"\xfd" + bytes(14) + b"\1"
 SESSION = {
     4: FiveTuple.parse("10.0.0.1:40000 > 10.0.0.9:80"),
     6: FiveTuple.parse("[fd00::1]:40000 > [fd00::9]:80"),
@@ -37,39 +28,6 @@ OTHER = {
     4: FiveTuple.parse("10.0.0.1:40001 > 10.0.0.9:80"),
     6: FiveTuple.parse("[fd00::1]:40001 > [fd00::9]:80"),
 }
-
-
-class Programs:
-    """Loaded programs that can be run on a packet."""
-
-    def __init__(self) -> None:
-        self.steering = Steering.open("no-such-tun")
-        self.steering.configure(SteeringConfig(1, 1, 1, bytes(6), (61000, 65535), (OWN4, OWN6)))
-        self._load = self.steering.programs()
-        self._libc = ctypes.CDLL(None, use_errno=True)
-
-    def run(self, name: str, packet: bytes | bytearray, mark: int = 0) -> int:
-        """What the program says to a packet behind an Ethernet header."""
-        kind = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
-        return self.on_frame(name, bytes(12) + kind + packet, mark)
-
-    def on_frame(self, name: str, frame: bytes, mark: int = 0) -> int:
-        """What the program says to an Ethernet frame."""
-        data = ctypes.create_string_buffer(frame, len(frame))
-        context = ctypes.create_string_buffer(192)
-        struct.pack_into("=I", context, _MARK_AT, mark)
-        # union bpf_attr, test: prog_fd retval data_size_in data_size_out data_in data_out repeat duration
-        # ctx_size_in ctx_size_out ctx_in ctx_out
-        attribute = ctypes.create_string_buffer(
-            struct.pack(
-                "=IIIIQQIIIIQQ",
-                *(self._load[name](), 0, len(frame), 0, ctypes.addressof(data), 0, 1, 0),
-                *(len(context), 0, ctypes.addressof(context), 0),
-            ),
-            128,
-        )
-        assert self._libc.syscall(_SYSCALL, _TEST_RUN, attribute, 128) == 0, os.strerror(ctypes.get_errno())
-        return int(struct.unpack_from("=i", attribute, 4)[0])
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import ipaddress
 import os
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -49,27 +49,44 @@ def offload_fault() -> str | None:
     None if it works, and also if it cannot be tried: that needs CAP_SYS_ADMIN, and devices that the kernel gives.
     """
     answer: list[str | None] = []
-
-    def body() -> None:
-        with contextlib.suppress(DyscoError, NetlinkError, OSError):
-            answer.append(_in_own_namespace())
-
-    thread = threading.Thread(target=body, name="dysco-selftest")
-    thread.start()
-    thread.join()
+    with contextlib.suppress(DyscoError, NetlinkError, OSError):
+        in_own_namespace(lambda: answer.append(_offload_here()))
     return answer[0] if answer else None
 
 
-def _in_own_namespace() -> str | None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+def in_own_namespace(body: Callable[[], None]) -> None:
+    """Run a function in a network namespace that ends with it; raises what it raises, OSError without the right to."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(_CLONE_NEWNET) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+            body()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="dysco-selftest")
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+def switch_forwarding_on() -> tuple[int, ...]:
+    """Let this namespace forward packets; give the families that the kernel has."""
     families = [4]
     Path("/proc/sys/net", _SWITCHES[0]).write_text("1\n")
     with contextlib.suppress(OSError):  # a kernel without IPv6
         Path("/proc/sys/net", _SWITCHES[1]).write_text("1\n")
         families.append(6)
+    return tuple(families)
+
+
+def _offload_here() -> str | None:
+    families = switch_forwarding_on()
     with contextlib.ExitStack() as stack:
         tuns = {name: Tun(name, offload=name != "parts") for name in _NETS}
         for tun in tuns.values():
@@ -104,7 +121,7 @@ def _one_way(source: Tun, target: Tun, family: int) -> str | None:
         return f"is refused: {error.strerror}"
     received = bytearray(PAYLOAD)
     missing = PAYLOAD
-    for got in _arriving(target):
+    for got in arriving(target):
         at = locate(got)
         if at is None or at.five_tuple != session:
             continue
@@ -119,7 +136,7 @@ def _one_way(source: Tun, target: Tun, family: int) -> str | None:
     return f"arrives with {missing} of {PAYLOAD} bytes missing"
 
 
-def _arriving(tun: Tun) -> Iterator[Packet]:
+def arriving(tun: Tun) -> Iterator[Packet]:
     """Packets of a device, until none comes for a while."""
     while select.select([tun.fd], [], [], WAIT_S)[0]:
         frame = os.read(tun.fd, 1 << 17)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -70,8 +70,10 @@ _INGRESS_PARENT: Final = 0xFFFFFFF2
 _EGRESS_PARENT: Final = 0xFFFFFFF3
 _OWN: Final = "dysco_"  # our filters are called so (host.plan)
 
+ENTRIES: Final = 1 << 20
+
 SPECS: Final = (
-    MapSpec("flows", HASH, _KEY.size, len(DIVERT), 1 << 20),
+    MapSpec("flows", HASH, _KEY.size, len(DIVERT), ENTRIES),
     MapSpec("clauses", ARRAY, 4, _CLAUSE.size, 2 * MAX_CLAUSES),
     MapSpec("config", ARRAY, 4, _CONFIG.size, 1),
     MapSpec("counters", PERCPU_ARRAY, 4, 8, len(COUNTERS)),
@@ -139,7 +141,13 @@ class Steering:
             return cls(found, taken_over=True)
         for one in found.values():
             one.close()
-        return cls({spec.name: create_map(spec) for spec in SPECS})
+        return cls.make()
+
+    @classmethod
+    def make(cls, entries: int = ENTRIES) -> Steering:
+        """Make new maps with room for so many tuples. Raises HostError."""
+        specs = (spec if spec.name != "flows" else replace(spec, entries=entries) for spec in SPECS)
+        return cls({spec.name: create_map(spec) for spec in specs})
 
     def programs(self) -> dict[str, Callable[[], int]]:
         """The classifiers by name, each as a function that loads it when it is first needed."""

@@ -18,6 +18,7 @@ from pyroute2 import IPRoute
 from dysco.config.models import HostConfig
 from dysco.dataplane.selftest import offload_fault
 from dysco.dataplane.steer import Steering, SteeringConfig
+from dysco.dataplane.trial import rewriting_fault
 from dysco.dataplane.tun import Tun
 from dysco.errors import HostError
 from dysco.host.netns import run_in
@@ -110,6 +111,7 @@ def plan(config: HostConfig, programs: Any = None) -> Plan:
 def up(config: HostConfig) -> KernelSide:
     """Make everything; on failure nothing is left. Raises HostError and its kinds."""
     underlay = look(config)
+    in_kernel, kernel_refused = _choose(config.dataplane.mode)
     steering = Steering.open(config.tun.underlay)
     changes = plan(config, steering.programs())
     transaction = Transaction(changes, config.run_directory, name=config.agent.name)
@@ -137,8 +139,19 @@ def up(config: HostConfig) -> KernelSide:
         subsession,
         boxes,
         refused,
-        in_kernel=config.dataplane.mode == "ebpf",
+        in_kernel,
+        kernel_refused,
     )
+
+
+def _choose(mode: str) -> tuple[bool, str]:
+    """Whether programs in the kernel rewrite packets, and if they might but do not, why."""
+    if mode == "tun":
+        return False, 'dataplane.mode is "tun"'
+    fault = rewriting_fault()
+    if fault is not None and mode == "ebpf":
+        raise HostError(f"dataplane.mode: {fault}; set it to auto or tun")
+    return fault is None, fault or ""
 
 
 def _open(names: Sequence[str], offload: bool | str) -> tuple[Tun, Tun, str]:

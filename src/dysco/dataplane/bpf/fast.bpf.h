@@ -12,7 +12,7 @@
 #define ASK_AGENT (-100) // no verdict: the packet is as it was
 #define TCP_LEAST 20
 #define CHECKSUM_AT 16 // in the TCP header
-#define MAX_OPTIONS 40 // bytes, so no more of them
+#define MAX_OPTIONS 10 // of one packet, padding included; the usual two have four bytes of it
 #define MAX_EDGES 9
 #define CONFIRM 64 // packets of a flow, of which one confirms the neighbour
 
@@ -74,7 +74,7 @@ struct options {
 	volatile __u8 stamps, edges, edges_length, left;
 };
 
-// Look for them, as far as they are well-formed; a negative number if one of them is there twice.
+// Look for them, as far as they are well-formed; a negative number if there are too many, or one of them twice.
 static __always_inline int find_options(struct __sk_buff *skb, __u32 tcp, __u32 end, struct options *found)
 {
 	found->left = end - TCP_LEAST;
@@ -101,7 +101,7 @@ static __always_inline int find_options(struct __sk_buff *skb, __u32 tcp, __u32 
 		}
 		found->left = left - length;
 	}
-	return 0;
+	return found->left ? -1 : 0;
 }
 
 // SACK edges go with the acknowledgement, timestamps with theirs.
