@@ -31,10 +31,11 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "middlebox": _BOTTOM,
     "views": {"errors"},
     "service": _CONFIG | {"protocol", "dataplane", "transport", "host", "middlebox", "views"},
-    "client": _BOTTOM | {"views"},
+    "chains": {"errors", "views"},
+    "client": _BOTTOM | {"views", "chains"},
     "lab": _CONFIG | {"client", "host", "transport"},
-    "cli": _CONFIG | {"client", "views", "host", "transport", "lab", "service"},
-    "dysco": {"errors", "client", "middlebox", "service", "wire"},
+    "cli": _CONFIG | {"chains", "client", "views", "host", "transport", "lab", "service"},
+    "dysco": {"errors", "chains", "client", "middlebox", "service", "wire"},
 }
 
 # Who asks a running agent asks through the client. Only the command that becomes the agent starts one.

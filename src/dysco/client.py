@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from dysco.chains import ChainHandle, Trace
 from dysco.errors import (
     ConfigError,
     DyscoError,
@@ -29,7 +30,6 @@ from dysco.errors import (
     PermissionDeniedError,
     RemoteError,
     TimedOutError,
-    WireError,
 )
 from dysco.views import Chain, Event, Explanation, Peer, Reload, Session, Status, chains
 from dysco.wire.tuples import FiveTuple
@@ -109,15 +109,11 @@ class Dysco:
         return Reload.of(await self.command("reload", dry_run=dry_run))
 
     def session(self, session: str | FiveTuple | Session) -> SessionHandle:
-        """Give a handle to a session by its five-tuple (`10.0.0.1:1 > 10.0.0.2:80`); whether it is there shows later.
+        """Give a handle to a session, or to several at once; whether they are there shows later.
 
-        Raises LocalError if the text is no five-tuple.
+        A text is a chain id or its beginning, a five-tuple (`10.0.0.1:1 > 10.0.0.2:80`), or a match expression.
         """
-        text = session.session if isinstance(session, Session) else str(session)
-        try:
-            return SessionHandle(self, FiveTuple.parse(text))
-        except WireError as error:
-            raise LocalError(str(error)) from None
+        return SessionHandle(self, session.session if isinstance(session, Session) else str(session))
 
     async def stop(self) -> None:
         """Tell the agent to stop, as SIGTERM does."""
@@ -132,6 +128,23 @@ class Dysco:
                     _check(reply)
                     return
                 yield Event.of(reply["item"])
+        finally:
+            self._answers.pop(number, None)
+
+    async def trace(self, session: str = "") -> list[Trace]:
+        """Ask all agents of each chain that is meant who they are; without a text of all chains here."""
+        return [Trace.of(item) async for item in self.stream("trace", session=session)]
+
+    async def stream(self, name: str, **fields: Any) -> AsyncIterator[Any]:
+        """Send any command that answers with items, and give these as they come."""
+        number, queue = self._ask(name, fields)
+        try:
+            while (reply := await queue.get()) is not None:
+                if "item" not in reply:
+                    _check(reply)
+                    return
+                yield reply["item"]
+            raise NoAgentError("the agent has hung up")
         finally:
             self._answers.pop(number, None)
 
@@ -170,31 +183,27 @@ class Dysco:
                 queue.put_nowait(None)
 
 
-class SessionHandle:
-    """One session of an agent, and what may be done to it; made by `Dysco.session`."""
+class SessionHandle(ChainHandle):
+    """Sessions of an agent, and what may be done to them; made by `Dysco.session`."""
 
-    def __init__(self, agent: Dysco, tuple_: FiveTuple) -> None:
+    def __init__(self, agent: Dysco, text: str) -> None:
+        super().__init__(agent, text)
         self.agent = agent
-        self.tuple = tuple_
-
-    def __str__(self) -> str:
-        return str(self.tuple)
 
     async def look(self) -> Session | None:
-        """How the session stands here; None if the agent has none with this five-tuple (any more)."""
-        return next((one for one in await self.agent.sessions() if one.session == str(self)), None)
+        """How the session with this five-tuple or chain id stands here; None if the agent has none (any more)."""
+        wanted = str(self)
+        found = await self.agent.sessions()
+        return next((one for one in found if wanted in (one.session, one.chain_id)), None)
 
-    async def set_hops(self, hops: Sequence[str]) -> bool:
+    async def choose_hops(self, hops: Sequence[str]) -> bool:
         """Choose the hops behind the box that holds the SYN of this session."""
-        return bool(await self._command("set_hops", hops=list(hops)))
+        return bool(await self.agent.command("set_hops", session=str(self), hops=list(hops)))
 
     async def expect(self, session_out: str | FiveTuple) -> bool:
         """Say that the session will leave its box with another five-tuple."""
         done = await self.agent.command("expect", session_in=str(self), session_out=str(session_out))
         return bool(done)
-
-    async def _command(self, name: str, **fields: Any) -> Any:
-        return await self.agent.command(name, session=str(self), **fields)
 
 
 def _check(reply: dict[str, Any]) -> Any:

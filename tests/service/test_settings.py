@@ -28,13 +28,19 @@ name = "fw"
 addresses = ["10.0.0.2"]
 next_hops = []
 may_use = "dst port 80"
+may_reconfigure = "dst port 22"
 [[peer]]
 name = "ids"
 addresses = ["10.0.0.3", "2001:db8::3"]
 accept = false
+may_reconfigure = false
+[[peer]]
+name = "any"
+addresses = ["10.0.0.4"]
 [[box]]
 name = "py"
 kind = "packet"
+mandatory = true
 python = "m:C"
 [[box]]
 name = "nft"
@@ -85,12 +91,15 @@ def test_defaults_of_core_and_configuration_agree() -> None:
 
 
 def test_peers(host: config.HostConfig) -> None:
-    fw, ids = core_settings(host, OWN, 1500).peers
+    fw, ids, anyone = core_settings(host, OWN, 1500).peers
     assert (fw.accept, fw.next_hops, fw.addresses) == (True, frozenset(), (b"\x0a\0\0\2",))
     assert fw.may_use(FiveTuple.parse("10.0.0.1:5 > 192.0.2.1:80"))
     assert not fw.may_use(FiveTuple.parse("10.0.0.1:5 > 192.0.2.1:81"))
     assert (ids.accept, ids.next_hops, len(ids.addresses)) == (False, None, 2)
     assert not ids.may_use(FiveTuple.parse("10.0.0.1:5 > 192.0.2.1:80"))
+    web, shell = (FiveTuple.parse(f"10.0.0.1:5 > 192.0.2.1:{port}") for port in (80, 22))
+    allowed = [[peer.may_change(one) for one in (web, shell)] for peer in (fw, ids, anyone)]
+    assert allowed == [[False, True], [False, False], [True, True]]
 
 
 def test_boxes(host: config.HostConfig) -> None:

@@ -160,6 +160,9 @@ SocketPath = Annotated[Path, BeforeValidator(_path), AfterValidator(_socket)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_range)]
 Listen = Annotated[str, AfterValidator(_listen)]
 Match = Annotated[str, AfterValidator(_match)]
+BoolOrMatch = Annotated[
+    bool | str, AfterValidator(lambda value: _match(value) if isinstance(value, str) else value)
+]
 PythonClass = Annotated[str, AfterValidator(_python)]
 Names = Annotated[tuple[Name, ...], Field(strict=False)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
@@ -330,6 +333,14 @@ class Peer(Section):
             "language of `match`, such as `dst net 10.20.0.0/16 and dst port 80 or 443`. Default: none."
         ),
     )
+    may_reconfigure: BoolOrMatch = option(
+        True,
+        doc=(
+            "Whether this peer may have the chains of live sessions changed here: of all (`true`), of none, or of "
+            "those that an expression matches, in the language of `match`. A change needs the consent of each host "
+            "of the segment that it replaces."
+        ),
+    )
 
 
 class Box(Section):
@@ -382,6 +393,10 @@ class Box(Section):
             "`tuple`; for a box that changes tuples `tag`, then `fingerprint`."
         ),
         reload="restart",
+    )
+    mandatory: bool = option(
+        False,
+        doc="Whether live sessions must not lose this box: it may be replaced in their chains, but not taken out.",
     )
     default: bool = option(
         False,

@@ -265,10 +265,11 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class FacingInfo:
-    """A facing for people: neighbour ("" for this host itself, None for the host's side) and subsession."""
+    """A facing for people: neighbour ("" for this host itself, None for the host's side), subsession, its label."""
 
     peer: str | None
     tuple: FiveTuple
+    label: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,11 @@ from dysco.middlebox import Middlebox, StreamMiddlebox
 from dysco.policy import PolicySet
 from dysco.protocol.agent import Agent, MessageOut, PacketOut
 from dysco.protocol.chain import Chain
-from dysco.protocol.events import SessionClosed, SessionForgotten, SessionRecord
+from dysco.protocol.events import ChangeMoved, SessionClosed, SessionForgotten, SessionRecord, Traced
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
 from dysco.service import boxes, journal, kernel, logs, metrics, report, settings
+from dysco.service.changes import ChainChanges
+from dysco.service.commands import ChainCommands
 from dysco.service.control import ControlServer, Events
 from dysco.service.logs import log
 from dysco.transport.channel import Channel
@@ -75,6 +77,7 @@ class AgentService:
         self._keep = False
         self.failure: OSError | None = None
         self.faults = 0
+        self.changes = ChainChanges(self)
 
     async def __aenter__(self) -> AgentService:
         await self.start()
@@ -149,7 +152,9 @@ class AgentService:
         self._undo.push_async_callback(self.channel.close)
         side.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
         self._undo.callback(self._withdraw_policies)
-        control = ControlServer(config.socket, self._commands(), self.events)
+        self._undo.callback(self.changes.close)
+        streams = ChainCommands(self.changes).streams()
+        control = ControlServer(config.socket, self._commands(), self.events, streams)
         await control.start()
         self._undo.push_async_callback(control.close)
         if config.agent.metrics is not None:
@@ -261,8 +266,12 @@ class AgentService:
                 self._journal.remember(event.key, event.data)
             elif isinstance(event, SessionForgotten):
                 self._journal.forget(event.key)
+            elif isinstance(event, Traced):
+                self.changes.hear(event)
             else:
                 self.events.add(event)
+                if isinstance(event, ChangeMoved):
+                    self.changes.hear(event)
                 level = report.level(event)
                 if logs.LOGGER.isEnabledFor(level):
                     log(report.name(event), level, **report.fields(event))
@@ -333,11 +342,26 @@ class AgentService:
 
     def _hops(self, session: FiveTuple, names: list[str]) -> tuple[Hop, ...]:
         """The hops that names mean, with the session's final host behind them."""
-        found = []
-        for name in names:
-            address, tag = resolve_hop(self.config, self.kernel.underlay.addresses, name, session.family)
-            found.append(Hop(address, tag))
-        return (*found, Hop(session.dst))
+        return (*(self.hop(name, session) for name in names), Hop(session.dst))
+
+    # What changes of chains need.
+
+    @property
+    def name(self) -> str:
+        """This agent's name."""
+        return self.config.agent.name
+
+    def now(self) -> float:
+        """The time that the core is given, in monotonic seconds."""
+        return self._loop.time()
+
+    def transmit(self) -> None:
+        """Carry out what a command has made the core want."""
+        self._transmit()
+
+    def hop(self, name: str, session: FiveTuple) -> Hop:
+        """The hop that a name means for a session; ConfigError if none."""
+        return Hop(*resolve_hop(self.config, self.kernel.underlay.addresses, name, session.family))
 
     def _restore(self) -> None:
         directory = self.config.run_directory

@@ -2,7 +2,8 @@
 
     {"id": 1, "do": "sessions"}                         -> {"id": 1, "answer": [...]}
     {"id": 2, "do": "events", "follow": true}           -> {"id": 2, "item": {...}} ... {"id": 2, "answer": null}
-    {"id": 3, "do": "nonsense"}                         -> {"id": 3, "error": "...", "status": 2}
+    {"id": 3, "do": "change", "kind": "remove", ...}    -> {"id": 3, "item": {...}} ... {"id": 3, "answer": {...}}
+    {"id": 4, "do": "nonsense"}                         -> {"id": 4, "error": "...", "status": 2}
 
 A reader that is too slow loses events, and is told how many; it never holds the agent up.
 """
@@ -72,11 +73,14 @@ class Events:
 
 
 class ControlServer:
-    """Serves the commands of a table; `events` is built in."""
+    """Serves the commands of a table; `events` is built in. Those of `streams` get a function that sends an item."""
 
-    def __init__(self, path: Path, commands: dict[str, Do], events: Events) -> None:
+    def __init__(
+        self, path: Path, commands: dict[str, Do], events: Events, streams: dict[str, Do] | None = None
+    ) -> None:
         self.path = path
         self._commands = commands
+        self._streams = streams or {}
         self._events = events
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
@@ -154,8 +158,15 @@ class ControlServer:
                 answer: Any = None
             elif name in self._commands:
                 answer = await self._commands[name](**request)
+            elif name in self._streams:
+
+                async def tell(item: dict[str, Any]) -> None:
+                    await self._say(writer, {"id": number, "item": item})
+
+                answer = await self._streams[name](tell, **request)
             else:
-                raise LocalError(f"unknown command {name!r}; there are {', '.join(sorted(self._commands))}")
+                there_are = ", ".join(sorted({*self._commands, *self._streams, "events"}))
+                raise LocalError(f"unknown command {name!r}; there are {there_are}")
             await self._say(writer, {"id": number, "answer": answer})
         except DyscoError as error:
             await self._say(writer, {"id": number, "error": str(error), "status": int(error.exit_status)})

@@ -14,7 +14,17 @@ from dysco.config.models import Box, HostConfig
 from dysco.host.plan import NamespaceBox
 from dysco.policy.rules import View
 from dysco.protocol.flow import FIRST_BOX, FORWARD, HOST
-from dysco.protocol.settings import Decide, Decision, Limits, LocalBox, Peer, Settings, Timers, nothing
+from dysco.protocol.settings import (
+    Decide,
+    Decision,
+    Limits,
+    LocalBox,
+    Peer,
+    Settings,
+    Timers,
+    anything,
+    nothing,
+)
 from dysco.transport.settings import ChannelSettings, PeerSettings, Timing
 from dysco.wire.chain_header import Egress, Hop
 from dysco.wire.tuples import FiveTuple, show_address
@@ -61,6 +71,7 @@ def core_settings(config: HostConfig, addresses: tuple[bytes, ...], mtu: int) ->
                 accept=peer.accept,
                 next_hops=None if peer.next_hops is None else frozenset(peer.next_hops),
                 may_use=_allowed(peer.may_use),
+                may_change=_may_change(peer.may_reconfigure),
             )
             for peer in config.peer
         ),
@@ -143,8 +154,21 @@ def boot_id(seed: bytes) -> bytes:
 def _local_box(one: BoxPort) -> LocalBox:
     box, left = one.box, one.left
     ports = (HOST, FORWARD, HOST, FORWARD) if left is None else (left, left, left + 1, left + 1)
-    return LocalBox(box.name, box.tag, *ports, changes_tuple=box.changes_tuple, match=box.matching)
+    return LocalBox(
+        box.name,
+        box.tag,
+        *ports,
+        changes_tuple=box.changes_tuple,
+        match=box.matching,
+        mandatory=box.mandatory,
+    )
 
 
 def _allowed(expression: str | None) -> Callable[[FiveTuple], bool]:
     return nothing if expression is None else policy.predicate(policy.parse(expression))
+
+
+def _may_change(said: bool | str) -> Callable[[FiveTuple], bool]:
+    if isinstance(said, str):
+        return _allowed(said)
+    return anything if said else nothing

@@ -1,0 +1,308 @@
+"""Changes of live chains as the control socket offers them: which sessions, one change after the other, what happened.
+
+    wish --trace--> places --planning.py--> change --core--> phases --> who asked
+              ^                                |
+              +----- busy, a little later -----+
+
+Sessions are changed at the same time, up to a limit. A change that was asked for goes on when nobody listens any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from dysco import policy
+from dysco.errors import ConfigError, DyscoError, ExitStatus, LocalError, WireError
+from dysco.protocol.agent import Agent
+from dysco.protocol.chain import SessionInfo
+from dysco.protocol.events import ChangeMoved, Traced
+from dysco.service import planning
+from dysco.service.planning import Plan, Wish
+from dysco.wire.chain_header import CHAIN_ID_LEN, Hop
+from dysco.wire.messages import Place
+from dysco.wire.tuples import FiveTuple, show_address
+
+Tell = Callable[[dict[str, Any]], Awaitable[None]]
+TIMEOUT_S: Final = 30.0  # seconds for one session, tries after "busy" among them
+AT_ONCE: Final = 128
+_LONGEST_WAIT_S: Final = 0.4
+_REASON_S: Final = 1.0  # seconds that the other anchor's reason may come later than our own abort
+_SHORTEST_PREFIX: Final = 4
+_ORDER: Final = ("requested", "locked", "new path up", "two paths", "drained", "done", "refused", "aborted")
+FINAL: Final = frozenset(("done", "refused", "aborted"))
+_LIVE: Final = frozenset(("established", "half-closed"))
+_PASSING: Final = ("busy", "not ready", "not found")
+"""Beginnings of reasons that may be over when one asks again."""
+
+
+class Owner(Protocol):
+    """The agent, as far as it is needed here."""
+
+    core: Agent
+
+    @property
+    def name(self) -> str: ...
+
+    def now(self) -> float: ...
+
+    def transmit(self) -> None: ...
+
+    def hop(self, name: str, session: FiveTuple) -> Hop: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a change is to be done: see the fields of the same name in `dysco.wire.messages.Change`.
+
+    timeout: seconds. dry_run: only plan. wait: tell until it has ended.
+    """
+
+    timeout: float = TIMEOUT_S
+    dry_run: bool = False
+    wait: bool = True
+    force: bool = False
+    state: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a change of one session has ended: done, refused, aborted, timed out, planned, asked."""
+
+    outcome: str
+    by: str = ""
+    reason: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        return self.outcome in ("done", "planned", "asked")
+
+
+class ChainChanges:
+    """Asks the core for changes and traces, and hears what comes of them."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._traces: dict[int, asyncio.Future[tuple[Place, ...]]] = {}
+        self._runs: dict[int, asyncio.Queue[ChangeMoved]] = {}
+        self._tasks: set[asyncio.Task[dict[str, Any]]] = set()
+        self._gate = asyncio.Semaphore(AT_ONCE)
+
+    def close(self) -> None:
+        """Ask for nothing more."""
+        for task in self._tasks:
+            task.cancel()
+
+    def hear(self, event: ChangeMoved | Traced) -> None:
+        """Take an event of the core."""
+        if isinstance(event, Traced):
+            waiting = self._traces.pop(event.number, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(event.places)
+        elif (queue := self._runs.get(event.request)) is not None:
+            queue.put_nowait(event)
+
+    # Which sessions.
+
+    def select(self, text: str) -> list[SessionInfo]:
+        """The sessions that a chain id, its beginning, a five-tuple or a match expression means."""
+        known: dict[bytes, SessionInfo] = {}
+        for info in self._owner.core.sessions(self._owner.now()):
+            known.setdefault(info.chain_id, info)
+        digits = text.strip().lower()
+        if _SHORTEST_PREFIX <= len(digits) <= 2 * CHAIN_ID_LEN and not set(digits) - set("0123456789abcdef"):
+            found = [info for key, info in known.items() if key.hex().startswith(digits)]
+            if len(found) > 1:
+                raise LocalError(f"{len(found)} chains begin with {text}: say more of it")
+            if found:
+                return found
+        if ">" in text:
+            try:
+                wanted = FiveTuple.parse(text)
+            except WireError as error:
+                raise ConfigError(str(error)) from None
+            found = [info for info in known.values() if wanted in (info.session, info.session_out)]
+        else:
+            try:
+                test = policy.predicate(policy.parse(text))
+            except policy.MatchError as error:
+                raise ConfigError(
+                    f"{text!r} is no chain that this agent knows and no match expression: {error}"
+                ) from None
+            found = [info for info in known.values() if info.state in _LIVE and test(info.session)]
+        if not found:
+            raise LocalError(f"no session here is {text!r}")
+        return found
+
+    # Who is on a chain.
+
+    async def trace(self, info: SessionInfo) -> tuple[Place, ...]:
+        """The agents on a chain, from left to right; LocalError if it cannot be found out."""
+        number = random.getrandbits(64)
+        waiting = self._traces[number] = asyncio.get_running_loop().create_future()
+        try:
+            if not self._owner.core.trace(_key(info), number, self._owner.now()):
+                raise LocalError(f"{info.session}: the session has ended")
+            self._owner.transmit()
+            places: tuple[Place, ...] = await waiting
+        finally:
+            self._traces.pop(number, None)
+        if not places:
+            raise LocalError(f"{info.session}: its chain did not answer")
+        return places
+
+    async def traces(self, tell: Tell, session: str = "") -> None:
+        """Tell of each session that is meant, by default of all, who is on its chain."""
+
+        async def one(info: SessionInfo) -> None:
+            said = _about(info)
+            try:
+                async with self._gate:
+                    said["places"] = [place_record(place) for place in await self.trace(info)]
+            except DyscoError as error:
+                said["places"], said["error"] = [], str(error)
+            await tell(said)
+
+        async with asyncio.TaskGroup() as group:
+            for info in self.select(session):
+                group.create_task(one(info))
+
+    # Changes.
+
+    async def change(self, infos: list[SessionInfo], wish: Wish, terms: Terms, tell: Tell) -> dict[str, int]:
+        """Change the chains of sessions; tells plans, phases and outcomes, and returns how many ended how."""
+        counts: dict[str, int] = {}
+
+        async def one(info: SessionInfo) -> None:
+            ended = await self.one(info, wish, terms, tell)
+            counts[ended.outcome] = counts.get(ended.outcome, 0) + 1
+
+        async with asyncio.TaskGroup() as group:
+            for info in infos:
+                group.create_task(one(info))
+        return counts
+
+    def later(self, work: Awaitable[dict[str, Any]]) -> None:
+        """Let work go on for which nobody waits."""
+
+        async def run() -> dict[str, Any]:
+            return await work
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def one(self, info: SessionInfo, wish: Wish, terms: Terms, tell: Tell) -> Outcome:
+        """Change one chain and tell how it goes; trying again while somebody is busy, until the time is over."""
+        began = self._owner.now()
+        run = _Run(info, tell, self._owner.now, began)
+        try:
+            async with self._gate, asyncio.timeout(terms.timeout):
+                ended = await self._tries(run, wish, terms)
+        except TimeoutError:
+            ended = Outcome("timed out", run.by, run.reason or f"after {terms.timeout:g} s")
+        except DyscoError as error:
+            refused = error.exit_status is ExitStatus.REFUSED
+            ended = Outcome("refused" if refused else "impossible", self._owner.name, str(error))
+        await run.say("end", phase=ended.outcome, by=ended.by, reason=ended.reason)
+        return ended
+
+    async def _tries(self, run: _Run, wish: Wish, terms: Terms) -> Outcome:
+        wait, told, info = 0.02, False, run.info
+
+        def resolve(name: str) -> Hop:
+            return self._owner.hop(name, info.session)
+
+        while True:
+            plan = planning.plan(await self.trace(info), wish, resolve)
+            if not told:
+                told = True
+                await run.say("plan", before=list(plan.before), after=list(plan.after))
+            if terms.dry_run:
+                return Outcome("planned")
+            if plan.is_empty:
+                return Outcome("done", reason="the chain is so already")
+            ended = await self._once(run, plan, terms)
+            if ended.outcome != "refused" or not ended.reason.startswith(_PASSING):
+                return ended
+            run.by, run.reason = ended.by, ended.reason
+            await run.say("phase", phase="waiting", by=ended.by, reason=ended.reason)
+            await asyncio.sleep(random.uniform(wait / 2, wait))
+            wait = min(2 * wait, _LONGEST_WAIT_S)
+
+    async def _once(self, run: _Run, plan: Plan, terms: Terms) -> Outcome:
+        info, owner = run.info, self._owner
+        request = random.getrandbits(64)
+        left, right = info.left.label, 0 if info.right is None else info.right.label
+        change = plan.change(request, owner.name, force=terms.force, state=terms.state)
+        rightward = plan.rightward(planning.here(plan.places, owner.name, left, right))
+        queue = self._runs[request] = asyncio.Queue()
+        try:
+            if not owner.core.change(_key(info), change, owner.now(), rightward=rightward):
+                raise LocalError("the session has ended")
+            owner.transmit()
+            if not terms.wait:
+                return Outcome("asked")
+            return await _follow(run, queue)
+        finally:
+            del self._runs[request]
+
+
+class _Run:
+    """A change of one session: how to tell of it. by, reason: why it had to wait last."""
+
+    def __init__(self, info: SessionInfo, tell: Tell, now: Callable[[], float], began: float) -> None:
+        self.info = info
+        self.by = self.reason = ""
+        self._tell = tell
+        self._now = now
+        self._began = began
+
+    async def say(self, kind: str, **fields: Any) -> None:
+        after_s = round(self._now() - self._began, 6)
+        await self._tell({"kind": kind, **_about(self.info), "after_s": after_s, **fields})
+
+
+async def _follow(run: _Run, queue: asyncio.Queue[ChangeMoved]) -> Outcome:
+    """Tell phases until the last. Both anchors may be here: each phase is told once."""
+    seen = -1
+    ended: Outcome | None = None
+    while True:
+        try:
+            async with asyncio.timeout(None if ended is None else _REASON_S):
+                event = await queue.get()
+        except TimeoutError:
+            assert ended is not None
+            return ended
+        if event.phase == "stuck":
+            await run.say("phase", phase=event.phase, by=event.by, reason=event.reason)
+            continue
+        rank = _ORDER.index(event.phase)
+        if rank > seen and event.phase not in ("refused", "aborted"):
+            seen = rank
+            await run.say("phase", phase=event.phase, by=event.by, reason=event.reason)
+        if event.phase in FINAL:
+            ended = Outcome(event.phase, event.by, event.reason)
+            if event.phase == "done" or event.by:
+                return ended
+
+
+def place_record(place: Place) -> dict[str, Any]:
+    """A place as plain values."""
+    return {
+        "agent": place.agent,
+        "box": place.box or None,
+        "address": show_address(place.address) if place.address else None,
+        "mandatory": place.mandatory,
+    }
+
+
+def _about(info: SessionInfo) -> dict[str, Any]:
+    return {"chain_id": info.chain_id.hex(), "session": str(info.session)}
+
+
+def _key(info: SessionInfo) -> bytes:
+    return info.chain_id + bytes((info.hop_index,))

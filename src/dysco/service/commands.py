@@ -1,0 +1,59 @@
+"""What the control socket offers for live chains: requests in plain values, checked, and given to who does them."""
+
+from __future__ import annotations
+
+from typing import Final, get_args
+
+from dysco.errors import ConfigError
+from dysco.service.changes import TIMEOUT_S, ChainChanges, Tell, Terms
+from dysco.service.control import Do
+from dysco.service.planning import Kind, Wish
+
+LONGEST_S: Final = 3600.0
+_FIELDS: Final = {"insert": ("hops",), "remove": ("box",), "replace": ("box", "hops"), "set": ()}
+
+
+class ChainCommands:
+    """The commands that answer with a stream."""
+
+    def __init__(self, changes: ChainChanges) -> None:
+        self._changes = changes
+
+    def streams(self) -> dict[str, Do]:
+        """The commands by name."""
+        return {"trace": self._changes.traces, "change": self._change}
+
+    async def _change(
+        self,
+        tell: Tell,
+        session: str,
+        kind: str,
+        box: str = "",
+        hops: list[str] | None = None,
+        after: str = "",
+        timeout: float = TIMEOUT_S,
+        wait: bool = True,
+        dry_run: bool = False,
+        force: bool = False,
+    ) -> dict[str, int]:
+        """Change the chains of all sessions that `session` means; the answer counts how they have ended."""
+        wish = _wish(kind, box, tuple(hops or ()), after)
+        terms = Terms(_seconds(timeout), dry_run, wait, force)
+        return await self._changes.change(self._changes.select(session), wish, terms, tell)
+
+
+def _wish(kind: str, box: str, hops: tuple[str, ...], after: str) -> Wish:
+    known: Kind | None = next((one for one in get_args(Kind) if one == kind), None)
+    if known is None:
+        raise ConfigError(f"{kind!r} is no kind of change; there are {', '.join(get_args(Kind))}")
+    given = {"box": box, "hops": hops}
+    for field in _FIELDS[kind]:
+        if not given[field]:
+            raise ConfigError(f"a change of kind {kind} needs {field!r}")
+    return Wish(known, box, hops, after)
+
+
+def _seconds(timeout: float) -> float:
+    if not isinstance(timeout, int | float) or not 0 < timeout <= LONGEST_S:
+        raise ConfigError(f"a timeout lies between 0 and {LONGEST_S:g} seconds")
+    return float(timeout)
