@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any, get_type_hints
+
 import dpkt
 import pytest
 from hypothesis import given
@@ -74,28 +78,78 @@ def test_headers_that_cannot_be_written() -> None:
     assert str(Hop(b"\x0a\0\0\x01")) == "10.0.0.1"
 
 
+U8, U16, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
+ID = bytes(16)
 TEXT = st.text(max_size=20)
-NUMBER = st.integers(0, 2**64 - 1)
-ID = st.binary(min_size=16, max_size=16)
-SIZE = st.integers(0, 65535)
 ADDRESS = st.sampled_from((b"", b"1234", bytes(16)))
-MESSAGES = st.one_of(
-    st.builds(
-        messages.Hello,
-        SIZE,
-        st.integers(0, 2**32 - 1),
-        ID,
-        TEXT,
-        st.just((61000, 65535)),
-        st.sampled_from((b"", b"1234", bytes(16))),
-    ),
-    st.builds(messages.Keepalive, NUMBER, st.binary(min_size=8, max_size=8)),
-    st.builds(messages.KeepaliveAck, NUMBER),
-    st.builds(messages.Gone, ID, TEXT),
-    st.builds(messages.SynRefused, ID, TEXT),
-    st.builds(messages.MtuProbe, NUMBER, SIZE, st.binary(max_size=50).map(messages.Padding)),
-    st.builds(messages.MtuProbeAck, NUMBER, SIZE),
+HOPS = st.lists(
+    st.builds(Hop, ADDRESS.filter(bool), st.integers(0, 2**32 - 1)), max_size=chain_header.MAX_HOPS
 )
+BY_NAME: dict[str, st.SearchStrategy[Any]] = {
+    "version": U16,
+    "size": U16,
+    "number": U64,
+    "request": U64,
+    "state": U8,
+    "phase": U8,
+    "status": U8,
+    "leg": U8,
+    "boot_id": st.binary(min_size=16, max_size=16),
+    "chain_id": st.binary(min_size=16, max_size=16),
+    "digest": st.binary(min_size=8, max_size=8),
+    "port_range": st.tuples(st.integers(1024, 40000), st.integers(40001, 65535)),
+}
+BY_HINT: dict[Any, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
+    int: U32,
+    str: TEXT,
+    bytes: ADDRESS,
+    FiveTuple: tuples(),
+    messages.Padding: st.binary(max_size=50).map(messages.Padding),
+    messages.Handshake: st.binary(min_size=16, max_size=16).map(messages.Handshake),
+    messages.Hops: HOPS.map(messages.Hops),
+}
+
+
+def built(kind: type[Any]) -> st.SearchStrategy[Any]:
+    """Values of a message, or of a part of one, from the types of its fields."""
+    hints = get_type_hints(kind)
+    names = [one.name for one in fields(kind)]
+    return st.builds(
+        kind, **{name: BY_NAME[name] if name in BY_NAME else BY_HINT[hints[name]] for name in names}
+    )
+
+
+BY_HINT[messages.Change] = built(messages.Change)
+BY_HINT[messages.Places] = st.lists(built(messages.Place), max_size=5).map(messages.Places)
+MESSAGES = st.one_of([built(kind) for kind in messages.TYPES.values()])
+
+
+@pytest.mark.parametrize("kind", messages.TYPES.values(), ids=lambda kind: kind.__name__)
+@given(data=st.data())
+def test_each_message_is_read_as_written_and_refused_with_more(kind: type[Any], data: st.DataObject) -> None:
+    sent = data.draw(built(kind))
+    raw = messages.encode_one(sent)
+    assert messages.decode(raw) == [sent]
+    longer = raw[:1] + (len(raw) - 2).to_bytes(2, "big") + raw[3:] + b"\0"
+    if kind is messages.MtuProbe:  # whose end is padding
+        assert len(messages.decode(longer)) == 1
+    else:
+        with pytest.raises(WireError):
+            messages.decode(longer)
+
+
+@given(MESSAGES, st.data())
+def test_a_changed_message_is_refused_or_means_what_it_says(
+    message: messages.Message, data: st.DataObject
+) -> None:
+    raw = bytearray(messages.encode_one(message))
+    raw[data.draw(st.integers(3, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        [read] = messages.decode(raw)
+    except WireError:
+        return
+    assert messages.encode_one(read) == raw
 
 
 @given(st.lists(MESSAGES, max_size=40))
@@ -105,12 +159,34 @@ def test_messages_are_read_as_written(sent: list[messages.Message]) -> None:
     assert [one for datagram in datagrams for one in messages.decode(datagram)] == sent
 
 
+def test_messages_fill_datagrams_in_their_order() -> None:
+    said = [messages.Gone(ID, "x" * 200) for _ in range(9)]
+    huge = messages.MtuProbe(1, 1500, messages.Padding(1440))
+    datagrams = messages.encode([*said, huge, *said])
+    per = messages.MAX_DATAGRAM // len(messages.encode_one(said[0]))
+    assert [len(messages.decode(one)) for one in datagrams] == [per, 9 - per, 1, per, 9 - per]
+    assert messages.decode(datagrams[2]) == [huge]
+    assert messages.encode([]) == []
+
+
 @given(MESSAGES, st.data())
 def test_a_cut_message_is_an_error(message: messages.Message, data: st.DataObject) -> None:
     raw = messages.encode_one(message)
     cut = raw[: data.draw(st.integers(1, len(raw) - 1))]
     with pytest.raises(WireError):
         messages.decode(cut)
+
+
+def framed(message: messages.Message, more: bytes = b"", cut: int = 0) -> bytes:
+    """The frame of a message whose body ends otherwise."""
+    raw = messages.encode_one(message)
+    body = raw[3 : len(raw) - cut] + more
+    return raw[:1] + len(body).to_bytes(2, "big") + body
+
+
+def change(tail: bytes) -> bytes:
+    """A RightRequest whose change ends with these bytes in place of its hops and what is behind them."""
+    return framed(messages.RightRequest(ID, 1, messages.Change(1, 2, 3)), tail, cut=5)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +198,10 @@ def test_a_cut_message_is_an_error(message: messages.Message, data: st.DataObjec
         (b"\x04\x00\x12" + bytes(16) + b"\x01\xff", "not UTF-8"),
         (b"\x01\x00\x1c" + bytes(22) + b"\x00" + b"\x00\x01\x00\x02" + b"\x00", "no range|not a range"),
         (b"\x01\x00\x1d" + bytes(22) + b"\x00" + b"\xee\x48\xff\xff" + b"\x01\x09", "neither IPv4 nor IPv6"),
+        (framed(messages.AckCancel(ID, 1, 2), b"\0"), "1 bytes too many"),
+        (change(b"\x01\x03abc\0\0\0\0"), "hop's address is neither IPv4 nor IPv6"),
+        (change(b"\x11"), "hops has 17 entries, more than 16"),
+        (change(b"\x00\x02"), "force is neither 0 nor 1"),
     ],
 )
 def test_what_messages_may_not_say(raw: bytes, said: str) -> None:
@@ -134,29 +214,32 @@ def test_bytes_of_a_fixed_length() -> None:
         messages.encode_one(messages.Gone(b"abc"))
 
 
-@given(tuples(), tuples(), st.integers(68, 9000), st.integers(0, 2**32 - 1))
-def test_an_icmp_error_is_read_and_translated(about: FiveTuple, other: FiveTuple, mtu: int, seq: int) -> None:
-    if about.family != other.family:
-        return
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("instead", [0, 1300])
+@given(data=st.data(), mtu=st.integers(68, 9000), seq=U32)
+def test_an_icmp_error_is_read_and_translated(
+    family: int, instead: int, data: st.DataObject, mtu: int, seq: int
+) -> None:
+    about, other = data.draw(tuples(family)), data.draw(tuples(family))
     packet = build_tcp(about, seq, 0, ACK, 1, b"", b"x" * 40)
     error = make_fragmentation_needed(packet, mtu, src=other.src, dst=about.src)
     found = parse_error(error)
     assert found is not None
     assert (found.five_tuple, found.mtu, found.seq) == (about, mtu, seq)
     assert (found.src, found.dst) == (other.src, about.src)
-    translate_error(error, found, other, src=about.dst, dst=other.dst, seq_delta=5, mtu=1300)
+    translate_error(error, found, other, src=about.dst, dst=other.dst, seq_delta=5, mtu=instead)
     again = parse_error(error)
     assert again is not None
-    assert (again.five_tuple, again.mtu, again.seq) == (other, 1300, (seq + 5) % 2**32)
+    assert (again.five_tuple, again.mtu, again.seq) == (other, instead or mtu, (seq + 5) % 2**32)
     assert (again.src, again.dst) == (about.dst, other.dst)
-    data = bytes(error.data)
+    raw = bytes(error.data)
     if about.family == 4:
-        ip = dpkt.ip.IP(data)
+        ip = dpkt.ip.IP(raw)
         kept, ip.data.sum, ip.sum = (ip.data.sum, ip.sum), 0, 0
         rebuilt = dpkt.ip.IP(bytes(ip))
         assert (rebuilt.data.sum, rebuilt.sum) == kept
     else:
-        six = dpkt.ip6.IP6(data)
+        six = dpkt.ip6.IP6(raw)
         kept_sum, six.data.sum = six.data.sum, 0
         assert dpkt.ip6.IP6(bytes(six)).data.sum == kept_sum
 
@@ -188,3 +271,32 @@ def test_decoding_says_why_not() -> None:
     assert decode(Packet(bytearray(3))) == Malformed("malformed")
     whole.data[9] = 17
     assert decode(whole) == Malformed("not_tcp")
+
+
+def misled(data: bytes) -> dpkt.ip.IP:
+    """dpkt where it does not see what `locate` sees."""
+    found = dpkt.ip.IP(data)
+    found.data.ack += 1
+    return found
+
+
+def blind(data: bytes) -> dpkt.ip.IP:
+    """dpkt where it leaves bytes in place of a header."""
+    found = dpkt.ip.IP(data)
+    found.data = bytes(found.data)
+    return found
+
+
+def broken(_: bytes) -> dpkt.ip.IP:
+    raise AttributeError("as dpkt raises it")
+
+
+@pytest.mark.parametrize("reader", [misled, blind, broken])
+def test_two_readings_that_differ_are_no_packet(reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one reader lets pass and another one takes for something else must not change state."""
+    whole = build_tcp(FiveTuple.parse("10.0.0.1:1 > 10.0.0.2:2"), 1, 2, ACK, 3)
+    # Not in dpkt itself, which looks its own classes up by their names.
+    monkeypatch.setattr(
+        "dysco.wire.decode.dpkt", SimpleNamespace(ip=SimpleNamespace(IP=reader), tcp=dpkt.tcp)
+    )
+    assert decode(whole) == Malformed("malformed")

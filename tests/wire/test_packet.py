@@ -143,6 +143,18 @@ def test_why_a_packet_is_not_handled() -> None:
     complete(Packet(bytearray(3), partial=True))
 
 
+def test_a_wrong_sum_of_the_ipv4_header_is_seen() -> None:
+    packet = build_tcp(FOUR, 1, 2, ACK, 3)
+    packet.data[8] -= 1  # the TTL, which the TCP checksum does not cover
+    assert not verify(packet)
+
+
+def test_an_extension_header_that_is_cut_off() -> None:
+    packet = Packet(build_tcp(SIX, 1, 2, ACK, 3).data[:44])
+    packet.data[4:7] = b"\x00\x04\x3c"
+    assert why(packet) is Reason.MALFORMED
+
+
 def test_extension_headers_are_passed_over() -> None:
     packet = build_tcp(SIX, 1, 2, ACK, 3, b"", b"data")
     packet.data[6:7] = b"\x3c"
@@ -156,7 +168,8 @@ def test_extension_headers_are_passed_over() -> None:
     assert why(packet) is Reason.MALFORMED
 
 
-@given(packets(), st.integers(0, 3000), st.booleans())
+@pytest.mark.parametrize("ecn", [False, True])
+@given(packet=packets(), gso_size=st.integers(0, 3000))
 def test_a_frame_of_the_device_and_back(packet: Packet, gso_size: int, ecn: bool) -> None:
     packet.gso_size, packet.ecn = gso_size, ecn and gso_size > 0
     again = vnet.unpack(vnet.pack(packet) + packet.data)
@@ -183,6 +196,17 @@ def test_clamping_the_mss(packet: Packet, limit: int) -> None:
         assert changed or before <= limit
 
 
+@pytest.mark.parametrize("before", [b"", b"\x01", b"\x01\x01\x01"])
+def test_the_mss_is_clamped_wherever_it_stands(before: bytes) -> None:
+    twice = b"\x02\x04\x23\x00" + b"\x02\x04\x05\xb4"
+    packet = build_tcp(FOUR, 1, 2, SYN, 3, before + twice)
+    assert options.clamp_mss(packet, 1400)
+    assert verify(packet)
+    start = 40 + len(before)
+    assert packet.data[start : start + 8] == b"\x02\x04\x05\x78" * 2
+    assert not options.clamp_mss(packet, 1400)
+
+
 @given(packets(), st.binary(min_size=8, max_size=8))
 def test_a_tag_goes_in_first_and_comes_out_again(packet: Packet, tag: bytes) -> None:
     before = bytes(packet.data)
@@ -203,6 +227,10 @@ def test_a_tag_goes_in_first_and_comes_out_again(packet: Packet, tag: bytes) -> 
 
 def test_a_tag_needs_a_packet_and_eight_bytes() -> None:
     assert not options.insert_tag(build_tcp(FOUR, 1, 2, SYN, 3), b"short")
+    full = build_tcp(FOUR, 1, 2, SYN, 3, b"\x01" * 32)
+    before = bytes(full.data)
+    assert not options.insert_tag(full, bytes(8))
+    assert full.data == before
     nothing = Packet(bytearray(3))
     assert not options.insert_tag(nothing, bytes(8))
     assert not options.strip_tag(nothing)

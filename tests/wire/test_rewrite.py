@@ -5,17 +5,20 @@ from __future__ import annotations
 import struct
 
 import dpkt
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dysco.protocol.flow import Flow, Translation
 from dysco.wire.decode import Decoded, decode
 from dysco.wire.options import walk
-from dysco.wire.packet import ACK, Packet, locate, verify
+from dysco.wire.packet import ACK, SYN, Packet, build_tcp, locate, verify
 from dysco.wire.rewrite import apply
+from dysco.wire.tuples import FiveTuple
 from wire.strategies import U32, packets, tuples
 
 MASK = 0xFFFFFFFF
+FOUR = FiveTuple.parse("10.0.0.1:1234 > 10.0.0.9:80")
 
 
 @given(st.data())
@@ -52,6 +55,49 @@ def test_a_rewritten_packet_is_what_a_full_recomputation_gives(data: st.DataObje
             )
         else:
             assert got == old
+
+
+@given(st.binary(max_size=80), tuples(4))
+def test_what_is_no_packet_is_left_alone(data: bytes, new: FiveTuple) -> None:
+    packet = Packet(bytearray(data))
+    if locate(packet) is None:
+        apply(packet, Flow(0, FOUR, 0, new, translation=Translation(1, 1, 1, 1)))
+        assert packet.data == data
+
+
+TIMES = b"\x08\x0a" + bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("options", "shifted"),
+    [
+        (TIMES + b"\x00\x01", True),
+        (b"\x00\x01" + TIMES, False),  # behind the end of options nothing is an option (RFC 9293 section 3.1)
+        (b"\xc8\x01" + TIMES, False),  # a length below two has no end
+        (b"\xc8\xff" + TIMES, False),  # one beyond the header
+        (b"\x01" * 11 + b"\x08", False),  # a kind without its length
+        (b"\x08\x04\x00\x00" + b"\x01" * 8, False),  # timestamps of another length
+    ],
+)
+def test_numbers_in_options_that_end_early(options: bytes, shifted: bool) -> None:
+    packet = build_tcp(FOUR, 1, 2, ACK, 3, options)
+    at = locate(packet)
+    assert at is not None
+    apply(packet, Flow(0, FOUR, 0, FOUR.reversed(), translation=Translation(0, 0, 5, 6)))
+    assert verify(packet)
+    got = bytes(packet.data[at.tcp_offset + 20 : at.payload_offset])
+    assert got == (options.replace(TIMES, b"\x08\x0a\0\0\0\x05\0\0\0\x06") if shifted else options)
+
+
+def test_without_an_acknowledgement_nothing_is_acknowledged() -> None:
+    """Neither the number nor the echoed timestamp means anything then (RFC 7323 section 3.2)."""
+    packet = build_tcp(FOUR, 1, 2, SYN, 3, b"\x01\x01" + TIMES)
+    apply(packet, Flow(0, FOUR, 0, FOUR, translation=Translation(7, 7, 5, 6)))
+    at = locate(packet)
+    assert at is not None
+    assert (at.seq, at.ack) == (8, 2)
+    assert verify(packet)
+    assert packet.data[at.tcp_offset + 24 : at.payload_offset] == b"\0\0\0\x05\0\0\0\0"
 
 
 @given(packets(partial=False))
