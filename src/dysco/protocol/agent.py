@@ -206,6 +206,22 @@ class Agent:
             self._changes.ask(chain, change, now, rightward=rightward)
         return chain is not None
 
+    def state_exported(
+        self, key: bytes, request: int, data: bytes | None, now: float, reason: str = ""
+    ) -> None:
+        """Answer a StateWanted event; None and a reason: there is no state to be had."""
+        chain = self._life.chains.get(key)
+        if chain is not None:
+            self._changes.transfers.exported(chain, request, data, reason, now)
+            self._changes.settle_local(now)
+
+    def state_installed(self, key: bytes, request: int, done: bool, now: float, reason: str = "") -> None:
+        """Answer a StateArrived event."""
+        chain = self._life.chains.get(key)
+        if chain is not None:
+            self._changes.transfers.installed(chain, request, done, reason, now)
+            self._changes.settle_local(now)
+
     def boxes_settle(self, settle: BoxSums, unsettle: Callable[[Chain], None]) -> None:
         """Say who knows what stream boxes have added to a session, and lets them pass it unchanged from then on."""
         self._changes.hosts.settle = settle

@@ -31,8 +31,9 @@ from dysco.protocol.ground import Ground, Side, readdress
 from dysco.protocol.inside import Hosts
 from dysco.protocol.left import Left
 from dysco.protocol.right import Right
-from dysco.protocol.switching import FIRST_WAIT_S, MOST_WAIT_S
+from dysco.protocol.switching import FIRST_WAIT_S, MOST_WAIT_S, hold
 from dysco.protocol.traces import Traces
+from dysco.protocol.transfers import ARRIVED, Transfers
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -40,6 +41,7 @@ from dysco.wire.messages import (
     AckLock,
     CancelLock,
     Change,
+    CopyState,
     LockQuery,
     LockStatus,
     Message,
@@ -48,18 +50,20 @@ from dysco.wire.messages import (
     OldDone,
     OldDoneAck,
     Progress,
+    PutState,
     RenewLock,
     RequestLock,
     RightRequest,
+    StateTransferred,
     Syn,
     SynAck,
     Trace,
 )
 from dysco.wire.packet import FIN, RST, SYN, Located, Packet, locate
 
-_RIGHTWARD: Final = (RequestLock, CancelLock, RenewLock, Ack, LockStatus)
+_RIGHTWARD: Final = (RequestLock, CancelLock, RenewLock, Ack, LockStatus, CopyState)
 _LEFTWARD: Final = (AckLock, NackLock, AckCancel, SynAck, NackSyn, AckAck, LockQuery)
-_FLAGGED: Final = (RightRequest, Progress, OldDone, OldDoneAck)
+_FLAGGED: Final = (RightRequest, Progress, OldDone, OldDoneAck, PutState, StateTransferred)
 MESSAGES: Final = (*_RIGHTWARD, *_LEFTWARD, *_FLAGGED, Syn, Trace)
 UNHEARD, CANCELLED, UNDECIDED, COMMITTED = 0, 1, 2, 3
 PATIENCE_S: Final = 60.0  # ours: how long who asks goes on asking without any answer
@@ -85,7 +89,8 @@ class Changes:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self.left = Left(ground)
+        self.transfers = Transfers(ground)
+        self.left = Left(ground, self.transfers)
         self.right = Right(ground)
         self.hosts = Hosts(ground)
         self.traces = Traces(ground)
@@ -281,6 +286,12 @@ class Changes:
                 self._old_done(chain, facing, message, now)
             case OldDoneAck():
                 self._old_done_ack(chain, message)
+            case CopyState() if roles is not None and roles.inside is not None:
+                self.transfers.wanted(chain, message, now)
+            case PutState():
+                self._put_state(chain, message, now)
+            case StateTransferred():
+                self._state_transferred(chain, message, now)
             case LockQuery():
                 self._lock_query(chain, facing, message)
             case LockStatus():
@@ -350,6 +361,38 @@ class Changes:
             self._outcomes[change.request] = refused
             self._tell(chain, refused)
 
+    def _put_state(self, chain: Chain, message: PutState, now: float) -> None:
+        roles = chain.changing
+        left = None if roles is None else roles.left
+        if left is not None and left.change.request == message.request and not message.rightward:
+            self._ground.send(left.new, replace(message, rightward=True))
+        elif message.request in self._ground.passing:
+            self.transfers.put(chain, message, now)
+        elif roles is not None and roles.inside is not None and not message.rightward:
+            self._ground.send(chain.left, message)
+
+    def _state_transferred(self, chain: Chain, message: StateTransferred, now: float) -> None:
+        roles = chain.changing
+        left = None if roles is None else roles.left
+        right = None if roles is None else roles.right
+        inside = None if roles is None else roles.inside
+        if not message.rightward:
+            if left is not None and left.change.request == message.request:
+                self._ground.send(left.old, replace(message, rightward=True))
+                if message.status != ARRIVED:
+                    self.left.state_moved(chain, left, message, now)
+            elif message.request in self._ground.passing:
+                self._ground.send(chain.left, message)
+        elif right is not None and right.change.request == message.request:
+            if message.status != ARRIVED:
+                self.right.let_go(chain, right, now)
+        elif message.request in self._ground.passing:
+            self._ground.send(chain.right, message)
+        elif inside is not None and inside.request == message.request:
+            self.transfers.confirmed(chain, message, now)
+            if message.status != ARRIVED and inside.left_done and inside.right_done:
+                self.hosts.leave(chain, inside, now)
+
     def _old_done(self, chain: Chain, facing: Facing, message: OldDone, now: float) -> None:
         roles = chain.changing
         anchor: Anchor | None = None
@@ -374,6 +417,8 @@ class Changes:
         if message.request in self._ground.completed:
             answer = OldDoneAck(chain.chain_id, 0, message.request, not message.rightward, message.last)
             self._ground.send(facing, answer)
+        elif message.request in self._ground.passing:
+            self._ground.send(chain.right if message.rightward else chain.left, message)
         elif roles is None:
             # This agent has restarted since the lock: it is inside, and knows that from here on.
             self.hosts.remember(chain, message, now)
@@ -389,7 +434,7 @@ class Changes:
             anchor.told_done = True
         elif told is not None:
             told.told_done = True
-        elif roles is not None and roles.inside is not None:
+        elif message.request in self._ground.passing or (roles is not None and roles.inside is not None):
             self._ground.send(chain.right if message.rightward else chain.left, message)
 
     def _lock_query(self, chain: Chain, facing: Facing, message: LockQuery) -> None:
@@ -448,7 +493,7 @@ class Changes:
         if roles.inside is not None:
             if roles.inside.new:
                 return bool(at.flags & SYN)
-            return roles.inside.left_done and roles.inside.right_done
+            return roles.inside.committed
         return not at.flags & SYN or self._is_new(chain, flow)
 
     @staticmethod
@@ -467,7 +512,7 @@ class Changes:
         ground, roles = self._ground, chain.changing
         assert roles is not None
         inside = roles.inside
-        if inside is not None and not inside.new and inside.left_done and inside.right_done:
+        if inside is not None and not inside.new and inside.committed:
             self.hosts.closing(chain, packet, at)
             return
         if inside is not None:
@@ -553,7 +598,7 @@ class Changes:
         assert left.new is not None
         for one in old:
             self._ground.emit(left.old.write, left.old.tuple, one)
-        for one in new:
+        for one in hold(self._ground, left, new):
             self._ground.emit(left.new.write, left.new.tuple, one)
         self.left.look(chain, left, now)
 
@@ -567,7 +612,7 @@ class Changes:
         old, new = right.two.send(packet, _located(packet))
         for one in old:
             self.right.to_path(right, one, old=True)
-        for one in new:
+        for one in hold(self._ground, right, new):
             self.right.to_path(right, one, old=False)
         self.right.look(chain, right, now)
 
@@ -599,6 +644,7 @@ class Changes:
             if roles.right is not None:
                 self.right.gone(chain, roles.right, now)
             chain.changing = None
+            self.transfers.closed(chain)
         self._ground.unlabel("left", chain, chain.left)
         if chain.right is not None:
             self._ground.unlabel("right", chain, chain.right)

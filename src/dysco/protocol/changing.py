@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.paths import TwoPaths
 from dysco.wire.messages import Change, Syn
+from dysco.wire.packet import Packet
 
 if TYPE_CHECKING:
     from dysco.protocol.chain import Facing
@@ -43,13 +44,17 @@ class Anchor:
     """What both anchors keep.
 
     old, new: the facings of the two paths on this side of the agent; new is None before it is known. two: while there
-    are two paths. tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty.
-    told_done: it knows the same of this half. since: when each phase began (seconds).
+    are two paths. isn: of the path handshake; peer_next: the number that the other anchor announced in it as its next.
+    tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty; told_done: it knows
+    the same of this half. holding: while a frozen box's state is under way, what the new path shall get, and how many
+    bytes that is; None: nothing is held. since: when each phase began (seconds).
     """
 
     __slots__ = (
         "change",
         "deadline",
+        "held_bytes",
+        "holding",
         "isn",
         "new",
         "old",
@@ -68,6 +73,8 @@ class Anchor:
         self.old = old
         self.new: Facing | None = None
         self.two: TwoPaths | None = None
+        self.holding: list[Packet] | None = None
+        self.held_bytes = 0
         self.isn = 0
         self.peer_next: int | None = None
         self.peer_done = False
@@ -80,15 +87,19 @@ class Anchor:
 
 
 class LeftAnchor(Anchor):
-    """The left anchor's part. begun_at: when requestLock first went out. reason: why it failed, and who said so."""
+    """The left anchor's part. begun_at: when requestLock first went out. reason: why it failed, and who said so.
 
-    __slots__ = ("agreed", "begun_at", "reason", "shaken", "state")
+    moved: the box's state is in its new place.
+    """
+
+    __slots__ = ("agreed", "begun_at", "moved", "reason", "shaken", "state")
 
     def __init__(self, change: Change, old: Facing, now: float) -> None:
         super().__init__(change, old, now)
         self.state = LeftState.ONE_PATH
         self.agreed = False
         self.shaken = False
+        self.moved = False
         self.begun_at = now
         self.reason: tuple[str, str] = ("", "")
 
@@ -108,8 +119,9 @@ class RightAnchor(Anchor):
 class Inside:
     """A host between the anchors, of the old path or of a new one that has no data yet.
 
-    new: of the new path. left_done, right_done: that anchor has said that its half of the old path is empty. Cutoffs
-    as the anchors have told them along the new path.
+    new: of the new path. committed: it joins, or leaves, for good. state: how its box's state is moved. left_done,
+    right_done: that anchor has said that its half of the old path is empty. Cutoffs as the anchors have told them along
+    the new path.
     """
 
     __slots__ = (
@@ -121,9 +133,11 @@ class Inside:
         "request",
         "right_cutoff",
         "right_done",
+        "state",
     )
 
-    def __init__(self, request: int, last: int, *, new: bool) -> None:
+    def __init__(self, request: int, last: int, *, new: bool, state: int = 0) -> None:
+        self.state = state
         self.request = request
         self.last = last
         self.new = new

@@ -63,6 +63,7 @@ COUNTERS: Final[dict[str, str]] = {
     "change_refused": "changes whose lock was refused",
     "change_aborted": "changes that were given up before the point of no return",
     "change_stuck": "changes whose old path did not get empty within a minute",
+    "frozen_dropped": "packets that a frozen session had no room to hold, dropped; TCP repeats them",
     "change_nacked": "requests for a lock that this agent refused",
     # messages
     "message_implausible": "messages about a subsession or change that is not here, or not from its neighbour",

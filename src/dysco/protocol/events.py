@@ -73,6 +73,27 @@ class ChangeMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class StateWanted:
+    """The driver shall give a box's state of a session: `Agent.state_exported` with key and request."""
+
+    key: bytes
+    request: int
+    box: str
+    session: FiveTuple
+
+
+@dataclass(frozen=True, slots=True)
+class StateArrived:
+    """The driver shall put a session's state into a box: `Agent.state_installed` with key and request."""
+
+    key: bytes
+    request: int
+    box: str
+    session: FiveTuple
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Traced:
     """The answer to a question who is on a chain; no places: there was none."""
 
@@ -117,6 +138,8 @@ Event = (
     | SetupRefused
     | SentNatively
     | ChangeMoved
+    | StateWanted
+    | StateArrived
     | Traced
     | PeerUp
     | PeerDown

@@ -66,6 +66,7 @@ class Ground:
         self.rng = rng
         self.local: deque[Message] = deque()
         self.completed: OrderedDict[int, None] = OrderedDict()
+        self.passing: OrderedDict[int, None] = OrderedDict()
         self.telling: dict[tuple[bytes, int, bool], Anchor] = {}
         self.overtaken: OrderedDict[FiveTuple, Packet] = OrderedDict()
         self.replay: deque[Packet] = deque()
@@ -169,9 +170,11 @@ class Ground:
 
     def complete(self, request: int) -> None:
         """Remember that a change is done at an anchor here, so that repetitions are answered."""
-        self.completed[request] = None
-        if len(self.completed) > _MOST_COMPLETED:
-            self.completed.popitem(last=False)
+        _remember(self.completed, request)
+
+    def pass_on(self, request: int) -> None:
+        """Remember that a change has brought a session here, so that its last messages are passed on."""
+        _remember(self.passing, request)
 
     # Roles.
 
@@ -318,6 +321,12 @@ class Ground:
         """Write a packet with another tuple and shifted numbers."""
         readdress(packet, new, seq, ack)
         self.output.packet(port, packet)
+
+
+def _remember(known: OrderedDict[int, None], request: int) -> None:
+    known[request] = None
+    if len(known) > _MOST_COMPLETED:
+        known.popitem(last=False)
 
 
 def readdress(packet: Packet, new: FiveTuple, seq: int = 0, ack: int = 0) -> None:

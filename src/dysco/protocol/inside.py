@@ -20,6 +20,8 @@ from dysco.protocol.locks import LEASE_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.neighbours import SELF
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
+from dysco.protocol.switching import FROZEN_S
+from dysco.protocol.transfers import FREEZE
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -96,7 +98,7 @@ class Hosts:
         lock.state, lock.request = found[1], change.request
         changing = ground.changing(chain)
         if changing.inside is None:
-            changing.inside = Inside(change.request, change.last, new=False)
+            changing.inside = Inside(change.request, change.last, new=False, state=change.state)
         own = ground.sums(chain)
         passed = RequestLock(
             chain.chain_id,
@@ -156,7 +158,11 @@ class Hosts:
         else:
             inside.right_done = True
         if inside.left_done and inside.right_done and not before:
-            self._leave(chain, now)
+            if inside.state == FREEZE:
+                # Its state is still to be fetched, which a FIN would change.
+                self._ground.alarm(now + FROZEN_S, lambda at: self.leave(chain, inside, at))
+            else:
+                self.leave(chain, inside, now)
 
     def remember(self, chain: Chain, message: OldDone, now: float) -> None:
         """Be inside of a segment whose lock this agent has forgotten, for the length of a lease."""
@@ -193,8 +199,11 @@ class Hosts:
 
         self._ground.alarm(until, ended)
 
-    def _leave(self, chain: Chain, now: float) -> None:
+    def leave(self, chain: Chain, inside: Inside, now: float) -> None:
         """Close what is left towards the middlebox, and go a little later."""
+        if chain.changing is None or chain.changing.inside is not inside or inside.committed:
+            return
+        inside.committed = True
         ground, box, right = self._ground, chain.box, chain.right
         assert right is not None
         if box is not None and (numbers := ground.numbers(chain, "left")) is not None:
@@ -272,6 +281,7 @@ class Hosts:
         chain.state = State.ESTABLISHED
         chain.changing = ground.changing(chain)
         chain.changing.inside = Inside(message.request, message.last, new=True)
+        ground.pass_on(message.request)
         ground.life.chains[key] = chain
         ground.life.arm(chain, now + settings.timers.embryonic)
         ground.label("left", chain, left)

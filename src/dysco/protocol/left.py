@@ -18,6 +18,7 @@ from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, L
 from dysco.protocol.locks import step as lock_step
 from dysco.protocol.switching import (
     FIRST_WAIT_S,
+    FROZEN_S,
     MOST_WAIT_S,
     REHEARSED_WINDOW,
     begin_two,
@@ -26,6 +27,7 @@ from dysco.protocol.switching import (
     rehearsed_options,
     tell_done,
 )
+from dysco.protocol.transfers import COPY, FAILED, FREEZE, Transfers
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -36,6 +38,7 @@ from dysco.wire.messages import (
     NackSyn,
     RenewLock,
     RequestLock,
+    StateTransferred,
     Syn,
 )
 from dysco.wire.numbers import MASK32
@@ -48,8 +51,9 @@ LOCK_PATIENCE_S: Final = 5.0  # ours: longer than a held request or a box that i
 class Left:
     """Does what the table of left anchors says."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, transfers: Transfers) -> None:
         self._ground = ground
+        self.transfers = transfers
 
     def start(self, chain: Chain, change: Change, now: float) -> tuple[str, str] | None:
         """Begin a change; if it cannot begin, by whom and why it is refused."""
@@ -134,8 +138,30 @@ class Left:
         if anchor.phase < Phase.DRAINED:
             self._ground.move(chain, anchor, Phase.DRAINED, now)
             tell_done(self._ground, chain, anchor, now, rightward=True)
-        if anchor.peer_done:
+        if anchor.peer_done and anchor.holding is not None and not anchor.moved:
+            self.transfers.begin(chain, anchor)
+        elif anchor.peer_done:
             self._input(chain, anchor, LeftInput.DONE, now)
+
+    def state_moved(self, chain: Chain, anchor: LeftAnchor, message: StateTransferred, now: float) -> None:
+        """The state has come to its new place, or cannot: before the switch that ends the change."""
+        if message.status == FAILED and anchor.two is None:
+            anchor.reason = (message.by, message.reason)
+            self._input(chain, anchor, LeftInput.FAIL, now)
+            return
+        anchor.moved = True
+        self._ready(chain, anchor, now)
+        self.let_go(chain, anchor, now)
+
+    def let_go(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """Send what was held for the new path."""
+        held, anchor.holding = anchor.holding, None
+        new = anchor.new
+        for packet in held or ():
+            assert new is not None
+            self._ground.emit(new.write, new.tuple, packet)
+        anchor.held_bytes = 0
+        self.look(chain, anchor, now)
 
     def handshake(self, chain: Chain, anchor: LeftAnchor, at: Located, now: float) -> bool:
         """Take what comes on the new path; True if it is part of the path handshake and goes no further."""
@@ -210,7 +236,11 @@ class Left:
             if now - anchor.begun_at > COMMIT_S:
                 self.fail(chain, anchor, "the lock would not last", now)
                 return
-            self._ground.move(chain, anchor, Phase.NEW_PATH_UP, now)
+            if anchor.phase < Phase.NEW_PATH_UP:
+                self._ground.move(chain, anchor, Phase.NEW_PATH_UP, now)
+            if anchor.change.state == COPY and not anchor.moved:
+                self.transfers.begin(chain, anchor)
+                return
             self._input(chain, anchor, LeftInput.READY, now)
 
     # What is sent.
@@ -278,6 +308,8 @@ class Left:
                     self._syn(chain, anchor)
                 if not anchor.shaken:
                     self._rehearse(chain, anchor)
+                if anchor.phase is Phase.NEW_PATH_UP:
+                    self.transfers.begin(chain, anchor)
             case LeftState.CANCELLING:
                 if anchor.tries > SYN_TRIES:
                     self._input(chain, anchor, LeftInput.TIMER, now)
@@ -317,6 +349,9 @@ class Left:
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
         anchor.two.ack_limit = anchor.peer_next
+        if anchor.change.state == FREEZE:
+            anchor.holding = []
+            self._ground.alarm(now + FROZEN_S, lambda at: self.let_go(chain, anchor, at))
         anchor.renew_at = now + RENEW_S
         self._ground.install(chain)
         self._measure(anchor)

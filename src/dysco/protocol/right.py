@@ -15,6 +15,7 @@ from dysco.protocol.ground import LIVE, Ground, Numbers, shifted
 from dysco.protocol.locks import LEASE_S
 from dysco.protocol.switching import (
     FIRST_WAIT_S,
+    FROZEN_S,
     MOST_WAIT_S,
     REHEARSED_WINDOW,
     begin_two,
@@ -23,6 +24,7 @@ from dysco.protocol.switching import (
     rehearsed_options,
     tell_done,
 )
+from dysco.protocol.transfers import FREEZE
 from dysco.wire.messages import Ack, AckAck, AckLock, LockQuery, NackSyn, RequestLock, Syn, SynAck
 from dysco.wire.numbers import MASK32
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp
@@ -115,7 +117,7 @@ class Right:
         if anchor.phase < Phase.DRAINED:
             self._ground.move(chain, anchor, Phase.DRAINED, now)
             tell_done(self._ground, chain, anchor, now, rightward=False)
-        if anchor.peer_done:
+        if anchor.peer_done and anchor.holding is None:
             self._input(chain, anchor, RightInput.DONE, now)
 
     def handshake(self, chain: Chain, anchor: RightAnchor, at: Located, now: float) -> bool:
@@ -200,6 +202,15 @@ class Right:
             anchor.tries += 1
             self._wait(chain, anchor, now + min(FIRST_WAIT_S * 2**anchor.tries, MOST_WAIT_S))
 
+    def let_go(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """Send what was held for the new path: the state is where it shall be, or the time is over."""
+        held, anchor.holding = anchor.holding, None
+        for packet in held or ():
+            self.to_path(anchor, packet, old=False)
+        anchor.held_bytes = 0
+        if anchor.state is RightState.TWO_PATHS:
+            self.look(chain, anchor, now)
+
     def to_path(self, anchor: RightAnchor, packet: Packet, *, old: bool) -> None:
         """Write a packet in this anchor's numbers to one of its paths."""
         facing = anchor.old if old else anchor.new
@@ -217,6 +228,9 @@ class Right:
         numbers = self._ground.numbers(chain, "left")
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
+        if anchor.change.state == FREEZE:
+            anchor.holding = []
+            self._ground.alarm(now + FROZEN_S, lambda at: self.let_go(chain, anchor, at))
         self._ground.install(chain)
         self._measure(anchor)
         self._ground.life.record(chain)

@@ -9,11 +9,14 @@ from dysco.protocol.changing import Anchor, Phase
 from dysco.protocol.ground import Ground, Numbers
 from dysco.protocol.paths import TwoPaths
 from dysco.wire.messages import OldDone
+from dysco.wire.packet import Packet
 
 FIRST_WAIT_S: Final = 0.2  # DESIGN section 6: requesters repeat, 200 ms doubling
 MOST_WAIT_S: Final = 1.6
 DONE_TRIES: Final = 8
 ALARM_S: Final = 60.0  # DESIGN section 8: an old path that is not empty by then is worth an alarm
+FROZEN_S: Final = 0.5  # DESIGN section 9: anchors hold new data so long at most
+FROZEN_BYTES: Final = 256 * 1024  # DESIGN section 9
 REHEARSED_WINDOW: Final = 0xFFFF
 _NO_WSCALE: Final = 255
 
@@ -25,6 +28,19 @@ def begin_two(numbers: Numbers, *, forced: bool) -> TwoPaths:
     two = TwoPaths(cutoff, received, numbers.acked, numbers.answered, forced=forced)
     two.top = numbers.sent
     return two
+
+
+def hold(ground: Ground, anchor: Anchor, packets: list[Packet]) -> list[Packet]:
+    """What may go to the new path now; while a state is under way it is kept, or lost if it is too much."""
+    if anchor.holding is None:
+        return packets
+    for packet in packets:
+        if anchor.held_bytes + len(packet.data) > FROZEN_BYTES:
+            ground.counters["frozen_dropped"] += 1
+        else:
+            anchor.held_bytes += len(packet.data)
+            anchor.holding.append(packet)
+    return []
 
 
 def give_back(ground: Ground, facing: Facing, now: float) -> None:

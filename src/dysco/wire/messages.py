@@ -21,6 +21,7 @@ from dysco.wire.tuples import FiveTuple
 
 MAX_DATAGRAM: Final = 1200
 _FRAME = struct.Struct("!BH")
+_U16 = struct.Struct("!H")
 _U32 = struct.Struct("!I")
 
 
@@ -33,6 +34,10 @@ _NO_PADDING: Final = Padding()
 
 class Handshake(bytes):
     """What SYN and SYN-ACK announced: two halves of 8 bytes (see `dysco.protocol.chain.Half`)."""
+
+
+class Part(bytes):
+    """Bytes with a length of two bytes before them."""
 
 
 class Hops(tuple[Hop, ...]):
@@ -335,6 +340,47 @@ class LockStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyState:
+    """Give the state of the box that leaves; from the left anchor along the old path."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutState:
+    """A part of a box's state: to the left along the old path, from the left anchor on to the right along the new one.
+
+    index, count: which part of how many. digest: the first 8 bytes of SHA-256 of the whole.
+    """
+
+    chain_id: bytes
+    hop: int
+    request: int
+    index: int
+    count: int
+    digest: bytes
+    part: Part
+    rightward: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StateTransferred:
+    """How far the state has come. status: 0 all parts before `index`, 1 it is in its new box, 2 it cannot be moved."""
+
+    chain_id: bytes
+    hop: int
+    request: int
+    status: int
+    index: int = 0
+    rightward: bool = False
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """Who is on a chain: goes to its left end, then collects to the right end, then goes back to who asked.
 
@@ -374,6 +420,9 @@ Message = (
     | OldDoneAck
     | LockQuery
     | LockStatus
+    | CopyState
+    | PutState
+    | StateTransferred
     | Trace
 )
 
@@ -403,8 +452,11 @@ TYPES: Final[dict[int, type[Message]]] = {
     31: LockQuery,
     32: LockStatus,
     33: Trace,
+    34: CopyState,
+    35: PutState,
+    36: StateTransferred,
 }
-"""Numbers on the wire. 34 to 47 are kept for the state of middleboxes."""
+"""Numbers on the wire."""
 
 _NUMBERS = {kind: number for number, kind in TYPES.items()}
 _INTEGERS = {
@@ -426,6 +478,8 @@ _INTEGERS = {
     "phase": "!B",
     "status": "!B",
     "leg": "!B",
+    "index": "!H",
+    "count": "!H",
 }
 _FIXED_BYTES = {"boot_id": 16, "digest": 8, "chain_id": 16, "handshake": 16}
 _MOST_PLACES: Final = 66
@@ -496,6 +550,8 @@ def _pack(name: str, value: Any) -> bytes:
         return bytes(value)
     if isinstance(value, Change):
         return _pack_fields(value)
+    if isinstance(value, Part):
+        return _U16.pack(len(value)) + value
     if isinstance(value, Hops):
         packed = (bytes([len(hop.address)]) + hop.address + _U32.pack(hop.box) for hop in value)
         return bytes([len(value)]) + b"".join(packed)
@@ -545,6 +601,8 @@ class _Reader:
             return low, high
         if hint is Change:
             return self.value(Change)
+        if hint is Part:
+            return Part(self._take(_U16.unpack(self._take(_U16.size, name))[0], name))
         if hint is Hops:
             return Hops(self._hop() for _ in range(self._count(name, MAX_HOPS)))
         if hint is Places:
