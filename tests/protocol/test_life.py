@@ -196,6 +196,19 @@ def test_stopping_resets_both_ends_with_the_numbers_that_they_say() -> None:
     assert stopped[1].packets == 6
 
 
+def test_stopping_a_session_of_which_a_flow_is_lost() -> None:
+    rig = Rig(decision=to_c())
+    sub = rig.establish()
+    rig.events()
+    del rig.table.flows[HOST, ME]
+    rig.agent.reset_all(rig.now)
+    rig.take()
+    rig.feed(HOST, build_tcp(ME, 1234, 5678, ACK, 1))
+    rig.feed(UNDERLAY, build_tcp(sub.reversed(), 5678, 0, RST, 0))
+    assert rig.state() == []
+    assert reasons(rig) == ["stopped"]
+
+
 def test_stopping_a_session_with_a_box_ends_both_sides() -> None:
     rig = Rig(boxes=[PAIR_BOX])
     first = rig.chained_syn(hops(2, 3))

@@ -14,7 +14,7 @@ from dysco.protocol.records import read_record, write_record
 from dysco.wire.packet import ACK, FIN, build_tcp
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
-from protocol.rig import NAT_BOX, PAIR_BOX, Rig, address, hops, read, session, syn_ack, to_c
+from protocol.rig import NAT_BOX, PAIR_BOX, Rig, address, both, hops, read, session, syn_ack, to_c
 
 
 def flows(rig: Rig) -> dict[tuple[int, FiveTuple], tuple[int, FiveTuple]]:
@@ -88,6 +88,20 @@ def test_ports_of_the_journal_are_not_chosen_again() -> None:
     after.agent.restore(data, after.now)
     pool = after.agent._neighbours._pools[address(3)]
     assert len(pool) == 1
+
+
+def test_a_session_goes_on_whose_peer_is_configured_no_more() -> None:
+    rig = first()
+    [(_, data)] = rig.agent.records()
+    after = Rig(
+        peers=lambda peer: replace(peer, name="e", addresses=both(5)) if peer.name == "c" else peer, up=""
+    )
+    assert after.agent.restore(data, after.now)
+    assert flows(after) == flows(rig)
+    assert after.agent.sessions_via(address(3)) == 1
+    after.wait(8101.0)
+    assert after.state() == []
+    assert after.agent.sessions_via(address(3)) == 0
 
 
 def test_what_is_being_opened_is_not_in_the_journal() -> None:

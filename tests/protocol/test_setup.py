@@ -232,6 +232,25 @@ def test_avoided_routes_are_bounded() -> None:
     assert len(rig.agent._setup._avoided_routes) <= 1024
 
 
+def test_when_too_many_routes_are_avoided_the_next_one_is_tried_again() -> None:
+    rig = Rig(timers=Timers(avoid=1000.0))
+
+    def ends_up(number: int) -> int:
+        rig.decision = Decision("x", (Hop(address(3), number), *hops(4)), on_fail_open=True)
+        port, out = rig.one(HOST, syn(session(2, port=1 + number)))
+        if port == UNDERLAY:
+            rig.agent.receive_message("c", SynRefused(header_of(out).chain_id, "no"), rig.now)
+            rig.take()
+        return port
+
+    for number in range(1030):
+        assert ends_up(number) == UNDERLAY
+        rig.now += 0.01
+    rig.wait(60.0)  # the sessions that went natively are forgotten, the routes are not
+    assert ends_up(0) == HOST
+    assert ends_up(1029) == UNDERLAY
+
+
 def test_an_answer_that_acknowledges_the_header_shows_that_there_is_no_agent() -> None:
     rig = Rig(decision=to_c())
     _, out = rig.one(HOST, syn(session(2), payload=b"early"))

@@ -36,6 +36,10 @@ def start(style: str, level: str) -> logging.handlers.QueueListener:
 class _Dropping(logging.handlers.QueueHandler):
     """Loses lines when the reader is too slow, and never waits."""
 
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        # As it is: made ready for another process, the name of the event would have the traceback in it.
+        return record
+
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
             self.queue.put_nowait(record)
@@ -60,7 +64,7 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             body["exception"] = self.formatException(record.exc_info)
-        return json.dumps(body, default=str, ensure_ascii=False)
+        return _quoted(body)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -74,6 +78,10 @@ def _when(record: logging.LogRecord) -> str:
 
 def _show(value: Any) -> str:
     text = str(value)
-    return (
-        json.dumps(text, ensure_ascii=False) if " " in text or '"' in text or not text.isprintable() else text
-    )
+    return _quoted(text) if not text or " " in text or '"' in text or not text.isprintable() else text
+
+
+def _quoted(value: Any) -> str:
+    """As JSON: readable, but with nothing that a terminal obeys or takes for the end of a line."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value, default=str)

@@ -41,7 +41,10 @@ async def listen(address: str, content: Callable[[], str]) -> Callable[[], Await
     """Serve the text at ADDRESS:PORT over HTTP; returns what stops it. Raises HostError."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
+        with (
+            contextlib.closing(writer),
+            contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError),
+        ):
             async with asyncio.timeout(_REQUEST_S):
                 head = await reader.readuntil(b"\r\n\r\n")
                 found = head.split(b" ", 2)[1:2] in ([b"/metrics"], [b"/"])
@@ -52,7 +55,6 @@ async def listen(address: str, content: Callable[[], str]) -> Callable[[], Await
                     b"Content-Length: %d\r\nConnection: close\r\n\r\n" % (status, len(body)) + body
                 )
                 await writer.drain()
-        writer.close()
 
     host, _, port = address.rpartition(":")
     try:
@@ -80,4 +82,4 @@ def _labelled(
 
 
 def _gauge(lines: list[str], name: str, help_: str, value: float) -> None:
-    lines += [f"# HELP {name} {help_}", f"# TYPE {name} gauge", f"{name} {value:g}"]
+    lines += [f"# HELP {name} {help_}", f"# TYPE {name} gauge", f"{name} {value}"]
