@@ -28,9 +28,16 @@ def start(style: str, level: str) -> logging.handlers.QueueListener:
     LOGGER.handlers[:] = [_Dropping(lines)]
     LOGGER.setLevel(level.upper())
     LOGGER.propagate = False
-    listener = logging.handlers.QueueListener(lines, output)
+    listener = _Listener(lines, output)
     listener.start()
     return listener
+
+
+class _Listener(logging.handlers.QueueListener):
+    """Ends after what is written down already, also when there is no room for a word more."""
+
+    def enqueue_sentinel(self) -> None:
+        self.queue.put(None)
 
 
 class _Dropping(logging.handlers.QueueHandler):
