@@ -36,8 +36,12 @@ def start(style: str, level: str) -> logging.handlers.QueueListener:
 class _Listener(logging.handlers.QueueListener):
     """Ends after what is written down already, also when there is no room for a word more."""
 
+    def __init__(self, lines: queue.Queue[Any], output: logging.Handler) -> None:
+        super().__init__(lines, output)
+        self._lines = lines
+
     def enqueue_sentinel(self) -> None:
-        self.queue.put(None)
+        self._lines.put(None)
 
 
 class _Dropping(logging.handlers.QueueHandler):
