@@ -257,7 +257,7 @@ def test_counters_and_numbers_come_back_and_a_flow_is_stopped_for_the_next_packe
     slow.carry_over(flow)
     table.insert(slow)
     assert (slow.top_seq, slow.top_ack) == (9, 130)
-    assert flow.packets == 5
+    assert flow.packets == slow.packets == 5
     packet = build_tcp(match, 9, 140, ACK, 1)
     assert programs.edit("ingress", packet.data) == (DIVERT, bytes(packet.data))
     again = Flow(UNDERLAY, match, FORWARD, session)
@@ -265,7 +265,7 @@ def test_counters_and_numbers_come_back_and_a_flow_is_stopped_for_the_next_packe
     table.insert(again)
     assert programs.edit("ingress", packet.data)[1] != bytes(packet.data)
     with table.refresh_all():
-        assert table.refresh(again) == slow.packets + 1
+        assert table.refresh(again) == 6
     table.delete(UNDERLAY, match)
     assert programs.steering.entries() == []
 

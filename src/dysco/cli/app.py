@@ -14,7 +14,7 @@ from typing import Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
-from dysco.cli import keys, lab, offline, options, show, top, tun
+from dysco.cli import doctor, keys, lab, offline, options, show, top, tun
 from dysco.errors import ConfigError, DyscoError, ExitStatus
 
 _INTERRUPTED: Final = 130  # what shells give for SIGINT: 128 + 2
@@ -35,6 +35,7 @@ def build() -> typer.Typer:
     app.callback()(_globals)
     app.add_typer(tun.app, name="tun", help="The agent of this host: start, stop, look.")
     app.command("check")(offline.check)
+    app.command("doctor")(doctor.doctor)
     app.command("explain")(offline.explain)
     app.command("reload")(show.reload)
     app.command("sessions")(show.sessions)

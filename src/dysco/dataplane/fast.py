@@ -59,9 +59,13 @@ class KernelFlowTable(PythonFlowTable):
         """Keep a flow; the next packet is treated as it says."""
         old = self.get(flow.port, flow.match)
         if old is not None and self.action(old) != TO_AGENT:
+            packets, octets = old.packets, old.bytes
             self._bring_up(old, self._kernel.stop(flow.match, self._direction(flow.port, flow.match)))
             self._seen.pop(old, None)
             if old.owner is flow.owner and old is not flow:
+                # What passed since the core has asked and carried over.
+                flow.packets += old.packets - packets
+                flow.bytes += old.bytes - octets
                 flow.top_seq, flow.top_ack = (
                     _further(flow.top_seq, old.top_seq),
                     _further(flow.top_ack, old.top_ack),
