@@ -27,7 +27,7 @@ def examine(lab: Lab, node: str, status: int = 0) -> dict[str, dict[str, Any]]:
         node, [sys.executable, "-m", "dysco.cli", "doctor", "--config", config, "--json"], check=False
     )
     assert done.returncode == status, done.stdout + done.stderr
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for one in json.loads(done.stdout)["findings"]:
         assert (one["remedy"] is None) == (one["level"] == "good")
         if one["subject"] not in found or found[one["subject"]]["level"] == "good":
