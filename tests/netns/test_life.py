@@ -14,7 +14,7 @@ import pytest
 
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import ask, fetch, lab_text, log_of, put_file, sessions, until, url
+from netns.labs import ask, counters, fetch, lab_text, log_of, put_file, sessions, until, url
 
 FIREWALL = """
 [[host]]
@@ -109,33 +109,48 @@ def test_a_stopped_agent_keeps_its_sessions_if_told_so(make_lab: MakeLab, node: 
         assert finished(lab, process) == wanted
 
 
-def test_two_thousand_sessions_leave_nothing(make_lab: MakeLab) -> None:
+CHURN = """
+import socket, sys
+for _ in range(int(sys.argv[2])):
+    with socket.create_connection((sys.argv[1], 80), 10) as s:
+        s.sendall(b"GET /file HTTP/1.0\\r\\n\\r\\n")
+        while s.recv(4096): pass
+"""
+
+
+def test_ten_thousand_sessions_leave_nothing(make_lab: MakeLab) -> None:
     lab = make_lab(configured("churn", "abd", "timers = { time_wait = 0.5, quarantine = 0.5 }"))
     lab.up()
     put_file(lab, 100)
-    program = (
-        "import socket, sys\n"
-        "for _ in range(int(sys.argv[2])):\n"
-        "    with socket.create_connection((sys.argv[1], 80), 5) as s:\n"
-        "        s.sendall(b'GET /file HTTP/1.0\\r\\n\\r\\n')\n"
-        "        while s.recv(4096): pass\n"
-    )
 
-    def churn(count: int) -> None:
-        lab.exec("a", ["python3", "-c", program, lab.address("d"), str(count)], timeout_s=60)
+    def churn(each: int) -> None:
+        """Open and close that many sessions in each of four processes, two on each family."""
+        clients = [
+            subprocess.Popen(lab.command("a", ["python3", "-c", CHURN, lab.address("d", family), str(each)]))
+            for family in (4, 6, 4, 6)
+        ]
+        try:
+            for client in clients:
+                assert client.wait(timeout=110) == 0
+        finally:
+            for client in clients:
+                client.kill()
         for node in "abd":
             until(f"{node} keeps sessions", lambda node=node: not sessions(lab, node))  # type: ignore[misc]
 
     def held(node: str) -> tuple[int, int]:
+        """Descriptors and resident bytes of an agent."""
         pid = lab.agent_pid(node)
         fields = Path(f"/proc/{pid}/statm").read_text().split()
         return len(list(Path(f"/proc/{pid}/fd").iterdir())), int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    churn(300)
+    churn(500)
     before = {node: held(node) for node in "abd"}
-    churn(2000)
+    churn(2500)
     for node in "abd":
         descriptors, memory = held(node)
         assert ask(lab, node, "status")["flows"] == 0
+        assert counters(lab, node)["opened"] == 12_000
+        assert "\ndysco_ports 0\n" in ask(lab, node, "metrics")
         assert descriptors <= before[node][0] + 1
         assert memory - before[node][1] < 3_000_000

@@ -87,7 +87,10 @@ def test_ports_of_the_journal_are_not_chosen_again() -> None:
     after = Rig(decision=to_c(), up="c")
     after.agent.restore(data, after.now)
     pool = after.agent._neighbours._pools[address(3)]
-    assert len(pool) == 1
+    assert len(pool) == after.agent.ports_held() == 1
+    after.wait(8101.0)
+    assert after.agent.ports_held() == 0
+    assert len(pool) == 1  # at rest
 
 
 def test_a_session_goes_on_whose_peer_is_configured_no_more() -> None:

@@ -19,7 +19,7 @@ SAMPLE = re.compile(r"([a-z_]+)(?:\{([a-z]+=\"[^\"\\\n]*\"(?:,[a-z]+=\"[^\"\\\n]
 def agent(sessions: int = 3) -> Any:
     """As much of an agent as is counted."""
     return SimpleNamespace(
-        core=SimpleSized(sessions, counters={"opened": 7, "malformed": 0}),
+        core=SimpleSized(sessions, counters={"opened": 7, "malformed": 0}, ports_held=lambda: 4),
         channel=SimpleNamespace(counters={"received": 5}, status=lambda: [up(True), up(False), up(True)]),
         forwarder=SimpleNamespace(counters={}),
         kernel=SimpleNamespace(steering=SimpleNamespace(counters=lambda: {"diverted": 2})),
@@ -80,6 +80,7 @@ def test_everything_counted_is_there() -> None:
         'dysco_box_total{box="ids",what="packets"}': 4,
         "dysco_sessions": 3,
         "dysco_flows": 6,
+        "dysco_ports": 4,
         "dysco_peers_up": 2,
         "dysco_loop_lag_seconds": 0.0015,
     }

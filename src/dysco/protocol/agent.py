@@ -188,6 +188,10 @@ class Agent:
         """How many sessions go from here to the agent at an address."""
         return self._life.via[address]
 
+    def ports_held(self) -> int:
+        """How many pairs of ports subsessions hold that were opened here."""
+        return self._neighbours.ports()
+
     def set_hops(self, session: FiveTuple, hops: tuple[Hop, ...]) -> bool:
         """Let a middlebox choose the hops behind it before its SYN leaves; False if none is waited for."""
         return self._setup.set_hops(session, hops)

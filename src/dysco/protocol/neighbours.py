@@ -158,6 +158,10 @@ class Neighbours:
             pool.aim(theirs)
         return pool
 
+    def ports(self) -> int:
+        """How many pairs of ports subsessions hold that were opened here."""
+        return sum(pool.live for pool in self._pools.values())
+
     def release(self, subsession: FiveTuple, now: float) -> None:
         """Give the ports of a subsession back that was opened here, even if its neighbour is a peer no more."""
         pool = self._pools.get(subsession.dst)

@@ -40,6 +40,11 @@ class PortPool:
         """How many pairs are live or resting."""
         return len(self._used)
 
+    @property
+    def live(self) -> int:
+        """How many pairs are live."""
+        return len(self._used) - len(self._resting)
+
     def allocate(self, now: float) -> tuple[int, int] | None:
         """Take a pair (local port, remote port) that is free; None if none was found."""
         self.expire(now)

@@ -30,6 +30,7 @@ def text(agent: AgentService) -> str:
     _labelled(lines, "dysco_box_total", "What Python middleboxes did.", boxes)
     _gauge(lines, "dysco_sessions", "Sessions at this agent.", len(agent.core))
     _gauge(lines, "dysco_flows", "Entries of the flow table.", len(agent.table))
+    _gauge(lines, "dysco_ports", "Pairs of ports that subsessions opened here hold.", agent.core.ports_held())
     _gauge(
         lines, "dysco_peers_up", "Peers with an association.", sum(one.up for one in agent.channel.status())
     )
