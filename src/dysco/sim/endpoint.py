@@ -1,8 +1,8 @@
 """A small TCP endpoint that watches what it is given.
 
 It does what a chain can notice of a TCP stack: handshake with options, a window, cumulative acknowledgement,
-retransmission with back-off, fast retransmission, half-close, FIN, RST, offload packets. It has no congestion
-control. Beside that it is a judge: `violations` lists every number that a correct path can never deliver (an
+retransmission with back-off, probes of a closed window, fast retransmission, half-close, FIN, RST, offload
+packets. It has no congestion control. Beside that it is a judge: `violations` lists every number that a correct path can never deliver (an
 acknowledgement of what was not sent, a wrong checksum, an echo of a timestamp that was never used).
 
 Numbers inside are relative: 0 is the SYN, 1 the first byte of data, and they do not wrap; on the wire they
@@ -125,7 +125,7 @@ class Endpoint:
         self._fail("aborted here")
 
     def handle_deadline(self, now: float) -> None:
-        """Do what the retransmission timer asks for, if its time has come."""
+        """Send again what is not acknowledged, or probe a window that is closed, if the time has come."""
         if self.deadline is None or now < self.deadline:
             return
         self.deadline = None
@@ -238,6 +238,8 @@ class Endpoint:
             self._top = max(self._top, 1)
             self._reset_timer()
         self._window = window
+        if ack == self._una and window == 0:
+            self._tries = 0  # probes that are answered may go on for ever
         if ack > self._una:
             self._una = ack
             self._next = max(self._next, ack)
@@ -298,7 +300,9 @@ class Endpoint:
                 break
             sent += 1
             self._top = max(self._top, self._next)
-        if sent:
+        waits = self._una == self._next < self._end and self.deadline is None
+        if sent or waits:
+            # Also with nothing in flight: the update of a closed window may be lost (RFC 9293 section 3.8.6.1).
             self._arm(now)
         return bool(sent)
 
