@@ -22,7 +22,8 @@ def main() -> int:
     parser.add_argument("address")
     parser.add_argument("port", type=int)
     parser.add_argument("--count", type=int, default=1000, help="sessions to hold")
-    parser.add_argument("--rate", type=float, default=1000.0, help="sessions per second")
+    parser.add_argument("--at-once", type=int, default=64, help="sessions that `hold` opens at a time")
+    parser.add_argument("--rate", type=float, default=1000.0, help="sessions per second of `churn`")
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -65,40 +66,23 @@ async def _open(options: argparse.Namespace) -> socket.socket:
     return sock
 
 
-async def _paced(
-    options: argparse.Namespace, total: int, held: list[socket.socket] | None
-) -> tuple[int, list[str]]:
-    errors: list[str] = []
-    done = 0
-
-    async def one() -> None:
-        nonlocal done
-        try:
-            sock = await _open(options)
-        except (OSError, TimeoutError) as error:
-            errors.append(repr(error))
-            return
-        done += 1
-        if held is None:
-            sock.close()
-        else:
-            held.append(sock)
-
-    begin = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        for number in range(total):
-            group.create_task(one())
-            ahead = begin + (number + 1) / options.rate - time.monotonic()
-            if ahead > 0.002:
-                await asyncio.sleep(ahead)
-    return done, errors
-
-
 async def hold(options: argparse.Namespace) -> None:
     """Open `count` sessions, each with one byte there and back, and keep them until standard input closes."""
     held: list[socket.socket] = []
-    done, errors = await _paced(options, options.count, held)
-    _say(f"{done} {len(errors)} {errors[0] if errors else ''}")
+    errors: list[str] = []
+    numbers = iter(range(options.count))
+
+    async def open_some() -> None:
+        for _ in numbers:
+            try:
+                held.append(await _open(options))
+            except (OSError, TimeoutError) as error:
+                errors.append(repr(error))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(options.at_once):
+            group.create_task(open_some())
+    _say(f"{len(held)} {len(errors)} {errors[0] if errors else ''}")
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     for sock in held:
         with contextlib.suppress(OSError):
@@ -108,7 +92,23 @@ async def hold(options: argparse.Namespace) -> None:
 async def churn(options: argparse.Namespace) -> None:
     """Open and close sessions at `rate` for `seconds`; print how many, errors, and seconds used."""
     begin = time.monotonic()
-    done, errors = await _paced(options, int(options.rate * options.seconds), None)
+    errors: list[str] = []
+    done = 0
+
+    async def one() -> None:
+        nonlocal done
+        try:
+            (await _open(options)).close()
+            done += 1
+        except (OSError, TimeoutError) as error:
+            errors.append(repr(error))
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(int(options.rate * options.seconds)):
+            group.create_task(one())
+            ahead = begin + (number + 1) / options.rate - time.monotonic()
+            if ahead > 0.002:
+                await asyncio.sleep(ahead)
     _say(f"{done} {len(errors)} {time.monotonic() - begin:.3f} {errors[0] if errors else ''}")
 
 

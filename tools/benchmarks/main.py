@@ -13,6 +13,7 @@ figure is the median of its rounds. Needs root.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from benchmarks.testbed import (
     Testbed,
     agents,
     haproxy,
+    process_cpu_seconds,
     resident_bytes,
     servers,
 )
@@ -60,7 +62,7 @@ def main() -> int:
     )
     parser.add_argument("what", nargs="*", help="chain, unchained, sessions, setups (default: all)")
     parser.add_argument(
-        "--way", action="append", dest="ways", help="of chain, only this one; may be repeated"
+        "--way", action="append", dest="ways", help="of chain and sessions, only this one; may be repeated"
     )
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default %(default)s)")
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement (default %(default)s)")
@@ -137,34 +139,69 @@ def unchained(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
 
 
 def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
-    """Memory of each agent per established session, and one stream's throughput beside so many."""
+    """Memory of each agent per established session, and what a packet costs beside so many.
+
+    Sessions are added to those that are there. On TUN devices agents move each packet: agents_us_a_packet is what their
+    processes use, for each time that a packet passes a device. In the kernel nobody tells packets apart, and
+    cpu_s_per_gb is that of the whole machine.
+    """
     results: dict[str, Figures] = {}
-    target = ADDRESSES[SERVER][0 if options.family == 4 else 1]
+    counts = sorted(int(word) for word in options.sessions.split(","))
     last = HOLD_PORT + 99
     policy = f'[[policy]]\nname = "hold"\nmatch = "dst portrange {HOLD_PORT}-{last}"\nhops = ["middle"]\n'
-    for count in (int(word) for word in options.sessions.split(",")):
-        with agents(bed, policies=policy) as running, ExitStack() as talkers:
+    for mode in ("tun", "ebpf"):
+        if options.ways and f"dysco, {mode}" not in options.ways:
+            continue
+        with agents(bed, mode=mode, policies=policy) as running, ExitStack() as talkers:
             measure.stream(bed, IPERF_PORT, 1, 1, family=options.family)
-            before = {host: resident_bytes(process) for host, process in running.items()}
-            for index in range(-(-count // SESSIONS_A_PROCESS)):
-                port, share = (
-                    str(HOLD_PORT + index),
-                    min(SESSIONS_A_PROCESS, count - index * SESSIONS_A_PROCESS),
-                )
-                _expect(talkers.enter_context(_talker(bed, SERVER, "accept", target, port)))
-                holding = _talker(bed, CLIENT, "hold", target, port, "--count", str(share), "--rate", "1000")
-                _, errors, *first = _expect(talkers.enter_context(holding)).split(maxsplit=2)
-                if int(errors):
-                    raise BenchError(f"{errors} of {share} sessions failed: {first}")
-            after = {host: resident_bytes(process) for host, process in running.items()}
-            found = [
-                measure.stream(bed, IPERF_PORT, 1, options.seconds, family=options.family) for _ in range(3)
-            ]
-            results[f"{count} sessions"] = {
-                **{f"bytes_a_session_{host}": (after[host] - before[host]) / count for host in running},
-                "stream_gbit_s": statistics.median(one["gbit_s"] for one in found),
-            }
+            empty = {host: resident_bytes(process) for host, process in running.items()}
+            held, ports = 0, itertools.count(HOLD_PORT)
+            for count in counts:
+                while held < count:
+                    share = min(SESSIONS_A_PROCESS, count - held)
+                    _hold(bed, talkers, next(ports), share, options.family)
+                    held += share
+                memory = {host: resident_bytes(process) - empty[host] for host, process in running.items()}
+                results[f"{mode}, {count} sessions"] = {
+                    **{f"bytes_a_session_{host}": grown / count for host, grown in memory.items()},
+                    **_stream_beside(bed, running, options, per_packet=mode == "tun"),
+                }
     return results
+
+
+def _hold(bed: Testbed, talkers: ExitStack, port: int, count: int, family: int) -> None:
+    """Open sessions to a port of the server and keep them until the talkers end."""
+    target = measure.address(SERVER, family)
+    _expect(talkers.enter_context(_talker(bed, SERVER, "accept", target, str(port))))
+    holding = talkers.enter_context(_talker(bed, CLIENT, "hold", target, str(port), "--count", str(count)))
+    _, errors, *first = _expect(holding).split(maxsplit=2)
+    if int(errors):
+        raise BenchError(f"{errors} of {count} sessions failed: {first}")
+
+
+def _stream_beside(
+    bed: Testbed,
+    running: Mapping[str, subprocess.Popen[bytes]],
+    options: argparse.Namespace,
+    *,
+    per_packet: bool,
+) -> Figures:
+    """The median of some streams; of costs the least, for what others do on the machine only adds."""
+
+    def so_far() -> tuple[float, int]:
+        packets = sum(bed.packets(host, device) for host in running for device in ("dysco0", "dysco1"))
+        return sum(map(process_cpu_seconds, running.values())), packets
+
+    rates, costs = [], []
+    for _ in range(options.rounds):
+        before, packets_before = so_far()
+        found = measure.stream(bed, IPERF_PORT, 1, options.seconds, family=options.family)
+        after, packets_after = so_far()
+        rates.append(found["gbit_s"])
+        each = (after - before) / max(1, packets_after - packets_before) * 1e6
+        costs.append(each if per_packet else found["cpu_s_per_gb"])
+    cost = "agents_us_a_packet" if per_packet else "cpu_s_per_gb"
+    return {"stream_gbit_s": statistics.median(rates), cost: min(costs)}
 
 
 def setups(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:

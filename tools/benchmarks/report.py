@@ -8,19 +8,18 @@ Figures = dict[str, float]
 
 
 def table(name: str, rows: dict[str, Figures]) -> str:
-    """A text table of one part of the bench; ratios are to the first row."""
-    columns = list(next(iter(rows.values())))
-    first = next(iter(rows.values()))
+    """A text table of one part of the bench; ratios are to the first row that has the column."""
+    columns = list(dict.fromkeys(column for figures in rows.values() for column in figures))
     lines = [f"## {name}", "", "| | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
     for row, figures in rows.items():
         cells = []
         for column in columns:
+            if column not in figures:
+                cells.append("-")
+                continue
+            first = next(other for other in rows.values() if column in other)
             value = figures[column]
-            ratio = (
-                f" ({value / first[column]:.2f})"
-                if len(rows) > 1 and first[column] and figures is not first
-                else ""
-            )
+            ratio = f" ({value / first[column]:.2f})" if first[column] and figures is not first else ""
             cells.append(f"{value:,.4g}{ratio}" if value < 10_000 else f"{value:,.0f}{ratio}")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ getting from client to server crosses the same two links.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -133,6 +134,11 @@ class Testbed:
                 process.wait()
         if process in self.processes:
             self.processes.remove(process)
+
+    def packets(self, host: str, device: str) -> int:
+        """How many packets a device has carried, in both directions."""
+        [link] = json.loads(self.sh(host, "ip", "-s", "-j", "link", "show", "dev", device))
+        return int(link["stats64"]["rx"]["packets"]) + int(link["stats64"]["tx"]["packets"])
 
     def listening(self, host: str, port: int) -> bool:
         """Whether a TCP socket of the host listens at the port."""
@@ -275,6 +281,12 @@ def _peers_up(
         [*dysco, "--socket", str(socket), "peers", "--json"], capture_output=True, text=True, check=False
     )
     return done.returncode == 0 and done.stdout.count('"up"') >= wanted
+
+
+def process_cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """CPU time that a process has used, in seconds (proc(5): utime and stime)."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(process: subprocess.Popen[bytes]) -> int:
