@@ -2,8 +2,9 @@
 
 It does what a chain can notice of a TCP stack: handshake with options, a window, cumulative acknowledgement,
 retransmission with back-off, probes of a closed window, fast retransmission, half-close, FIN, RST, offload
-packets. It has no congestion control. Beside that it is a judge: `violations` lists every number that a correct path can never deliver (an
-acknowledgement of what was not sent, a wrong checksum, an echo of a timestamp that was never used).
+packets. It has no congestion control. Beside that it is a judge: `violations` lists every number that a correct
+path can never deliver (an acknowledgement of what was not sent, a wrong checksum, an echo of a timestamp that
+was never used).
 
 Numbers inside are relative: 0 is the SYN, 1 the first byte of data, and they do not wrap; on the wire they
 are 32 bits from the initial sequence number (RFC 9293 section 3.4).

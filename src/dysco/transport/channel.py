@@ -378,7 +378,7 @@ class Channel:
 
     def _call(self, peer: Peer, now: float) -> None:
         """Begin a handshake as client, unless one is going on."""
-        if peer.call is not None or not peer.settings.addresses:
+        if peer.call is not None:
             return
         settings = peer.settings
         address = str(ipaddress.ip_address(settings.addresses[peer.attempts % len(settings.addresses)]))

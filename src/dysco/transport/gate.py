@@ -55,37 +55,32 @@ class Gate:
         self._listener = Listener(identity, now, limit_s)
         self._counters = counters
         self._sources: dict[str, frozenset[str]] = {}
-        self._anywhere: frozenset[str] = frozenset()
         self._buckets: dict[tuple[str, bool], Bucket] = {}
 
     def allow(self, peers: Iterable[PeerSettings]) -> None:
-        """Let these peers knock, from their addresses or from anywhere, and nobody else."""
+        """Let these peers knock, from their addresses, and nobody else."""
         sources: dict[str, set[str]] = {}
-        anywhere = set()
         for peer in peers:
-            if peer.anywhere:
-                anywhere.add(peer.name)
             for address in peer.addresses:
                 sources.setdefault(str(ipaddress.ip_address(address)), set()).add(peer.name)
-        self._anywhere = frozenset(anywhere)
-        self._sources = {address: frozenset(names | anywhere) for address, names in sources.items()}
+        self._sources = {address: frozenset(names) for address, names in sources.items()}
         self._buckets = {key: level for key, level in self._buckets.items() if key[0] in sources}
 
     def names(self, source: str) -> frozenset[str]:
         """Tell which peers may be behind an address; none: it gets no answer."""
-        return self._sources.get(source, self._anywhere)
+        return self._sources.get(source, frozenset())
 
     def knock(
         self, hello: bytes, source: sockets.Endpoint, names: frozenset[str], now: float, *, room: bool
     ) -> tuple[list[bytes], Association | None]:
-        """Take a ClientHello: gives the answer to send back, smaller than the hello, or an association.
+        """Take a ClientHello from an address that `names` knows: gives the answer to send back, smaller than the
+        hello, or an association.
 
         Without `room` no association begins.
         """
         address = sockets.packed(source)
         proved = self._listener.proved(hello, address, now)
-        # All addresses that are not named share two buckets, so that there is nothing to fill.
-        key = (source[0] if source[0] in self._sources else "", proved)
+        key = (source[0], proved)
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = Bucket(PROVED_PER_S if proved else UNPROVED_PER_S, now)

@@ -101,7 +101,7 @@ class Peer:
                 deadlines.append(link.heard_at + timing.dead_s)
             if link.hello_at is not None and not link.confirmed:
                 deadlines.append(link.hello_at)
-        may_call = self.call is None and bool(self.settings.addresses) and not self.greeting()
+        may_call = self.call is None and not self.greeting()
         if self.current is not None:
             deadlines.append(self.keepalive_at)
             if may_call:

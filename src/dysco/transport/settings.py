@@ -15,16 +15,15 @@ DEFAULT_PORT = 2016
 
 @dataclass(frozen=True, slots=True)
 class PeerSettings:
-    """A peer: its name, its addresses as text, or `anywhere` for one behind a NAT that always calls first.
+    """A peer: its name, and its addresses (one at least) as text.
 
     `mtu` is the IP packet size that reaches it, if it is known and need not be searched.
     """
 
     name: str
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[str, ...]
     port: int = DEFAULT_PORT
     fingerprint: str | None = None
-    anywhere: bool = False
     mtu: int | None = None
 
 
