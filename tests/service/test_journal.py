@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,17 @@ def key(number: int) -> bytes:
 
 def write(directory: Path, steps: Steps) -> None:
     """Remember data under numbers, or forget (None), and close."""
-    one = Journal(directory)
-    one.start(())
+    live: dict[bytes, bytes] = {}
+    one = Journal(directory, lambda: list(live.items()))
+    one.start()
     for number, data in steps:
         if data is None:
+            live.pop(key(number), None)
             one.forget(key(number))
         else:
+            live[key(number)] = data
             one.remember(key(number), data)
+        one.flush()
     one.close(delete=False)
 
 
@@ -98,8 +101,8 @@ def test_no_file_and_foreign_files_have_no_records(tmp_path: Path) -> None:
 def test_a_new_one_begins_with_what_lives(tmp_path: Path) -> None:
     write(tmp_path, SOME)
     records, _ = read(tmp_path / NAME)
-    one = Journal(tmp_path)
-    one.start(records.items())
+    one = Journal(tmp_path, lambda: list(records.items()))
+    one.start()
     one.forget(key(3))
     one.close(delete=False)
     del records[key(3)]
@@ -116,17 +119,42 @@ def test_it_is_made_anew_before_it_grows_without_bound(tmp_path: Path) -> None:
     assert (tmp_path / NAME).stat().st_size < 2_500_000
 
 
+def test_it_is_made_anew_in_slices_while_sessions_come_and_go(tmp_path: Path) -> None:
+    live = {key(number): bytes(2000) for number in range(1000)}
+    one = Journal(tmp_path, lambda: iterate(live))
+    one.start()
+    slices = 0
+    for number in range(3000):
+        live[key(number)] = data = number.to_bytes(3, "big") * 700
+        one.remember(key(number), data)
+        if number % 3 == 0:
+            del live[key(number)]
+            one.forget(key(number))
+        slices += one.flush()
+    while one.flush():
+        slices += 1
+    one.close(delete=False)
+    assert slices > 5
+    assert read(tmp_path / NAME) == (live, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [NAME]
+
+
+def iterate(live: dict[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """As the core gives its records: those that live when it is their turn."""
+    for one in list(live):
+        if one in live:
+            yield one, live[one]
+
+
 class Disk:
     """os.write that takes `room` more bytes and then has no space."""
 
     def __init__(self) -> None:
         self.room = 1 << 40
-        self.refused = threading.Event()
         self._write: Callable[[int, memoryview], int] = os.write
 
     def write(self, file: int, data: memoryview) -> int:
         if not self.room:
-            self.refused.set()
             raise OSError(errno.ENOSPC, "No space left on device")
         taken = self._write(file, data[: self.room])
         self.room -= taken
@@ -139,14 +167,17 @@ def test_a_full_disk_loses_nothing_once_there_is_room(
     disk = Disk()
     monkeypatch.setattr("dysco.service.journal.os.write", disk.write)
     said: list[str] = []
-    one = Journal(tmp_path, said.append)
-    one.start([(key(1), b"one")])
+    live = {key(1): b"one"}
+    one = Journal(tmp_path, lambda: list(live.items()), said.append)
+    one.start()
     disk.room = 10  # the next record is torn
-    one.remember(key(2), b"two")
-    assert disk.refused.wait(5)
-    disk.room = 1 << 40
-    one.remember(key(3), b"three")
-    one.close(delete=False)
-    assert read(tmp_path / NAME) == ({key(1): b"one", key(2): b"two", key(3): b"three"}, 0)
+    for number, data in ((2, b"two"), (3, b"three")):
+        live[key(number)] = data
+        one.remember(key(number), data)
+        one.flush()
     assert len(said) == 1
-    assert "No space left" in said[0]
+    disk.room = 1 << 40
+    live[key(4)] = b"four"
+    one.remember(key(4), b"four")
+    one.close(delete=False)
+    assert read(tmp_path / NAME) == (live, 0)

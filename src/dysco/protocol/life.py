@@ -146,9 +146,10 @@ class Life:
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """Key and record of each session that is established."""
-        for chain in self.chains.values():
-            if chain.opening is None:
-                yield chain.key, write_record(chain)
+        for key in list(self.chains):
+            chain = self.chains.get(key)
+            if chain is not None and chain.opening is None and chain.right is not None:
+                yield key, write_record(chain)
 
     def closing(self, chain: Chain, *, forward: bool, reset: bool, now: float) -> None:
         """A FIN or RST has passed."""

@@ -36,7 +36,7 @@ from dysco.middlebox import Middlebox, StreamMiddlebox
 from dysco.policy import PolicySet
 from dysco.protocol.agent import Agent, MessageOut, PacketOut
 from dysco.protocol.chain import Chain
-from dysco.protocol.events import ChangeMoved, SessionClosed, SessionForgotten, SessionRecord, Traced
+from dysco.protocol.events import ChangeMoved, Event, SessionClosed, SessionForgotten, SessionRecord, Traced
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
 from dysco.service import boxes, journal, kernel, logs, metrics, report, settings
 from dysco.service.changes import ChainChanges
@@ -72,6 +72,7 @@ class AgentService:
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lag_timer: asyncio.TimerHandle | None = None
+        self._slicing: asyncio.TimerHandle | None = None
         self._undo = contextlib.AsyncExitStack()
         self.devices: list[boxes.Device] = []
         self._keep = False
@@ -253,40 +254,67 @@ class AgentService:
             self.stopped.set()
 
     def _transmit(self) -> None:
-        """Carry out what the core wants; packets to software devices may lead to more."""
+        """Carry out what the core wants; packets to software devices may lead to more.
+
+        What the journal must know is written before anything leaves: a session that others know and a restarted agent
+        does not would be lost, and a change of which only one side knows would lose bytes.
+        """
         core = self.core
-        while out := core.outgoing():
+        while True:
+            out, events, noted = core.outgoing(), [], False
+            while (event := core.next_event()) is not None:
+                if isinstance(event, SessionRecord):
+                    self._journal.remember(event.key, event.data)
+                    noted = True
+                elif isinstance(event, SessionForgotten):
+                    self._journal.forget(event.key)
+                    noted = True
+                else:
+                    events.append(event)
+            if noted:
+                self._write_journal()
             for item in out:
                 if isinstance(item, PacketOut):
                     self.forwarder.send(item.port, item.packet)
                 elif isinstance(item, MessageOut):
                     self.channel.send(item.peer, item.message)
-        while (event := core.next_event()) is not None:
-            if isinstance(event, SessionRecord):
-                self._journal.remember(event.key, event.data)
-            elif isinstance(event, SessionForgotten):
-                self._journal.forget(event.key)
-            elif isinstance(event, Traced):
-                self.changes.hear(event)
-            else:
-                self.events.add(event)
-                if isinstance(event, ChangeMoved):
-                    self.changes.hear(event)
-                level = report.level(event)
-                if logs.LOGGER.isEnabledFor(level):
-                    log(report.name(event), level, **report.fields(event))
-                if not len(core):
-                    self._empty.set()
-                if isinstance(event, SessionClosed) and event.box is not None:
-                    for device in self.devices:
-                        if device.name == event.box:
-                            device.forget(event.session)
+            for event in events:
+                self._event(event)
+            if not out and not events:
+                break
         deadline = core.next_deadline()
         if deadline != self._deadline:
             if self._timer is not None:
                 self._timer.cancel()
             self._deadline = deadline
             self._timer = None if deadline is None else self._loop.call_at(deadline, self._due)
+
+    def _event(self, event: Event) -> None:
+        """Tell the log, and whoever listens."""
+        if isinstance(event, Traced):
+            self.changes.hear(event)
+            return
+        self.events.add(event)
+        if isinstance(event, ChangeMoved):
+            self.changes.hear(event)
+        level = report.level(event)
+        if logs.LOGGER.isEnabledFor(level):
+            log(report.name(event), level, **report.fields(event))
+        if not len(self.core):
+            self._empty.set()
+        if isinstance(event, SessionClosed) and event.box is not None:
+            for device in self.devices:
+                if device.name == event.box:
+                    device.forget(event.session)
+
+    def _write_journal(self) -> None:
+        """Write what was noted; a new file is made in slices."""
+        if self._journal.flush() and self._slicing is None:
+            self._slicing = self._loop.call_later(journal.PAUSE_S, self._slice)
+
+    def _slice(self) -> None:
+        self._slicing = None
+        self._write_journal()
 
     def _due(self) -> None:
         self._deadline = None
@@ -373,9 +401,9 @@ class AgentService:
         if restored:
             log("sessions_restored", sessions=restored)
         self._journal = journal.Journal(
-            directory, lambda reason: log("journal_failed", logging.ERROR, reason=reason)
+            directory, self.core.records, lambda reason: log("journal_failed", logging.ERROR, reason=reason)
         )
-        self._journal.start(self.core.records())
+        self._journal.start()
         self._undo.callback(lambda: self._journal.close(delete=not self._keep))
 
     async def _reset_sessions(self) -> None:
@@ -389,7 +417,7 @@ class AgentService:
                 await self._empty.wait()
 
     async def _close_kernel(self) -> None:
-        for timer in (self._timer, self._lag_timer):
+        for timer in (self._timer, self._lag_timer, self._slicing):
             if timer is not None:
                 timer.cancel()
         left = await asyncio.to_thread(self.kernel.close, keep=self._keep)

@@ -2,7 +2,9 @@
 
 An append-only file of records, each with its length and a CRC-32; read from the start, cut at the first record that is
 not whole and right. Nothing after such a record is believed, for what was lost there might have said otherwise.
-Written by a thread of its own, in batches; made anew from what lives when it has grown too long.
+Written in batches by the agent's own loop: the file lies in memory (/run), where a write takes microseconds, and a
+thread would take the interpreter from the loop in the middle of somebody's connection set-up. What is written there
+survives the agent, which is all that is asked. Made anew from what lives when it has grown too long.
 
     magic "DYSCOJ1\n", then records: length (4), crc (4), kind (1: remember, 2: forget), key (17), data
 """
@@ -10,11 +12,10 @@ Written by a thread of its own, in batches; made anew from what lives when it ha
 from __future__ import annotations
 
 import os
-import queue
 import struct
-import threading
 import zlib
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +27,8 @@ NAME: Final = "sessions.journal"
 _HEAD: Final = struct.Struct("!II")
 _LEAST_GROWTH: Final = 1 << 20  # bytes that a journal may grow by before it is made anew
 _LONGEST: Final = 1 << 16
-_BATCH: Final = 4096  # records that are written at once
-PAUSE_S: Final = 0.005  # seconds that a session may be established and not yet remembered
+_SLICE: Final = 200  # records of a new file that are made at once, which keeps the loop for about 2 ms
+PAUSE_S: Final = 0.005  # seconds between two slices of a new file
 
 
 def read(path: Path) -> tuple[dict[bytes, bytes], int]:
@@ -57,105 +58,118 @@ def read(path: Path) -> tuple[dict[bytes, bytes], int]:
 
 
 class Journal:
-    """Writes from a thread, every PAUSE_S seconds at most; `remember` and `forget` only queue.
+    """Keeps records on disk; `remember` and `forget` only note them down, `flush` writes.
 
-    If the disk refuses (full, read-only), `failed` is told once, what lives stays in memory, and with the next batch
-    the whole file is written anew: a torn record in its middle would cut off everything behind it.
+    records gives all that live, each as it is when it is its turn: what the file is made anew from, a slice at a time,
+    while what happens meanwhile goes to both files. If the disk refuses (full, read-only), `failed` is told once, and
+    the file is made anew as soon as there is something to write: a torn record in its middle would cut off everything
+    behind it.
     """
 
-    def __init__(self, directory: Path, failed: Callable[[str], None] = lambda reason: None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        records: Callable[[], Iterable[tuple[bytes, bytes]]],
+        failed: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self.path = directory / NAME
+        self._records = records
         self._failed = failed
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
-        self._live: dict[bytes, bytes] = {}
+        self._works = True
+        self._noted: dict[bytes, bytes | None] = {}
         self._file: int | None = None
         self._grown = self._base = 0
+        self._new: _New | None = None
 
-    def start(self, records: Iterable[tuple[bytes, bytes]]) -> None:
-        """Begin a new file with these records, in place of the old one at once. Raises OSError."""
-        self._live = dict(records)
-        self._rewrite()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self._thread.start()
+    def start(self) -> None:
+        """Begin a new file with the records that live, in place of the old one at once. Raises OSError."""
+        self._make_anew()
 
     def remember(self, key: bytes, data: bytes) -> None:
-        """Keep a session."""
-        self._queue.put(bytes((REMEMBER,)) + key + data)
+        """Note a session down."""
+        self._noted[key] = data
 
     def forget(self, key: bytes) -> None:
         """A session is gone."""
-        self._queue.put(bytes((FORGET,)) + key)
+        self._noted[key] = None
+
+    def flush(self) -> bool:
+        """Write what was noted, and a slice of a new file if one is being made; True if there is more to do."""
+        noted, self._noted = self._noted, {}
+        try:
+            if self._file is None:
+                self._make_anew()
+            else:
+                self._append(b"".join(_frame(_body(key, data)) for key, data in noted.items()))
+            self._works = True
+        except OSError as error:
+            self._close_files()
+            if self._works:
+                self._works = False
+                self._failed(f"{self.path}: {error.strerror}")
+        return self._new is not None
 
     def close(self, *, delete: bool) -> None:
-        """Write what is queued; then delete the file, if no session is to go on."""
-        if self._thread is not None:
-            self._closing.set()
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
-        self._close_file()
+        """Write what was noted; then delete the file, if no session is to go on."""
+        if self._noted or self._file is None:
+            self.flush()
+        self._close_files()
         if delete:
             self.path.unlink(missing_ok=True)
 
-    def _run(self) -> None:
-        works = True
-        batch: list[bytes] = []
-        while (body := self._queue.get()) is not None:
-            batch.append(body)
-            if not self._queue.empty() and len(batch) < _BATCH:
-                continue
-            works = self._write(batch, works)
-            batch.clear()
-            # Each wake-up takes the interpreter from the loop, in the middle of somebody's connection set-up.
-            self._closing.wait(PAUSE_S)
-        if batch:
-            self._write(batch, works)
+    def _append(self, frames: bytes) -> None:
+        assert self._file is not None
+        self._grown += _write_all(self._file, frames)
+        if self._new is not None:
+            self._new.size += _write_all(self._new.file, frames)
+            self._slice(_SLICE)
+        elif self._grown > max(_LEAST_GROWTH, self._base):
+            self._new = _New(self.path.with_suffix(".new"), self._records())
 
-    def _write(self, batch: list[bytes], works: bool) -> bool:
-        """Bring a batch to the disk; False if that did not work."""
-        for one in batch:
-            key = one[1 : 1 + KEY_LEN]
-            if one[0] == REMEMBER:
-                self._live[key] = one[1 + KEY_LEN :]
-            else:
-                self._live.pop(key, None)
-        try:
-            if self._file is None:
-                self._rewrite()
-            else:
-                self._grown += _write_all(self._file, b"".join(_frame(one) for one in batch))
-                if self._grown > max(_LEAST_GROWTH, self._base):
-                    self._rewrite()
-        except OSError as error:
-            self._close_file()
-            if works:
-                self._failed(f"{self.path}: {error.strerror}")
-            return False
-        return True
+    def _slice(self, most: int) -> None:
+        """Bring some more of what lives into the new file; the last slice puts it into the old one's place."""
+        new = self._new
+        assert new is not None
+        frames = [_frame(_body(key, data)) for key, data in islice(new.records, most)]
+        new.size += _write_all(new.file, b"".join(frames))
+        if len(frames) < most:
+            new.path.replace(self.path)
+            old, self._file, self._base, self._grown, self._new = self._file, new.file, new.size, 0, None
+            if old is not None:
+                os.close(old)
 
-    def _rewrite(self) -> None:
-        self._close_file()
-        new = self.path.with_suffix(".new")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    def _make_anew(self) -> None:
+        self._close_files()
+        self._new = _New(self.path.with_suffix(".new"), self._records())
+        while self._new is not None:
+            self._slice(_SLICE)
+
+    def _close_files(self) -> None:
+        for file in (self._file, None if self._new is None else self._new.file):
+            if file is not None:
+                os.close(file)
+        self._file = self._new = None
+
+
+class _New:
+    """A file that is being made, and what is still to come into it."""
+
+    def __init__(self, path: Path, records: Iterable[tuple[bytes, bytes]]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        self.path = path
+        self.records = iter(records)
+        self.file = os.open(path, flags, 0o600)
+        self.size = 0
         try:
-            size = _write_all(file, MAGIC)
-            frames = [_frame(bytes((REMEMBER,)) + key + data) for key, data in self._live.items()]
-            for at in range(0, len(frames), _BATCH):
-                size += _write_all(file, b"".join(frames[at : at + _BATCH]))
-            os.fsync(file)
-            new.replace(self.path)
+            self.size = _write_all(self.file, MAGIC)
         except OSError:
-            os.close(file)
+            os.close(self.file)
             raise
-        self._file, self._grown, self._base = file, 0, size
 
-    def _close_file(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+
+def _body(key: bytes, data: bytes | None) -> bytes:
+    return bytes((FORGET,)) + key if data is None else bytes((REMEMBER,)) + key + data
 
 
 def _write_all(file: int, data: bytes) -> int:
