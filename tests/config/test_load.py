@@ -324,7 +324,7 @@ def test_how_a_box_finds_its_syns() -> None:
     boxes = accept(
         HEAD
         + '[[box]]\nname = "b"\nkind = "kernel"\n[[box]]\nname = "c"\nkind = "packet"\nchanges_tuple = true\n'
-        '[[box]]\nname = "d"\nkind = "proxy"\nmatch = ["api"]\ndefault = true\n'
+        '[[box]]\nname = "d"\nkind = "packet"\nmatch = ["api"]\ndefault = true\n'
     )
     assert [box.matching for box in boxes.box] == [("tuple",), ("tag", "fingerprint"), ("api",)]
     assert boxes.default_box is boxes.box[2]
@@ -347,6 +347,25 @@ def test_policies_may_name_this_host_and_addresses() -> None:
         (3, 0),
         (9, 0),
     ]
+    own = HEAD.replace("[keys]", 'addresses = ["10.0.0.1"]\n[keys]') + PEERS
+    for name in ("a", "10.0.0.1"):
+        [found] = findings(own + '[[box]]\nname = "b"\nkind = "kernel"\n' + POLICY + f'hops = ["{name}/c"]\n')
+        assert found.endswith("no box here is called 'c'")
     assert findings(
         HEAD + PEERS + '[[box]]\nname = "bees"\nkind = "kernel"\n' + POLICY + 'hops = ["a/bee"]\n'
     )[0].endswith("no box here is called 'bee'; did you mean 'bees'?")
+
+
+def test_no_chain_goes_through_a_proxy() -> None:
+    proxy = '[[box]]\nname = "web"\nkind = "proxy"\n'
+    [found] = findings(HEAD + PEERS + proxy + POLICY + 'hops = ["fw", "a/web"]\n')
+    assert found.startswith(
+        "19:15: policy[web].hops[2]: box 'web' is a proxy, which ends sessions and opens others"
+    )
+    [found] = findings(HEAD + PEERS + proxy + POLICY + 'hops = ["a"]\n')
+    assert found.endswith("'a' is this agent, and it has no box that a chain goes through")
+    [found] = findings(HEAD + proxy + "default = true\n")
+    assert "box[web].default: a box of kind 'proxy' has none" in found
+    kernel = '[[box]]\nname = "fw"\nkind = "kernel"\n'
+    loaded = accept(HEAD + PEERS + proxy + kernel + POLICY + 'hops = ["a"]\n')
+    assert loaded.default_box is loaded.box[1]

@@ -156,6 +156,7 @@ def _one_box(index: int, box: Box) -> Iterator[Problem]:
         ("left", ("namespace",)),
         ("right", ("namespace",)),
         ("python", ("packet", "stream")),
+        ("default", ("kernel", "namespace", "packet", "stream")),
     ):
         if name in given and box.kind not in kinds:
             yield Problem(
@@ -216,12 +217,18 @@ def _place(
         yield Problem(path, f"'{text}': the name of a box is missing after '/'")
     if host in peers:
         return
-    if host == config.agent.name:
-        boxes = [one.name for one in config.box]
-        if box and box not in boxes:
+    if host == config.agent.name or host in map(str, config.agent.addresses):
+        boxes = [one.name for one in config.box if one.kind != "proxy"]
+        if any(one.name == box and one.kind == "proxy" for one in config.box):
+            yield Problem(
+                path,
+                f"box '{box}' is a proxy, which ends sessions and opens others: no chain goes through it. Let "
+                f"sessions be addressed to it, and give those that it opens a policy of their own",
+            )
+        elif box and box not in boxes:
             yield Problem(path, f"no box here is called '{box}'{did_you_mean(box, boxes)}")
-        elif not config.box:
-            yield Problem(path, f"'{host}' is this agent, and it has no box")
+        elif not boxes:
+            yield Problem(path, f"'{host}' is this agent, and it has no box that a chain goes through")
         return
     try:
         address = ipaddress.ip_address(host)

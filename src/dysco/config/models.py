@@ -552,8 +552,9 @@ class HostConfig(Section):
 
     @property
     def default_box(self) -> Box | None:
-        """The box that a hop means which names only this host."""
-        return next((box for box in self.box if box.default), self.box[0] if self.box else None)
+        """The box that a hop means which names only this host; never a proxy, where chains end."""
+        boxes = [box for box in self.box if box.kind != "proxy"]
+        return next((box for box in boxes if box.default), boxes[0] if boxes else None)
 
 
 def box_tag(name: str) -> int:
