@@ -46,7 +46,7 @@ def spaces() -> Iterator[list[Space]]:
 @pytest.fixture
 def mode(request: pytest.FixtureRequest) -> str:
     """Who moves packets in the labs of a test; `labs.both_modes` runs a test with each."""
-    return str(getattr(request, "param", os.environ.get("DYSCO_TEST_MODE", "tun")))
+    return str(getattr(request, "param", os.environ.get("DYSCO_TEST_MODE", "auto")))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import ask, counters, fetch, lab_text, log_of, put_file, sessions, until, url
+from netns.labs import ask, both_modes, counters, fetch, lab_text, log_of, put_file, sessions, until, url
 
 FIREWALL = """
 [[host]]
@@ -64,6 +64,7 @@ def finished(lab: Lab, process: subprocess.Popen[bytes]) -> str:
     return hashlib.sha256((lab.directory / "a" / "arrived").read_bytes()).hexdigest()
 
 
+@both_modes
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("node", ["a", "b", "d"])
 def test_sessions_survive_a_killed_agent(make_lab: MakeLab, family: int, node: str) -> None:
@@ -86,6 +87,7 @@ def stop(lab: Lab, node: str) -> None:
     until("the agent does not end", lambda: not Path(f"/proc/{pid}/exe").exists())
 
 
+@both_modes
 @pytest.mark.parametrize("node", ["a", "b", "d"])
 def test_a_stopped_agent_resets_its_sessions(make_lab: MakeLab, node: str) -> None:
     lab = chain(make_lab)

@@ -7,6 +7,7 @@ import pytest
 from netns.conftest import MakeLab
 from netns.labs import (
     MEGABYTE,
+    both_modes,
     counters,
     fetch,
     lab_text,
@@ -91,6 +92,7 @@ def boxes(text: str) -> str:
     return text.replace("BOXES", str(Path(__file__).resolve().parents[2] / "configs" / "boxes"))
 
 
+@both_modes
 @FAMILIES
 @pytest.mark.parametrize("match", ["", ', match = ["fingerprint"]'])
 def test_masquerade_changes_the_source_and_the_chain_goes_on(
@@ -107,6 +109,7 @@ def test_masquerade_changes_the_source_and_the_chain_goes_on(
     assert lab.address("a", family) not in log_of(lab, "d", "access.log")
 
 
+@both_modes
 @FAMILIES
 def test_dnat_changes_the_destination_and_the_final_host(make_lab: MakeLab, family: int) -> None:
     lab = make_lab(lab_text("dnat", DNAT, boxes(COUNTER), hops='["b", "c"]'))
@@ -118,6 +121,7 @@ def test_dnat_changes_the_destination_and_the_final_host(make_lab: MakeLab, fami
     assert [one["role"] for one in sessions(lab, "d")] == ["last"]
 
 
+@both_modes
 @FAMILIES
 def test_a_box_in_its_own_namespace_sees_names_of_its_devices(make_lab: MakeLab, family: int) -> None:
     lab = make_lab(lab_text("space", NAMESPACE, hops='["b"]'))
@@ -148,6 +152,7 @@ box = [
     assert len(sessions(lab, "b")) == 3
 
 
+@both_modes
 @FAMILIES
 def test_haproxy_ends_one_chain_and_begins_the_next(make_lab: MakeLab, family: int) -> None:
     proxy = """
@@ -204,6 +209,7 @@ peer = [{ name = "a", may_use = "dst port 80" }]
     assert lab.address("b", family) in log_of(lab, "d", "access.log")
 
 
+@both_modes
 @FAMILIES
 def test_a_gateway_begins_the_chain_for_hosts_without_agents(make_lab: MakeLab, family: int) -> None:
     inside = """

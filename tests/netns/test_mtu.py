@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, ask, counters, fetch, lab_text, put_file, sessions, until, url
+from netns.labs import MEGABYTE, ask, both_modes, counters, fetch, lab_text, put_file, sessions, until, url
 from netns.test_life import SIZE, download, finished
 
 NARROW = """
@@ -51,6 +51,7 @@ def test_a_chain_crosses_a_narrow_link(make_lab: MakeLab, family: int, icmp: boo
     assert fetch(lab, url(lab, family), timeout_s=15) == wanted
 
 
+@both_modes
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_path_that_shrinks_under_a_transfer(make_lab: MakeLab, family: int) -> None:
     lab = make_lab(lab_text("shrinks", NARROW.replace("mtu = 1280", "mtu = 1500"), hops='["b"]'))

@@ -7,6 +7,7 @@ import pytest
 from netns.conftest import MakeLab
 from netns.labs import (
     MEGABYTE,
+    both_modes,
     counters,
     fetch,
     lab_text,
@@ -63,6 +64,7 @@ def test_fast_open_data_arrive_once_and_whole(make_lab: MakeLab, family: int, si
     assert address in log_of(lab, "c", "counter.txt")
 
 
+@both_modes
 @FAMILIES
 def test_native_egress_to_a_server_behind_the_last_agent(make_lab: MakeLab, family: int) -> None:
     last = """
@@ -98,6 +100,7 @@ def test_what_no_policy_names_passes_untouched(make_lab: MakeLab, family: int) -
     assert counters(lab, "a")["syn"] == 0
 
 
+@both_modes
 @FAMILIES
 def test_users_own_rules_do_not_break_a_chain(make_lab: MakeLab, family: int) -> None:
     rules = (

@@ -11,7 +11,7 @@ import pytest
 
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, counters, fetch, lab_text, log_of, put_file, sessions, until, url
+from netns.labs import MEGABYTE, both_modes, counters, fetch, lab_text, log_of, put_file, sessions, until, url
 from netns.test_life import download
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
@@ -86,6 +86,7 @@ def receive(lab: Lab, family: int, timeout_s: float = 60.0) -> str:
     return hashlib.sha256(arrived.read_bytes()).hexdigest()
 
 
+@both_modes
 @pytest.mark.parametrize(
     ("family", "offload", "by", "new"),
     [

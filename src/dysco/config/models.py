@@ -272,11 +272,12 @@ class Dataplane(Section):
     """Who moves the packets of established sessions."""
 
     mode: Literal["auto", "ebpf", "tun"] = option(
-        "tun",
+        "auto",
         doc=(
-            "`ebpf`: programs in the kernel rewrite them, and the agent sees only what begins and ends sessions and "
-            "what a Python box handles; `tun`: the agent rewrites all of them; `auto`: `ebpf` if a test at start "
-            "shows that it works here, else `tun`. `dysco tun status` says which is in use, and why."
+            "`ebpf`: programs in the kernel rewrite them, the agent sees what begins and ends sessions and what a "
+            "Python box or a box in another namespace handles, and does not start where the kernel cannot; `tun`: the "
+            "agent rewrites all of them; `auto`: `ebpf` if a test at start shows that it works here, else `tun`. "
+            "`dysco tun status` says which is in use, and why."
         ),
         reload="restart",
     )
