@@ -36,14 +36,15 @@ class Programs:
     def edit(self, name: str, packet: bytes | bytearray) -> tuple[int, bytes]:
         """What the program says to a packet, and what it makes of it."""
         kind = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
-        verdict, frame = self._test(name, bytes(12) + kind + packet, 0)
+        verdict, frame = self.frame(name, bytes(12) + kind + packet, 0)
         return verdict, frame[14:]
 
     def on_frame(self, name: str, frame: bytes, mark: int = 0) -> int:
         """What the program says to an Ethernet frame."""
-        return self._test(name, frame, mark)[0]
+        return self.frame(name, frame, mark)[0]
 
-    def _test(self, name: str, frame: bytes, mark: int) -> tuple[int, bytes]:
+    def frame(self, name: str, frame: bytes, mark: int = 0) -> tuple[int, bytes]:
+        """What the program says to an Ethernet frame, and what it makes of it."""
         data = ctypes.create_string_buffer(frame, len(frame))
         out = ctypes.create_string_buffer(len(frame) + 64)
         context = ctypes.create_string_buffer(192)

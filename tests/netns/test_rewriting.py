@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from dysco.dataplane.fast import TO_STACK, KernelFlowTable, pack
 from dysco.dataplane.selftest import in_own_namespace
-from dysco.dataplane.steer import IN, OUT
+from dysco.dataplane.steer import IN, OUT, SteeringConfig
 from dysco.dataplane.trial import Range, flows, rewriting_fault
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, Flow, Translation
 from dysco.wire.options import walk
@@ -184,6 +184,23 @@ def test_what_is_not_understood_goes_to_the_agent_as_it_is(programs: Programs, f
     apply(expected, flow)
     padded.data += bytes(20)  # Ethernet's padding is none of IP's
     assert edited(programs, padded, flow) == (PASS, bytes(expected.data) + bytes(20))
+
+
+def test_what_arrives_by_another_underlay_device_comes_up_by_the_first(programs: Programs) -> None:
+    """Filters and routes of the host see one device, whichever way a packet took; the agent takes a tunnel's."""
+    match = FiveTuple.parse("10.0.0.2:61001 > 10.0.0.1:61002")
+    flow = Flow(UNDERLAY, match, HOST, match.reversed())
+    programs.steering.add(match, IN, pack(flow, TO_STACK))
+    packet = build_tcp(match, 1, 1, ACK, 1)
+    expected = packet.copy()
+    apply(expected, flow)
+    mac = bytes((2, 0, 0, 0, 0, 9))
+    own = (OWN4, OWN6)
+    programs.steering.configure(SteeringConfig(1, 1, 7, mac, (61000, 65535), own))
+    verdict, frame = programs.frame("ingress", bytes(12) + b"\x08\x00" + packet.data)
+    assert (verdict, frame) == (DIVERT, mac + bytes(6) + b"\x08\x00" + bytes(expected.data))
+    programs.steering.configure(SteeringConfig(1, 1, 7, None, (61000, 65535), own))
+    assert programs.edit("ingress", packet.data) == (DIVERT, bytes(packet.data))
 
 
 def test_partial_checksums_and_offload_packets_through_devices() -> None:

@@ -221,11 +221,9 @@ class Agent(Section):
             "every session "
             "get a reset, and everything in the kernel is undone; new sessions then go without a chain. "
             "`keep`: "
-            "devices, steering and the session journal stay; packets of chained sessions, and new sessions "
-            "that a "
-            "policy matches, wait or vanish until an agent starts here again and the sessions go on (`dysco "
-            "tun down` "
-            "ends it for good)."
+            "devices, steering and the session journal stay; what the kernel rewrites goes on, other packets of "
+            "chained sessions, and new sessions that a policy matches, wait or vanish until an agent starts here "
+            "again (`dysco tun down` ends it for good)."
         ),
     )
     log_format: Literal["text", "json"] = option(

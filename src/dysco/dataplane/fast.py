@@ -12,6 +12,7 @@ the other mode, and a flow goes from kernel to agent, or back, by being inserted
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
@@ -27,9 +28,10 @@ TO_STACK: Final = 1
 TO_BOX: Final = 2
 TO_WIRE: Final = 3
 
-_FLOW = struct.Struct("=16s16s4sHHIIIIIIIII20x")
-_BIG = struct.Struct(">H")
-_OWN = struct.Struct("=H")
+_REWRITE = struct.Struct("=16s16s4sHHI")
+_NUMBERS = struct.Struct("=IIIIIIII20x")
+_NO_NUMBERS: Final = bytes(_NUMBERS.size)
+_SWAPS: Final = sys.byteorder == "little"
 _KNOWN_SEQ: Final = 1
 _KNOWN_ACK: Final = 2
 _UNCHANGED: Final = Translation()
@@ -136,20 +138,25 @@ class KernelFlowTable(PythonFlowTable):
 
 def pack(flow: Flow, action: int) -> bytes:
     """A flow as the programs know it, with counters at zero."""
-    new, numbers = flow.rewrite, flow.translation
+    new, numbers, seq, ack = flow.rewrite, flow.translation, flow.top_seq, flow.top_ack
     half = (len(new) - 4) // 2
-    return _FLOW.pack(
+    address_delta = flow.address_delta
+    rewrite = _REWRITE.pack(
         new[:half],
         new[half:-4],
         new[-4:],
-        _sum(flow.address_delta),
-        _sum((flow.full_delta - flow.address_delta) % 0xFFFF),
+        _sum(address_delta),
+        _sum((flow.full_delta - address_delta) % 0xFFFF),
         action,
+    )
+    if numbers is None and seq < 0 and ack < 0:
+        return rewrite + _NO_NUMBERS
+    return rewrite + _NUMBERS.pack(
         numbers is not None,
         *(value & MASK32 for value in _values(numbers or _UNCHANGED)),
-        max(flow.top_seq, 0),
-        max(flow.top_ack, 0),
-        (_KNOWN_SEQ if flow.top_seq >= 0 else 0) | (_KNOWN_ACK if flow.top_ack >= 0 else 0),
+        max(seq, 0),
+        max(ack, 0),
+        (_KNOWN_SEQ if seq >= 0 else 0) | (_KNOWN_ACK if ack >= 0 else 0),
     )
 
 
@@ -164,4 +171,4 @@ def _values(numbers: Translation) -> tuple[int, int, int, int]:
 
 def _sum(delta: int) -> int:
     """A sum of big-endian words as the sum of the same bytes in words of this machine (RFC 1071 section 2)."""
-    return int(_OWN.unpack(_BIG.pack(delta))[0])
+    return (delta & 0xFF) << 8 | delta >> 8 if _SWAPS else delta

@@ -233,7 +233,7 @@ class Steering:
         if direction != IN or self._config is None:
             return direction == IN
         low, high = self._config.port_range
-        return not (low <= match.dport <= high and match.dst in self._config.addresses)
+        return not low <= match[-2] << 8 | match[-1] <= high or match.dst not in self._config.addresses
 
     def _load(self, name: str) -> int:
         if name not in self._loaded:
