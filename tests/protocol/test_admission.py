@@ -122,7 +122,7 @@ def test_a_peer_that_is_not_accepted() -> None:
 def test_what_a_header_may_not_say() -> None:
     rig = Rig()
     rig.feed(UNDERLAY, rig.chained_syn(hops(3, 4)))
-    rig.feed(UNDERLAY, rig.chained_syn(hops(2), of=OURS, ports=(61001, 60000)))
+    rig.feed(UNDERLAY, rig.chained_syn(hops(2), of=OURS, ports=(61001, 60000), chain_id=b"b" * 16))
     rig.feed(UNDERLAY, rig.chained_syn(hops(2), of=OURS, hop_index=LONGEST_CHAIN))
     assert refusals(rig) == [
         "this host is not the hop that the header names",

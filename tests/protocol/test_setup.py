@@ -221,6 +221,19 @@ def test_a_refusal_from_beyond_avoids_the_route_and_not_the_next_hop() -> None:
     assert rig.one(HOST, syn(session(2, port=6)))[0] == UNDERLAY
 
 
+def test_a_repeated_syn_that_crosses_the_refusal_is_refused_too() -> None:
+    rig = Rig(boxes=[PAIR_BOX])
+    _, into = rig.one(UNDERLAY, rig.chained_syn(hops(2, 3, 4)))
+    _, out = rig.one(PAIR_BOX.right_read, into)
+    rig.agent.receive_message("c", SynRefused(header_of(out).chain_id, "c is full"), rig.now)
+    assert rig.take() == []
+    rig.now += 1.0
+    assert rig.feed(UNDERLAY, rig.chained_syn(hops(2, 3, 4))) == []
+    assert rig.messages == [("a", SynRefused(header_of(out).chain_id, "c is full"))] * 2
+    assert rig.state() == []
+    assert rig.agent.counters["opened"] == 1
+
+
 def test_avoided_routes_are_bounded() -> None:
     rig = Rig(timers=Timers(avoid=5.0))
     for number in range(1300):

@@ -301,7 +301,9 @@ class Setup:
             return
         set_payload(packet, payload[chain_header.length(payload) :], at)
         strip_tag(packet)
-        refusal = self._admission.refusal(header, at, neighbour, self.settings, now)
+        # A repeated SYN may cross the refusal of the first one; it must not begin what nobody waits for.
+        refusal = self._admission.refused_before(key)
+        refusal = refusal or self._admission.refusal(header, at, neighbour, self.settings, now)
         box = self._admission.box_for(header, self.settings)
         if isinstance(box, str) or key in self._life.chains:
             refusal = refusal or (box if isinstance(box, str) else "the chain is here already")
