@@ -123,7 +123,7 @@ class ChainHandle:
         return self._change("remove", box=box, **terms)
 
     def replace(self, box: str, other: str, **terms: Any) -> Changing:
-        """Put another box into the place of one."""
+        """Put another box into the place of one; state=: `none`, `copy` or `freeze`, how its state moves there."""
         return self._change("replace", box=box, hops=[other], **terms)
 
     def set_hops(self, hops: Iterable[str], **terms: Any) -> Changing:

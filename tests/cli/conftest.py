@@ -12,6 +12,7 @@ import pytest
 
 from cli import fakes
 from dysco import views
+from dysco.chains import ChainHandle
 from dysco.cli.app import run
 from dysco.errors import NoAgentError
 
@@ -27,6 +28,8 @@ class FakeAgent:
         self.by_socket: dict[str, tuple[str, list[views.Session]]] = {}
         self.socket: Path | None = None
         self.stops = 0
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.items: list[dict[str, Any]] = []
 
     @contextlib.asynccontextmanager
     async def connect(self, path: Path | None = None) -> AsyncIterator[FakeAgent]:
@@ -65,6 +68,14 @@ class FakeAgent:
         return self._answer(
             views.Reload((views.Change("tun.mtu: 1500 -> 1400 (needs a restart)", "tun.mtu", True),))
         )
+
+    def session(self, text: str) -> ChainHandle:
+        return ChainHandle(self, text)
+
+    async def stream(self, name: str, **fields: Any) -> AsyncIterator[Any]:
+        self.asked.append((name, fields))
+        for item in self._answer(self.items):
+            yield item
 
     async def stop(self) -> None:
         self.stops += 1

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ import dysco
 from dysco.chains import Step
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, both_modes, lab_text, put_file, sessions, until, url
+from netns.labs import MEGABYTE, both_modes, lab_text, log_of, nft_counter, put_file, sessions, until, url
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
@@ -43,9 +44,38 @@ table inet firewall {
 """
 
 
-def firewall(name: str) -> str:
+def firewall(name: str, port: int = 80) -> str:
     """A host with a strict stateful firewall."""
-    return FIREWALL.replace("NAME", name)
+    return FIREWALL.replace("NAME", name).replace("dport 80", f"dport {port}")
+
+
+WATCH = """
+table inet watch {
+    counter resets {}
+    counter passing {}
+    chain forward {
+        type filter hook forward priority filter;
+        tcp flags & rst == rst counter name resets
+        meta l4proto tcp ip daddr ADDRESS4 counter name passing
+        meta l4proto tcp ip saddr ADDRESS4 counter name passing
+        meta l4proto tcp ip6 daddr ADDRESS6 counter name passing
+        meta l4proto tcp ip6 saddr ADDRESS6 counter name passing
+    }
+}
+"""
+
+
+def watch(lab: Lab, node: str) -> None:
+    """Let the router count resets, and TCP packets from and to a host."""
+    rules = WATCH.replace("ADDRESS4", lab.address(node, 4)).replace("ADDRESS6", lab.address(node, 6))
+    path = lab.directory / "watch.nft"
+    path.write_text(rules)
+    lab.exec("router", ["nft", "-f", str(path)])
+
+
+def seen(lab: Lab, counter: str) -> int:
+    """Packets that the router has counted."""
+    return nft_counter(lab, "router", "watch", counter)
 
 
 @contextlib.contextmanager
@@ -71,7 +101,7 @@ def finish(lab: Lab, process: subprocess.Popen[bytes]) -> str:
 
 
 def change(
-    lab: Lab, node: str, kind: str, *args: str, session: str = "dst port 80", **terms: object
+    lab: Lab, node: str, kind: str, *args: object, session: str = "dst port 80", **terms: object
 ) -> list[Step]:
     """Ask the agent of a node for a change; returns the steps."""
 
@@ -83,18 +113,158 @@ def change(
     return asyncio.run(run())
 
 
+PHASES = ["requested", "locked", "new path up", "two paths", "drained", "done", "done"]
+
+
+def was_done(steps: list[Step]) -> None:
+    """Check that a single session was changed in the order of all phases, perhaps after it had to wait."""
+    phases = [one.phase for one in steps[1:]]
+    while "waiting" in phases:
+        phases = phases[phases.index("waiting") + 1 :]
+    assert phases == PHASES, steps
+
+
 @both_modes
 @FAMILIES
 def test_a_firewall_is_removed_during_a_download(make_lab: MakeLab, family: int) -> None:
     lab = make_lab(lab_text("remove", firewall("b"), hops='["b"]'))
     lab.up()
+    watch(lab, "b")
     wanted = put_file(lab, 20 * MEGABYTE)
     with download(lab, family) as process:
         steps = change(lab, "a", "remove", "b")
-        assert steps[0].before == ("a", "b/firewall", "d")
-        assert steps[0].after == ("a", "d")
-        assert [one.phase for one in steps[1:]] == [
-            "requested", "locked", "new path up", "two paths", "drained", "done", "done",
-        ]  # fmt: skip
+        assert (steps[0].before, steps[0].after) == (("a", "b/firewall", "d"), ("a", "d"))
+        was_done(steps)
         until("the firewall's host has left", lambda: sessions(lab, "b") == [])
+        before = seen(lab, "passing")
+        assert finish(lab, process) == wanted
+    assert seen(lab, "passing") == before
+    assert seen(lab, "resets") == 0
+
+
+@both_modes
+@FAMILIES
+def test_a_strict_firewall_is_inserted_during_a_download(make_lab: MakeLab, family: int) -> None:
+    lab = make_lab(lab_text("insert", firewall("b"), hops="[]"))
+    lab.up()
+    watch(lab, "b")
+    wanted = put_file(lab, 20 * MEGABYTE)
+    with download(lab, family) as process:
+        assert seen(lab, "passing") == 0
+        steps = change(lab, "a", "insert", "b")
+        assert (steps[0].before, steps[0].after) == (("a", "d"), ("a", "b", "d"))
+        was_done(steps)
+        assert finish(lab, process) == wanted
+    assert nft_counter(lab, "b", "firewall", "fresh") >= 1  # a SYN that is repeated counts again
+    assert nft_counter(lab, "b", "firewall", "passed") > 20
+    assert nft_counter(lab, "b", "firewall", "invalid") == 0
+    assert seen(lab, "resets") == 0
+
+
+@both_modes
+@FAMILIES
+def test_a_firewall_is_replaced_during_a_download(make_lab: MakeLab, family: int) -> None:
+    lab = make_lab(lab_text("replace", firewall("b"), firewall("c"), hops='["b"]'))
+    lab.up()
+    watch(lab, "b")
+    wanted = put_file(lab, 20 * MEGABYTE)
+    with download(lab, family) as process:
+        was_done(change(lab, "a", "replace", "b", "c"))
+        until("the old firewall's host has left", lambda: sessions(lab, "b") == [])
+        before = seen(lab, "passing")
+        assert finish(lab, process) == wanted
+    assert seen(lab, "passing") == before
+    assert nft_counter(lab, "c", "firewall", "passed") > 20
+    assert nft_counter(lab, "c", "firewall", "invalid") == 0
+    assert seen(lab, "resets") == 0
+
+
+# Speaks when a file says so: a line of 100 bytes there and back for each line that the file has got.
+TALK = """
+import pathlib, socket, sys, time
+link = socket.create_connection((sys.argv[1], 7000))
+said = 0
+pathlib.Path("connected").touch()
+while True:
+    wanted = pathlib.Path("say")
+    while said < (wanted.stat().st_size if wanted.exists() else 0):
+        line = b"%099d\\n" % said
+        link.sendall(line)
+        back = b""
+        while len(back) < len(line):
+            back += link.recv(4096) or sys.exit("closed")
+        assert back == line, back
+        said += 1
+        with open("heard", "ab") as heard:
+            heard.write(b".")
+    time.sleep(0.01)
+"""
+
+ECHO = """
+import socket
+listener = socket.create_server(("::", 7000), family=socket.AF_INET6, dualstack_ipv6=True)
+while True:
+    link, _ = listener.accept()
+    while data := link.recv(4096):
+        link.sendall(data)
+"""
+
+
+@both_modes
+@FAMILIES
+def test_an_idle_session_needs_no_packet_to_change(make_lab: MakeLab, family: int) -> None:
+    lab = make_lab(
+        lab_text("idle", firewall("b", 7000), firewall("c", 7000), hops='["b"]', match="dst port 7000")
+    )
+    lab.up()
+    (lab.directory / "d" / "echo.py").write_text(ECHO)
+    (lab.directory / "a" / "talk.py").write_text(TALK)
+    lab.start("d", [sys.executable, "echo.py"], name="echo")
+    listens = ["ss", "-Hltn", "sport = :7000"]
+    until("nobody listens", lambda: lab.exec("d", listens).stdout != "")
+    lab.start("a", [sys.executable, "talk.py", lab.address("d", family)], name="talk")
+
+    def talk() -> None:
+        say, heard = lab.directory / "a" / "say", lab.directory / "a" / "heard"
+        with say.open("ab") as file:
+            file.write(b".")
+        until(
+            "no answer: " + log_of(lab, "a", "talk.log"),
+            lambda: heard.exists() and heard.stat().st_size == say.stat().st_size,
+        )
+
+    talk()
+    everything = "dst port 7000"
+    was_done(change(lab, "a", "insert", "c", session=everything, after="b"))
+    talk()
+    was_done(change(lab, "a", "remove", "b", session=everything))
+    was_done(change(lab, "a", "replace", "c", "b", session=everything))
+    talk()
+    was_done(change(lab, "a", "set_hops", ["c", "b"], session=everything))
+    was_done(change(lab, "a", "set_hops", [], session=everything))
+    talk()
+    until("both hosts have left", lambda: sessions(lab, "b") == sessions(lab, "c") == [])
+
+
+@pytest.mark.parametrize("who", ["b", "c", "d"])
+def test_whoever_is_on_the_chain_may_ask(make_lab: MakeLab, who: str) -> None:
+    lab = make_lab(lab_text("ask", firewall("b"), firewall("c"), firewall("x"), hops='["b", "c"]'))
+    lab.up()
+    wanted = put_file(lab, 20 * MEGABYTE)
+    with download(lab, 4) as process:
+        was_done(change(lab, who, "replace", "b", "x"))
+        was_done(change(lab, who if who != "b" else "x", "remove", "c"))
+        assert finish(lab, process) == wanted
+
+
+def test_a_peer_that_may_not_is_refused_by_name(make_lab: MakeLab) -> None:
+    server = 'agent = true\n[[host.config.peer]]\nname = "a"\nmay_reconfigure = "dst port 22"'
+    text = lab_text("refuse", firewall("b"), hops='["b"]').replace("agent = true", server)
+    lab = make_lab(text)
+    lab.up()
+    wanted = put_file(lab, 20 * MEGABYTE)
+    with download(lab, 4) as process:
+        end = change(lab, "a", "remove", "b")[-1]
+        assert (end.kind, end.phase, end.by) == ("end", "refused", "d"), end
+        assert end.reason == "a may not change this session"
         assert finish(lab, process) == wanted

@@ -7,6 +7,7 @@ on anybody's terminal.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dysco.chains import Step
 from dysco.cli import chain
 from dysco.views import Chain, Event, Peer, Session, Status
 
@@ -138,6 +140,31 @@ def chains(found: Sequence[Chain]) -> RenderableType:
         parts += [Text("  " + clean(row)) for row in chain.drawing(stops)]
         parts.append(Text())
     return Group(*parts[:-1])
+
+
+def step(one: Step) -> Text:
+    """Show what has happened to the change of one session in a line, and a plan in three."""
+    name = short_id(one.chain_id)
+    if one.kind == "plan":
+        head = Text(f"chain {name}  tcp {clean(one.session)}", style="bold")
+        for word, labels in (("now ", one.before), ("then", one.after)):
+            head.append(f"\n  {word}  ", style="dim not bold")
+            head.append(clean(" ══ ".join(labels)), style="cyan not bold")
+        return head
+    style = "red" if one.is_failure else "green" if one.kind == "end" else ""
+    phase = f"{one.phase}." if one.kind == "end" else one.phase
+    line = Text(f"  {name}  {one.after_s * 1000:8.1f} ms  ").append(clean(phase), style=style)
+    if one.by:
+        line.append(f"  by {clean(one.by)}")
+    return line.append(f": {clean(one.reason)}") if one.reason else line
+
+
+def outcomes(ends: Sequence[Step]) -> Text:
+    """Count how the changes of several sessions have ended."""
+    counts = Counter(one.phase for one in ends)
+    return Text(
+        f"{len(ends)} sessions: " + ", ".join(f"{count} {clean(phase)}" for phase, count in counts.items())
+    )
 
 
 def peers(said: Sequence[Peer]) -> RenderableType:

@@ -274,8 +274,11 @@ class Hosts:
         right.handshake = left.handshake
         flows = [*chain.left_flows(), *chain.right_flows()]
         ground.life.via[found[0].dst] += 1
-        if any(ground.table.get(flow.port, flow.match) is not None for flow in flows):
+        there = [one for flow in flows if (one := ground.table.get(flow.port, flow.match)) is not None]
+        if there:
             ground.life.leave(found[0], now)
+            if all(isinstance(one.owner, Chain) and _is_leaving(one.owner) for one in there):
+                return "busy: the session has not quite left this host"
             return "the session passes the same devices of this host already: give each middlebox its own"
         right.lock = Lock(LockState.LOCKED, message.request, now + LEASE_S)
         chain.state = State.ESTABLISHED
@@ -407,3 +410,9 @@ class Hosts:
 def _raise_ack(flow: Flow, ack: int) -> None:
     """Acknowledgements never go back."""
     flow.top_ack = ack if flow.top_ack < 0 else later(flow.top_ack, ack)
+
+
+def _is_leaving(chain: Chain) -> bool:
+    """Whether a host of an old path only lingers."""
+    inside = None if chain.changing is None else chain.changing.inside
+    return inside is not None and not inside.new and inside.left_done and inside.right_done

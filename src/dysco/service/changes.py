@@ -226,7 +226,7 @@ class ChainChanges:
             if plan.is_empty:
                 return Outcome("done", reason="the chain is so already")
             ended = await self._once(run, plan, terms)
-            if ended.outcome != "refused" or not ended.reason.startswith(_PASSING):
+            if ended.outcome == "done" or not ended.reason.startswith(_PASSING):
                 return ended
             run.by, run.reason = ended.by, ended.reason
             await run.say("phase", phase="waiting", by=ended.by, reason=ended.reason)
@@ -244,6 +244,7 @@ class ChainChanges:
             if not owner.core.change(_key(info), change, owner.now(), rightward=rightward):
                 raise LocalError("the session has ended")
             owner.transmit()
+            await run.say("phase", phase=_ORDER[0], by="", reason="")
             if not terms.wait:
                 return Outcome("asked")
             return await _follow(run, queue)
@@ -267,8 +268,8 @@ class _Run:
 
 
 async def _follow(run: _Run, queue: asyncio.Queue[ChangeMoved]) -> Outcome:
-    """Tell phases until the last. Both anchors may be here: each phase is told once."""
-    seen = -1
+    """Tell phases behind the first until the last. Both anchors may be here: each phase is told once."""
+    seen = 0
     ended: Outcome | None = None
     while True:
         try:

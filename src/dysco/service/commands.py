@@ -10,6 +10,7 @@ from dysco.service.control import Do
 from dysco.service.planning import Kind, Wish
 
 LONGEST_S: Final = 3600.0
+STATES: Final = ("none", "copy", "freeze")  # in the order of the numbers in `dysco.wire.messages.Change`
 _FIELDS: Final = {"insert": ("hops",), "remove": ("box",), "replace": ("box", "hops"), "set": ()}
 
 
@@ -35,10 +36,13 @@ class ChainCommands:
         wait: bool = True,
         dry_run: bool = False,
         force: bool = False,
+        state: str = "none",
     ) -> dict[str, int]:
         """Change the chains of all sessions that `session` means; the answer counts how they have ended."""
         wish = _wish(kind, box, tuple(hops or ()), after)
-        terms = Terms(_seconds(timeout), dry_run, wait, force)
+        if state not in STATES:
+            raise ConfigError(f"{state!r} is no way to move a box's state; there are {', '.join(STATES)}")
+        terms = Terms(_seconds(timeout), dry_run, wait, force, STATES.index(state))
         return await self._changes.change(self._changes.select(session), wish, terms, tell)
 
 
