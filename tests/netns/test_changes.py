@@ -121,7 +121,9 @@ def was_done(steps: list[Step]) -> None:
     phases = [one.phase for one in steps[1:]]
     while "waiting" in phases:
         phases = phases[phases.index("waiting") + 1 :]
-    assert phases == PHASES, steps
+    # A right anchor that asks may come to a phase before it hears that the left one came to an earlier one.
+    assert phases == [one for one in PHASES if one in phases], steps
+    assert phases[-2:] == ["done", "done"], steps
 
 
 @both_modes

@@ -412,7 +412,11 @@ class Changes:
             return
         if roles is not None and roles.inside is not None and roles.inside.request == message.request:
             self._ground.send(chain.right if message.rightward else chain.left, message)
+            inside = roles.inside
             self.hosts.old_done(chain, message, now)
+            if not inside.new and inside.left_done and inside.right_done:
+                # Who asked for its own removal hears it here: what the left anchor says now goes along the new path.
+                self._heard(Progress(chain.chain_id, 0, message.request, Phase.DONE), now, chain)
             return
         if message.request in self._ground.completed:
             answer = OldDoneAck(chain.chain_id, 0, message.request, not message.rightward, message.last)
