@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 Figures = dict[str, float]
 
@@ -25,25 +26,56 @@ def table(name: str, rows: dict[str, Figures]) -> str:
     return "\n".join(lines) + "\n"
 
 
+_TITLES: Final = {
+    "stream_gbit_s": ("one stream", "Gbit/s, more is better"),
+    "eight_streams_gbit_s": ("eight streams", "Gbit/s, more is better"),
+    "cpu_s_per_gb": ("CPU time a gigabyte", "seconds, less is better"),
+    "keepalive_requests_s": ("requests, keepalive", "a second, more is better"),
+    "keepalive_p99_ms": ("slowest request in 100", "ms, less is better"),
+    "connection_each_requests_s": ("requests, a connection each", "a second, more is better"),
+    "connect_p50_us": ("connect(), median", "µs, less is better"),
+    "connect_p99_us": ("connect(), slowest in 100", "µs, less is better"),
+}
+_COLOURS: Final = {
+    "forwarding": "#7a8a99",
+    "dysco, ebpf": "#0b4fb3",
+    "dysco, tun": "#3f8cf0",
+    "dysco, tun without offload": "#a5cdfb",
+    "HAProxy": "#d9822b",
+}
+
+
 def plot(rows: dict[str, Figures], path: Path) -> None:
-    """Draw each column of the chain's table as bars relative to the first row; needs matplotlib."""
+    """Draw each column of the chain's table as bars, with ratios to the first row; needs matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    columns = list(next(iter(rows.values())))
-    first = next(iter(rows.values()))
-    figure, axes = pyplot.subplots(2, (len(columns) + 1) // 2, figsize=(14, 7), constrained_layout=True)
+    names = list(rows)
+    columns = list(rows[names[0]])
+    width = (len(columns) + 1) // 2
+    figure, axes = pyplot.subplots(2, width, figsize=(3.6 * width, 7), sharey=True, constrained_layout=True)
     for axis, column in zip(axes.flat, columns, strict=False):
-        names = list(rows)
         values = [rows[name][column] for name in names]
-        bars = axis.barh(names, values, color=["#7a8a99", "#1f6feb", "#9ecbff", "#d9822b"][: len(names)])
-        axis.bar_label(bars, [f"{value / first[column]:.2f}" for value in values], padding=3)
-        axis.set_title(column)
-        axis.invert_yaxis()
-        axis.margins(x=0.2)
+        bars = axis.barh(names, values, color=[_COLOURS.get(name, "#7a8a99") for name in names], height=0.7)
+        ratios = [value / values[0] if values[0] else 0.0 for value in values]
+        labels = [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values]
+        axis.bar_label(
+            bars, [labels[0], *(f"{one}  (×{ratio:.2f})" for one, ratio in zip(labels[1:], ratios[1:], strict=True))],
+            padding=4, fontsize=9,
+        )  # fmt: skip
+        title, unit = _TITLES.get(column, (column, ""))
+        axis.set_title(f"{title}\n", loc="left", fontsize=11, fontweight="bold")
+        axis.text(0, 1.02, unit, transform=axis.transAxes, fontsize=9, color="#57606a")
+        axis.set_xlim(0, max(values) * 1.6 or 1)  # room for the labels
+        axis.xaxis.set_visible(False)
+        axis.tick_params(axis="y", length=0)
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.flat[0].invert_yaxis()  # which all share
     for axis in axes.flat[len(columns) :]:
         axis.axis("off")
-    figure.suptitle("One middlebox host; the number beside a bar is its ratio to plain kernel forwarding")
-    figure.savefig(path)
+    figure.suptitle(
+        "Through one middlebox host; in brackets the ratio to plain kernel forwarding", fontsize=13
+    )
+    figure.savefig(path, dpi=120)

@@ -27,7 +27,7 @@ ADDRESSES = {
 }
 UNDERLAY = {CLIENT: ["eth0"], MIDDLE: ["eth0", "eth1"], SERVER: ["eth0"]}
 HTTP_PORT, IPERF_PORT, PROXY_HTTP, PROXY_IPERF, DIRECT_HTTP, DIRECT_IPERF = 8080, 5201, 8081, 5202, 9080, 9201
-START_LIMIT_S = 20.0
+START_LIMIT_S = 60.0
 
 
 class BenchError(Exception):
@@ -56,9 +56,9 @@ def run(argv: Sequence[str], limit_s: float = 60.0) -> str:
 class Testbed:
     """The namespaces with their links; `close()` ends every process that it started and deletes them."""
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, name: str = "") -> None:
         self.workdir = workdir
-        self.prefix = f"dyb{os.getpid()}"
+        self.prefix = f"dyb{os.getpid()}{name}"
         self.processes: list[subprocess.Popen[bytes]] = []
         self._logs = 0
 
