@@ -94,6 +94,8 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "phase": U8,
     "status": U8,
     "leg": U8,
+    "index": st.integers(0, 65535),
+    "count": st.integers(0, 65535),
     "boot_id": st.binary(min_size=16, max_size=16),
     "chain_id": st.binary(min_size=16, max_size=16),
     "digest": st.binary(min_size=8, max_size=8),
@@ -108,6 +110,7 @@ BY_HINT: dict[Any, st.SearchStrategy[Any]] = {
     messages.Padding: st.binary(max_size=50).map(messages.Padding),
     messages.Handshake: st.binary(min_size=16, max_size=16).map(messages.Handshake),
     messages.Hops: HOPS.map(messages.Hops),
+    messages.Part: st.binary(max_size=900).map(messages.Part),
 }
 
 

@@ -239,6 +239,10 @@ class Agent:
             self._changes.settle_local(now)
         return chain is not None
 
+    def leftovers(self) -> list[str]:
+        """What changes have left behind when there is no session any more; nothing, unless there is a defect."""
+        return self._changes.leftovers()
+
     def reset_all(self, now: float) -> None:
         """Begin to reset both ends of every session; they are gone when their ends have answered."""
         for chain in list(self._life.chains.values()):

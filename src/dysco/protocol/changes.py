@@ -31,7 +31,7 @@ from dysco.protocol.ground import Ground, Side, readdress
 from dysco.protocol.inside import Hosts
 from dysco.protocol.left import Left
 from dysco.protocol.right import Right
-from dysco.protocol.switching import FIRST_WAIT_S, MOST_WAIT_S, hold
+from dysco.protocol.switching import hold, patience
 from dysco.protocol.traces import Traces
 from dysco.protocol.transfers import ARRIVED, Transfers
 from dysco.wire.messages import (
@@ -129,7 +129,7 @@ class Changes:
             return
         message = RightRequest(chain.chain_id, 0, change, wish.rightward)
         self._ground.send(chain.right if wish.rightward else chain.left, message)
-        wait = min(FIRST_WAIT_S * 2**wish.tries, MOST_WAIT_S)
+        wait = patience(wish.tries)
         wish.tries += 1
         self._ground.alarm(now + wait, lambda at: self._ask_again(wish, at))
 
@@ -143,7 +143,7 @@ class Changes:
             return
         wish.heard_at = now
         phase = Phase(message.phase)
-        if phase > wish.phase and not (chain.changing and _is_left(chain, message.request)):
+        if (phase.is_final or phase > wish.phase) and not (chain.changing and _is_left(chain, message.request)):
             moved = ChangeMoved(
                 chain.chain_id, chain.hop_index, chain.session_in, message.request, phase.words, message.by,
                 message.reason,
@@ -178,6 +178,16 @@ class Changes:
             self._ground.send(facing, replace(message, rightward=rightward))
             if Phase(message.phase).is_final:
                 del self._askers[message.request]
+
+    def leftovers(self) -> list[str]:
+        """Names of what is not empty although it should be once all is at rest."""
+        found = {
+            "wishes": self._wishes,
+            "askers": self._askers,
+            **self._ground.leftovers(),
+            **self.transfers.leftovers(),
+        }
+        return [name for name, kept in found.items() if kept]
 
     # Messages.
 
@@ -278,6 +288,9 @@ class Changes:
                 self.right.ack(chain, right, message, now)
             case Ack() if roles is not None and roles.inside is not None:
                 self.hosts.ack(chain, message)
+            case Ack() if message.request in self._ground.completed:
+                cutoff = self._ground.completed[message.request]
+                self._ground.send(facing, AckAck(chain.chain_id, 0, message.request, cutoff))
             case AckAck() if left is not None and facing is left.new:
                 self.left.ack_ack(chain, left, message, now)
             case AckAck():
@@ -421,6 +434,8 @@ class Changes:
         if message.request in self._ground.completed:
             answer = OldDoneAck(chain.chain_id, 0, message.request, not message.rightward, message.last)
             self._ground.send(facing, answer)
+            if message.waiting:
+                self._ground.send(facing, replace(message, rightward=not message.rightward, waiting=False))
         elif message.request in self._ground.passing:
             self._ground.send(chain.right if message.rightward else chain.left, message)
         elif roles is None:
@@ -513,7 +528,7 @@ class Changes:
 
     def packet(self, chain: Chain, flow: Flow, packet: Packet, at: Located, now: float) -> None:
         """Take a packet of a chain that is being changed; what is not SYN moves along by the rules of its paths."""
-        ground, roles = self._ground, chain.changing
+        roles = chain.changing
         assert roles is not None
         inside = roles.inside
         if inside is not None and not inside.new and inside.committed:
@@ -522,24 +537,30 @@ class Changes:
         if inside is not None:
             self.hosts.rehearse(chain, flow, packet, at)
             return
+        where = (flow.port, flow.match)
+        is_new = False
+        if roles.left is not None and roles.left.new is not None:
+            new = roles.left.new
+            is_new = where == (new.read, new.tuple.reversed())
+            if is_new and self.left.handshake(chain, roles.left, at, now):
+                return
+        if not is_new and roles.right is not None and roles.right.new is not None:
+            new = roles.right.new
+            is_new = where == (new.read, new.tuple)
+            if is_new and self.right.handshake(chain, roles.right, at, now):
+                return
         if at.flags & RST:
             flow.packets += 1
             flow.bytes += len(packet.data)
-        elif not at.flags & SYN:
+        elif at.payload_len or at.flags & FIN or not self._is_between(chain, flow):
             flow.count(at, len(packet.data))
-        where = (flow.port, flow.match)
-        if roles.left is not None and roles.left.new is not None:
-            new = roles.left.new
-            if where == (new.read, new.tuple.reversed()):
-                if not self.left.handshake(chain, roles.left, at, now):
-                    self._from_right(chain, packet, now, new=True)
-                return
-        if roles.right is not None and roles.right.new is not None:
-            new = roles.right.new
-            if where == (new.read, new.tuple):
-                if not self.right.handshake(chain, roles.right, at, now):
-                    self._from_left(chain, packet, now, new=True)
-                return
+        if is_new:
+            if flow.match == new.tuple:
+                self._from_left(chain, packet, now, new=True)
+            else:
+                self._from_right(chain, packet, now, new=True)
+            self._see_end(chain, flow, at, now)
+            return
         if where == (chain.left.read, chain.left.tuple):
             self._from_left(chain, packet, now, new=False)
         elif chain.right is not None and where == (chain.right.read, chain.right.tuple.reversed()):
@@ -548,9 +569,23 @@ class Changes:
             self._to_right(chain, packet, now)
         else:
             self._to_left(chain, packet, now)
+        self._see_end(chain, flow, at, now)
+
+    def _see_end(self, chain: Chain, flow: Flow, at: Located, now: float) -> None:
         if at.flags & (FIN | RST):
             forward = chain.is_forward(flow) or _is_new_left(chain, flow)
-            ground.life.closing(chain, forward=forward, reset=bool(at.flags & RST), now=now)
+            self._ground.life.closing(chain, forward=forward, reset=bool(at.flags & RST), now=now)
+
+    @staticmethod
+    def _is_between(chain: Chain, flow: Flow) -> bool:
+        """Whether a flow is read from a side with two paths, where bare acks may be reminders of the anchors."""
+        roles = chain.changing
+        assert roles is not None
+        if flow.match == chain.left.tuple:
+            return roles.right is not None and roles.right.two is not None
+        return (
+            chain.right is not None and flow.match == chain.right.tuple.reversed() and roles.left is not None
+        )
 
     def _from_left(self, chain: Chain, packet: Packet, now: float, *, new: bool) -> None:
         """A packet has come on one of the left paths: bring it inside."""
@@ -641,6 +676,12 @@ class Changes:
 
     def _closing(self, chain: Chain, now: float) -> None:
         """A session ends here: its changes end with it."""
+        for wish in [one for one in self._wishes.values() if one.chain is chain]:
+            me = self._ground.settings.name
+            over = Progress(
+                chain.chain_id, 0, wish.change.request, Phase.ABORTED, False, me, "the session has ended"
+            )
+            self._heard(over, now, chain)
         roles = chain.changing
         if roles is not None:
             if roles.left is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple
 
@@ -65,8 +65,8 @@ class Ground:
         self.counters = counters
         self.rng = rng
         self.local: deque[Message] = deque()
-        self.completed: OrderedDict[int, None] = OrderedDict()
-        self.passing: OrderedDict[int, None] = OrderedDict()
+        self.completed: OrderedDict[int, int] = OrderedDict()
+        self.passing: OrderedDict[int, int] = OrderedDict()
         self.telling: dict[tuple[bytes, int, bool], Anchor] = {}
         self.overtaken: OrderedDict[FiveTuple, Packet] = OrderedDict()
         self.replay: deque[Packet] = deque()
@@ -168,13 +168,13 @@ class Ground:
         if packet is not None:
             self.replay.append(packet)
 
-    def complete(self, request: int) -> None:
-        """Remember that a change is done at an anchor here, so that repetitions are answered."""
-        _remember(self.completed, request)
+    def complete(self, request: int, cutoff: int = 0) -> None:
+        """Remember that a change is done at an anchor here, and with which cutoff, so that repetitions are answered."""
+        _remember(self.completed, request, cutoff)
 
     def pass_on(self, request: int) -> None:
         """Remember that a change has brought a session here, so that its last messages are passed on."""
-        _remember(self.passing, request)
+        _remember(self.passing, request, 0)
 
     # Roles.
 
@@ -207,6 +207,10 @@ class Ground:
         if pair is None:
             return "no free ports"
         return FiveTuple.of(own, pair[0], address, pair[1]), neighbour.peer.name
+
+    def leftovers(self) -> dict[str, Sized]:
+        """What must be empty once all is at rest."""
+        return {"labels": self._labels, "alarms": self._alarms, "telling": self.telling}
 
     # Flows.
 
@@ -323,8 +327,8 @@ class Ground:
         self.output.packet(port, packet)
 
 
-def _remember(known: OrderedDict[int, None], request: int) -> None:
-    known[request] = None
+def _remember(known: OrderedDict[int, int], request: int, value: int) -> None:
+    known[request] = value
     if len(known) > _MOST_COMPLETED:
         known.popitem(last=False)
 

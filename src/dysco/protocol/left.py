@@ -17,14 +17,14 @@ from dysco.protocol.ground import LIVE, Ground, Numbers
 from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.locks import step as lock_step
 from dysco.protocol.switching import (
-    FIRST_WAIT_S,
     FROZEN_S,
-    MOST_WAIT_S,
     REHEARSED_WINDOW,
     begin_two,
     give_back,
+    patience,
     raise_alarm,
     rehearsed_options,
+    say_done,
     tell_done,
 )
 from dysco.protocol.transfers import COPY, FAILED, FREEZE, Transfers
@@ -284,7 +284,7 @@ class Left:
 
     def _repeat(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """Plan to send again what is not answered."""
-        wait = min(FIRST_WAIT_S * 2**anchor.tries, MOST_WAIT_S)
+        wait = RENEW_S if Phase.STUCK in anchor.since else patience(anchor.tries)
         anchor.deadline = due = now + wait
         self._ground.alarm(due, lambda at: self._due(chain, anchor, due, at))
 
@@ -322,13 +322,17 @@ class Left:
         self._repeat(chain, anchor, now)
 
     def _still_two(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """Repeat what the other anchor, the old path and trackers on the new one may have missed."""
         two, change = anchor.two, anchor.change
         assert two is not None
-        if two.peer_cutoff is None:
+        if two.peer_cutoff is None or not anchor.peer_done:
             self._ack(chain, anchor)
-        self._measure(anchor)
-        if not anchor.peer_done and (reminder := two.remind()) is not None:
-            self._ground.emit(anchor.old.write, anchor.old.tuple, reminder)
+        if two.is_done:
+            say_done(self._ground, chain, anchor, rightward=True)
+        if Phase.STUCK not in anchor.since:
+            self._measure(anchor)
+            if not anchor.peer_done and (reminder := two.remind()) is not None:
+                self._ground.emit(anchor.old.write, anchor.old.tuple, reminder)
         if now >= anchor.renew_at:
             anchor.renew_at = now + RENEW_S
             renewal = RenewLock(chain.chain_id, 0, change.request, change.last)

@@ -12,16 +12,17 @@ from dysco.protocol.anchors import RightAction, RightInput, RightState, right
 from dysco.protocol.chain import Chain, facing_agent
 from dysco.protocol.changing import Phase, RightAnchor
 from dysco.protocol.ground import LIVE, Ground, Numbers, shifted
-from dysco.protocol.locks import LEASE_S
+from dysco.protocol.locks import LEASE_S, RENEW_S
 from dysco.protocol.switching import (
     FIRST_WAIT_S,
     FROZEN_S,
-    MOST_WAIT_S,
     REHEARSED_WINDOW,
     begin_two,
     give_back,
+    patience,
     raise_alarm,
     rehearsed_options,
+    say_done,
     tell_done,
 )
 from dysco.protocol.transfers import FREEZE
@@ -195,12 +196,24 @@ class Right:
             self._ground.send(anchor.new, query)
             self._wait(chain, anchor, now + QUERY_S)
         elif anchor.two is not None:
+            self._still_two(chain, anchor, now)
+
+    def _still_two(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """Repeat what the other anchor, the old path and trackers on the new one may have missed."""
+        two = anchor.two
+        assert two is not None
+        if two.is_done:
+            say_done(self._ground, chain, anchor, rightward=False)
+        elif two.peer_cutoff is None:
+            self._ack_ack(chain, anchor)
+        if Phase.STUCK not in anchor.since:
             self._measure(anchor)
-            if not anchor.peer_done and (reminder := anchor.two.remind()) is not None:
+            if not anchor.peer_done and (reminder := two.remind()) is not None:
                 self.to_path(anchor, reminder, old=True)
-            raise_alarm(self._ground, chain, anchor, now)
-            anchor.tries += 1
-            self._wait(chain, anchor, now + min(FIRST_WAIT_S * 2**anchor.tries, MOST_WAIT_S))
+        raise_alarm(self._ground, chain, anchor, now)
+        anchor.tries += 1
+        stuck = Phase.STUCK in anchor.since
+        self._wait(chain, anchor, now + (RENEW_S if stuck else patience(anchor.tries)))
 
     def let_go(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """Send what was held for the new path: the state is where it shall be, or the time is over."""
@@ -267,7 +280,7 @@ class Right:
         ground.install(chain)
         ground.set_tops(chain, "left", Numbers(two.top, two.rcvd, two.acked, two.answered))
         ground.tidy(chain)
-        ground.complete(anchor.change.request)
+        ground.complete(anchor.change.request, (two.cutoff + anchor.sums[1]) & MASK32)
         ground.life.record(chain)
         ground.move(chain, anchor, Phase.DONE, now)
 

@@ -21,6 +21,11 @@ REHEARSED_WINDOW: Final = 0xFFFF
 _NO_WSCALE: Final = 255
 
 
+def patience(tries: int) -> float:
+    """Seconds to wait for an answer after so many tries."""
+    return min(FIRST_WAIT_S * (1 << min(tries, 8)), MOST_WAIT_S)
+
+
 def begin_two(numbers: Numbers, *, forced: bool) -> TwoPaths:
     """Freeze the cutoff: what is sent next, or, if the old path is dead, what was not acknowledged."""
     cutoff = numbers.acked if forced else numbers.sent
@@ -54,20 +59,26 @@ def tell_done(ground: Ground, chain: Chain, anchor: Anchor, now: float, *, right
 
     Along the old path, so that the hosts on it learn it, too; along the new one, for the old one may be dead.
     """
-    change, key = anchor.change, (chain.key, anchor.change.request, rightward)
+    key = (chain.key, anchor.change.request, rightward)
     ground.telling[key] = anchor
-    message = OldDone(chain.chain_id, 0, change.request, rightward, change.last)
 
     def again(at: float, tries: int = 0) -> None:
         if anchor.told_done or tries >= DONE_TRIES:
             ground.telling.pop(key, None)
             return
-        ground.send(anchor.old, message)
-        ground.send(anchor.new, message)
-        due = at + min(FIRST_WAIT_S * 2**tries, MOST_WAIT_S)
+        say_done(ground, chain, anchor, rightward=rightward)
+        due = at + patience(tries)
         ground.alarm(due, lambda late: again(late, tries + 1))
 
     again(now)
+
+
+def say_done(ground: Ground, chain: Chain, anchor: Anchor, *, rightward: bool) -> None:
+    """Say once that this half is empty."""
+    change, waiting = anchor.change, not anchor.peer_done
+    message = OldDone(chain.chain_id, 0, change.request, rightward, change.last, waiting)
+    ground.send(anchor.old, message)
+    ground.send(anchor.new, message)
 
 
 def raise_alarm(ground: Ground, chain: Chain, anchor: Anchor, now: float) -> None:

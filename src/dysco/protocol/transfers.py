@@ -11,7 +11,7 @@ knows: this room moves bytes, checks length and hash, and asks its driver by eve
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import replace
 from typing import Final
 
@@ -172,6 +172,10 @@ class Transfers:
     def _answer(self, chain: Chain, answer: StateTransferred) -> None:
         self._ground.send(chain.left, answer)
         self._ground.send(chain.right, replace(answer, rightward=True))
+
+    def leftovers(self) -> dict[str, Sized]:
+        """What must be empty once all is at rest."""
+        return {"sending": self._sending, "arriving": self._arriving}
 
     def closed(self, chain: Chain) -> None:
         """The session is gone, and with it what was under way."""

@@ -35,6 +35,7 @@ def main() -> int:
             total.sessions += verdict.sessions
             total.completed += verdict.completed
             total.bytes += verdict.bytes
+            total.outcomes += verdict.outcomes
             if verdict.faults:
                 failed += 1
                 sys.stdout.write(f"seed {verdict.seed}: " + "; ".join(verdict.faults) + "\n")
@@ -43,8 +44,8 @@ def main() -> int:
             sys.stdout.write("\n".join(run(seed, record=True).dialogue) + "\n")
     elapsed = time.monotonic() - began
     sys.stdout.write(
-        f"{len(seeds)} seeds, {total.sessions} sessions, {total.bytes} bytes, {failed} failed, "
-        f"{len(seeds) / elapsed:.0f} seeds/s\n"
+        f"{len(seeds)} seeds, {total.sessions} sessions, {total.bytes} bytes, "
+        f"changes {dict(sorted(total.outcomes.items()))}, {failed} failed, {len(seeds) / elapsed:.1f} seeds/s\n"
     )
     return 1 if failed else 0
 

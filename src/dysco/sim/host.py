@@ -52,6 +52,7 @@ class Host:
     listeners: dict[int, Listener] = field(default_factory=dict)
     endpoints: dict[FiveTuple, Endpoint] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    hear: Callable[[Event], None] = lambda event: None
     strays: int = 0
     _timer: Timer | None = None
     _armed_at: float | None = None
@@ -124,6 +125,7 @@ class Host:
                     self.network.message(self, item.peer, item.message)
         while (event := self.agent.next_event()) is not None:
             self.events.append(event)
+            self.hear(event)
         deadline = self.agent.next_deadline()
         if deadline != self._armed_at:
             if self._timer is not None:

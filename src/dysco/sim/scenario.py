@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,6 +19,7 @@ from dysco.protocol.agent import Agent
 from dysco.protocol.flow import FIRST_BOX, FORWARD, HOST
 from dysco.protocol.settings import Decision, LocalBox, Peer, Settings
 from dysco.sim.box import Box, Firewall, SourceNat
+from dysco.sim.changer import Changer
 from dysco.sim.clock import Clock
 from dysco.sim.endpoint import Endpoint, Profile, State
 from dysco.sim.host import Host, Listener
@@ -41,6 +43,7 @@ class Verdict:
     sessions: int = 0
     completed: int = 0
     bytes: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
     dialogue: list[str] = field(default_factory=list)
 
 
@@ -81,8 +84,11 @@ class Scenario:
         self.pairs: list[Pair] = []
         self.hosts = [self.network.add(f"h{i}", self._address(i)) for i in range(rng.randint(2, 5))]
         self.client, self.server = self.hosts[0], self.hosts[-1]
+        self.spares = [self.network.add(f"s{i}", self._address(20 + i)) for i in range(rng.randint(0, 2))]
         self._make_agents()
         self._make_sessions()
+        self.changer = Changer(self.clock, rng, self.hosts, self.spares)
+        self._plan_changes()
 
     def run(self) -> Verdict:
         """Run to rest and judge."""
@@ -95,8 +101,13 @@ class Scenario:
         for number, pair in enumerate(self.pairs):
             self._judge(number, pair, verdict)
         self.clock.run_until(self.clock.now + REST_S)
-        for host in self.hosts:
+        for host in (*self.hosts, *self.spares):
             self._judge_rest(host, verdict)
+        for wish in self.changer.wishes.values():
+            outcome = wish.outcome
+            verdict.outcomes[outcome or "none"] += 1
+            if outcome is None:
+                verdict.faults.append(f"a change that {wish.asker} asked for never ended: {wish.phases}")
         verdict.dialogue = self.network.dialogue or []
         return verdict
 
@@ -106,11 +117,12 @@ class Scenario:
 
     def _make_agents(self) -> None:
         hops = tuple(Hop(host.addresses[0], 0) for host in self.hosts[1:])
-        names = [host.name for host in self.hosts]
-        for index, host in enumerate(self.hosts):
+        everyone = [*self.hosts, *self.spares]
+        names = [host.name for host in everyone]
+        for index, host in enumerate(everyone):
             boxes: tuple[LocalBox, ...] = ()
-            if 0 < index < len(self.hosts) - 1:
-                boxes = (self._make_box(host, index),)
+            if host not in (self.client, self.server):
+                boxes = (self._make_box(host, index, spare=host in self.spares),)
             peers = tuple(
                 Peer(name=n, addresses=self.network.hosts[n].addresses) for n in names if n != host.name
             )
@@ -122,14 +134,14 @@ class Scenario:
 
             seeded = random.Random(self.rng.randrange(1 << 62))
             host.agent = Agent(settings, host.table, decide, seeded.randbytes)
-        for left in self.hosts:
-            for right in self.hosts:
+        for left in everyone:
+            for right in everyone:
                 if left is not right and left.agent is not None:
                     pair = sorted((left.name, right.name))
                     one, two = (bytes([names.index(n)]) * 32 for n in pair)
                     send, receive = (one, two) if left.name == pair[0] else (two, one)
                     left.agent.peer_up(right.name, self._hello(right), send, receive, self.clock.now)
-        for host in self.hosts:
+        for host in everyone:
             host.drain()
 
     def _hello(self, host: Host) -> Hello:
@@ -137,8 +149,8 @@ class Scenario:
             name=host.name, boot_id=bytes(16), port_range=host.port_range, observed_address=host.addresses[0]
         )
 
-    def _make_box(self, host: Host, index: int) -> LocalBox:
-        kind = self.rng.choice(("kernel", "pair", "nat"))
+    def _make_box(self, host: Host, index: int, *, spare: bool) -> LocalBox:
+        kind = self.rng.choice(("kernel", "pair") if spare else ("kernel", "pair", "nat"))
         box: Box = SourceNat(host.addresses[0]) if kind == "nat" else Firewall()
         if kind == "pair":
             host.boxes[FIRST_BOX] = box
@@ -178,6 +190,26 @@ class Scenario:
             port = SERVER_PORT + number
             self.server.listeners[port] = Listener(self._profile(), partial(self._accept, pair))
             self.clock.call_at(self.clock.now + self.rng.random() * 0.2, partial(self._begin, number))
+
+    def _plan_changes(self) -> None:
+        """Some changes, alone or several at the same moment; and links that are cut for a while."""
+        rng, now = self.rng, self.clock.now
+        for _ in range(rng.choice((0, 1, 2, 3, 5))):
+            at = now + rng.random() * rng.choice((0.3, 3.0))
+            for _ in range(rng.choice((1, 1, 1, 2, 3))):
+                self.clock.call_at(at, lambda: self.changer.ask(self.client))
+        for _ in range(rng.choice((0, 0, 0, 1, 2))):
+            left, right = rng.sample([*self.hosts, *self.spares], 2)
+            kinds = rng.choice((("data",), ("control",), ("data", "control")))
+            links = [self.network.link(kind, left.name, right.name) for kind in kinds]
+            if rng.random() < 0.7:
+                links += [self.network.link(kind, right.name, left.name) for kind in kinds]
+            at = now + rng.random() * 2
+            for link in links:
+                self.clock.call_at(at, partial(setattr, link, "up", False))
+                self.clock.call_at(
+                    at + rng.choice((0.1, 1.0, 10.0, 30.0)), partial(setattr, link, "up", True)
+                )
 
     def _accept(self, pair: Pair, endpoint: Endpoint) -> None:
         if pair.server is not None:
@@ -255,6 +287,9 @@ class Scenario:
             verdict.faults.append(f"{host.name} keeps sessions: {left}")
         if host.table.flows:
             verdict.faults.append(f"{host.name} keeps flows: {list(host.table.flows)}")
+        faults = host.agent.leftovers()
+        if faults:
+            verdict.faults.append(f"{host.name} keeps {faults}")
         if host.table.captured:
             verdict.faults.append(f"{host.name} keeps captures: {host.table.captured}")
 

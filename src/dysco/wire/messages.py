@@ -298,13 +298,17 @@ class AckAck:
 
 @dataclass(frozen=True, slots=True)
 class OldDone:
-    """The sender's half of the old path is empty; goes along the old path, to the right if `rightward`."""
+    """The sender's half of the old path is empty; goes along both paths, to the right if `rightward`.
+
+    waiting: it has not heard the same from the other anchor.
+    """
 
     chain_id: bytes
     hop: int
     request: int
     rightward: bool
     last: int = 0
+    waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
