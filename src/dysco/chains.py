@@ -10,7 +10,7 @@ Knows that an agent answers a command with a stream of plain values; not how it 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dysco.errors import LocalError, RemoteError, TimedOutError
@@ -74,6 +74,22 @@ class Step(View):
     def is_failure(self) -> bool:
         """Whether this is the end of a change that was not made."""
         return self.kind == "end" and self.phase not in ("done", "planned", "asked")
+
+
+@dataclass(frozen=True, slots=True)
+class Drained(View):
+    """How far the draining of a box is, in sessions. The last report says after how many seconds, whether the box is
+    empty, and why sessions have stayed (how many, by reason).
+    """
+
+    box: str
+    moved: int
+    failed: int
+    left: int
+    kind: str = "end"
+    after_s: float = 0.0
+    empty: bool = False
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
 
 class Changing:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from dysco.chains import ChainHandle, Trace
+from dysco.chains import ChainHandle, Drained, Trace
 from dysco.errors import (
     ConfigError,
     DyscoError,
@@ -134,6 +134,27 @@ class Dysco:
     async def trace(self, session: str = "") -> list[Trace]:
         """Ask all agents of each chain that is meant who they are; without a text of all chains here."""
         return [Trace.of(item) async for item in self.stream("trace", session=session)]
+
+    async def drain(self, box: str, *, to: str = "", timeout: float = 60.0) -> AsyncIterator[Drained]:
+        """Free a box of this host or of a peer (`peer/box`) of its sessions, moving them `to` another one or out.
+
+        It gets no new ones until `undrain`. Gives reports, the last with kind `end`; timeout in seconds. To stop
+        listening stops nothing.
+        """
+        number, queue = self._ask("drain", {"box": box, "to": to, "timeout": timeout})
+        try:
+            while (reply := await queue.get()) is not None:
+                if "item" not in reply:
+                    yield Drained.of({**_check(reply), "kind": "end"})
+                    return
+                yield Drained.of(reply["item"])
+            raise NoAgentError("the agent has hung up")
+        finally:
+            self._answers.pop(number, None)
+
+    async def undrain(self, box: str) -> bool:
+        """Let a drained box have new sessions again; False if it was not drained."""
+        return bool(await self.command("undrain", box=box))
 
     async def stream(self, name: str, **fields: Any) -> AsyncIterator[Any]:
         """Send any command that answers with items, and give these as they come."""

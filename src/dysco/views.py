@@ -40,7 +40,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Status(View):
-    """An agent: uptime and the loop's lag in seconds, mtu in bytes, counters by name."""
+    """An agent: uptime and the loop's lag in seconds, mtu in bytes, counters by name; what is drained."""
 
     name: str
     pid: int
@@ -58,6 +58,7 @@ class Status(View):
     counters: Mapping[str, int]
     drops: Mapping[str, int]
     steering: Mapping[str, int]
+    drained: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ def test_status() -> None:
             "counters        opened=3  syn=4",
             "drops           -",
             "steering        diverted=5",
+            "drained         -",
         ]
     )
 

@@ -270,3 +270,99 @@ def test_a_peer_that_may_not_is_refused_by_name(make_lab: MakeLab) -> None:
         assert (end.kind, end.phase, end.by) == ("end", "refused", "d"), end
         assert end.reason == "a may not change this session"
         assert finish(lab, process) == wanted
+
+
+# Opens sessions and says a line on each when told; every answer must be its own.
+CROWD = """
+import pathlib, socket, sys, time
+count = int(sys.argv[2])
+links = [socket.create_connection((sys.argv[1], 7000)) for _ in range(count)]
+rounds = 0
+while True:
+    for number, link in enumerate(links):
+        link.sendall(b"%05d%05d" % (rounds, number))
+    for number, link in enumerate(links):
+        back = b""
+        while len(back) < 10:
+            back += link.recv(10 - len(back)) or sys.exit("closed")
+        assert back == b"%05d%05d" % (rounds, number), back
+    rounds += 1
+    pathlib.Path("rounds").write_text(str(rounds))
+    while not pathlib.Path(f"round-{rounds}").exists():
+        time.sleep(0.01)
+"""
+
+CROWD_ECHO = """
+import selectors, socket
+listener = socket.create_server(("::", 7000), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1000)
+look = selectors.DefaultSelector()
+look.register(listener, selectors.EVENT_READ)
+while True:
+    for key, _ in look.select():
+        if key.fileobj is listener:
+            look.register(listener.accept()[0], selectors.EVENT_READ)
+        elif data := key.fileobj.recv(4096):
+            key.fileobj.sendall(data)
+        else:
+            look.unregister(key.fileobj)
+            key.fileobj.close()
+"""
+
+
+class Crowd:
+    """Many sessions from a to d, each of which says something once a round."""
+
+    def __init__(self, lab: Lab, count: int, family: int = 4) -> None:
+        self.directory = lab.directory / "a"
+        (lab.directory / "d" / "echo.py").write_text(CROWD_ECHO)
+        (self.directory / "crowd.py").write_text(CROWD)
+        lab.start("d", [sys.executable, "echo.py"], name="echo")
+        listens = ["ss", "-Hltn", "sport = :7000"]
+        until("nobody listens", lambda: lab.exec("d", listens).stdout != "")
+        argv = [sys.executable, "crowd.py", lab.address("d", family), str(count)]
+        self.process = lab.start("a", argv, name="crowd")
+        self.rounds = 1
+        self._wait()
+
+    def talk(self) -> None:
+        """Let all say something, and wait until all have got it back."""
+        (self.directory / f"round-{self.rounds}").touch()
+        self.rounds += 1
+        self._wait()
+
+    def _wait(self) -> None:
+        file = self.directory / "rounds"
+
+        def answered() -> bool:
+            assert self.process.poll() is None
+            return file.exists() and file.read_text() == str(self.rounds)
+
+        until(f"round {self.rounds} does not end", answered)
+
+
+def command_line(lab: Lab, node: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `dysco` against the agent of a node."""
+    argv = [sys.executable, "-m", "dysco.cli", "--socket", str(lab.socket(node)), *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=90)
+
+
+@pytest.mark.parametrize(("who", "box", "to"), [("b", "firewall", ""), ("a", "b", "c"), ("b", "b", "c")])
+def test_a_box_is_drained_of_200_sessions(make_lab: MakeLab, who: str, box: str, to: str) -> None:
+    text = lab_text("drain", firewall("b", 7000), firewall("c", 7000), hops='["b"]', match="dst port 7000")
+    lab = make_lab(text)
+    lab.up()
+    watch(lab, "b")
+    crowd = Crowd(lab, 200)
+    assert len(sessions(lab, "b")) == 200
+    done = command_line(lab, who, "drain", box, *(["--to", to] if to else []))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "is empty: 200 sessions have left it" in done.stdout
+    before = seen(lab, "passing")
+    crowd.talk()
+    assert seen(lab, "passing") == before
+    assert seen(lab, "resets") == 0
+    assert len(sessions(lab, "c")) == (200 if to else 0)
+    refused = change(lab, "a", "insert", "b", session="dst port 7000", timeout=10.0)
+    if who == "b":
+        assert {one.reason for one in refused if one.kind == "end"} == {"firewall is drained"}
+    assert command_line(lab, who, "undrain", box).stdout == f"{box} gets new sessions again\n"

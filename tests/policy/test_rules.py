@@ -23,12 +23,19 @@ class Network:
     def __init__(self) -> None:
         self.down: set[bytes] = set()
         self.counts: Counter[bytes] = Counter()
+        self.no_more: dict[bytes, Place | None] = {}
 
     def healthy(self, address: bytes) -> bool:
         return address not in self.down
 
     def sessions(self, address: bytes, box: int) -> int:
         return self.counts[address]
+
+    def drained(self, address: bytes, box: int) -> bool:
+        return address in self.no_more
+
+    def instead(self, address: bytes, box: int) -> Place | None:
+        return self.no_more.get(address)
 
 
 def rule(name: str, match: str = "", *hops: Place | Group, priority: int = 0, enabled: bool = True) -> Rule:
@@ -238,3 +245,24 @@ def test_clauses_of_all_enabled_policies() -> None:
     for n in range(200):
         session = FiveTuple.parse(f"10.0.{n}.1:5 > 192.0.2.1:80")
         assert any(clause.matches(session) for clause in found)
+
+
+def test_drained_places_are_not_picked_and_something_stands_in_for_them() -> None:
+    other = Place("other", (bytes([10, 0, 0, 77]),), 5)
+    view = Network()
+    address = FW.address(4)
+    assert address is not None
+    view.no_more[address] = None
+    choice = PolicySet([rule("web")]).decide(sessions(1)[0], 0.0, view)
+    assert choice is not None
+    assert (choice.hops, choice.failure) == ((), f"{FW.name} is drained")
+    view.no_more[address] = other
+    choice = PolicySet([rule("web")]).decide(sessions(1)[0], 0.0, view)
+    assert choice is not None
+    assert (choice.hops[0].name, choice.hops[0].address, choice.hops[0].box) == (
+        "other",
+        other.addresses[0],
+        5,
+    )
+    assert choice.hops[0].reason == f"in the place of {FW.name}, which is drained"
+    assert set(picks(grouped([FW, other]), sessions(50), view)) == {"other"}

@@ -51,14 +51,19 @@ def resolve_hop(
     config: HostConfig, own_addresses: Sequence[bytes], text: str, family: Family
 ) -> tuple[bytes, int]:
     """Give address and box number of a hop as policies name it; ConfigError if it means nothing here."""
-    try:
-        found = _places(config, own_addresses)(text)
-    except ValueError:
-        raise ConfigError(f"{text!r} is no peer of this host and no address") from None
+    found = find_place(config, own_addresses, text)
     address = found.address(family)
     if address is None:
         raise ConfigError(f"{text!r} has no IPv{family} address")
     return address, found.box
+
+
+def find_place(config: HostConfig, own_addresses: Sequence[bytes], text: str) -> policy.Place:
+    """Give the place that a hop means as policies name it; ConfigError if it means nothing here."""
+    try:
+        return _places(config, own_addresses)(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is no peer of this host and no address") from None
 
 
 def _places(config: HostConfig, own_addresses: Sequence[bytes]) -> Callable[[str], policy.Place]:

@@ -39,6 +39,14 @@ class View(Protocol):
         """Count the live sessions from here through a box of the agent at an address."""
         ...
 
+    def drained(self, address: bytes, box: int) -> bool:
+        """Tell whether a box shall get no new sessions."""
+        ...
+
+    def instead(self, address: bytes, box: int) -> Place | None:
+        """Give the place that takes the new sessions of a drained box, if one does."""
+        ...
+
 
 class AllHealthy:
     """The view of someone who knows nothing: everyone is up and idle."""
@@ -48,6 +56,12 @@ class AllHealthy:
 
     def sessions(self, address: bytes, box: int) -> int:
         return 0
+
+    def drained(self, address: bytes, box: int) -> bool:
+        return False
+
+    def instead(self, address: bytes, box: int) -> Place | None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +195,13 @@ class PolicySet:
                         f"group {hop.name!r} has no member with an IPv{family} address that is not drained"
                     )
                 return Choice(rule.name, (), rule.on_fail, rule.egress, failure)
+            if view.drained(address, place.box):
+                other = view.instead(address, place.box)
+                at = None if other is None else other.address(family)
+                if other is None or at is None:
+                    return Choice(rule.name, (), rule.on_fail, rule.egress, f"{place.name} is drained")
+                reason = f"in the place of {place.name}, which is drained"
+                place, address = other, at
             hops.append(ChosenHop(address, place.box, place.name, reason))
         if rule.egress == "agent":
             hops.append(ChosenHop(session.dst, 0, str(ipaddress.ip_address(session.dst)), "final host"))
@@ -193,7 +214,7 @@ class PolicySet:
         reachable = [(one, at) for one in group.members if (at := one.address(session.family)) is not None]
         fresh = [(one, at) for one, at in reachable if one.name not in group.drained]
         healthy = [(one, at) for one, at in fresh if view.healthy(at)]
-        candidates = healthy or fresh
+        candidates = [(one, at) for one, at in healthy if not view.drained(at, one.box)] or healthy or fresh
         if not candidates:
             return None, ""
         state = "" if healthy else ", none is healthy"

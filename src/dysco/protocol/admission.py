@@ -43,13 +43,11 @@ class Admission:
         return self._refused.get(key)
 
     def box_for(self, header: ChainHeader, settings: Settings) -> LocalBox | str | None:
-        """The box that the first hop means; None: no box; text: there is no such box."""
+        """The box that the first hop means; None: no box; text: why there is none."""
         wanted = header.hops[0].box
-        if wanted:
-            return next((box for box in settings.boxes if box.tag == wanted), "no such middlebox here")
-        if len(header.hops) == 1 and header.egress is Egress.AGENT:
+        if not wanted and len(header.hops) == 1 and header.egress is Egress.AGENT:
             return None
-        return settings.boxes[0] if settings.boxes else None
+        return find_box(wanted, settings)
 
     def refusal(
         self, header: ChainHeader, at: Located, neighbour: Neighbour, settings: Settings, now: float
@@ -106,3 +104,14 @@ def same_chain(header: ChainHeader, key: bytes) -> bool:
 def native_tuple(session: FiveTuple, own: bytes, port: int) -> FiveTuple:
     """The session with an own address and port as its source."""
     return FiveTuple.of(own, port, session.dst, session.dport)
+
+
+def find_box(wanted: int, settings: Settings) -> LocalBox | str | None:
+    """The box with a number, 0 for the first; None: this host has no box; text: why there is none."""
+    if wanted:
+        found = next((box for box in settings.boxes if box.tag == wanted), None)
+    else:
+        found = next(iter(settings.boxes), None)
+    if wanted and found is None:
+        return "no such middlebox here"
+    return f"{found.name} is drained" if found is not None and found.drained else found

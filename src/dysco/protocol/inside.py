@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from dysco.protocol.admission import is_target
+from dysco.protocol.admission import find_box, is_target
 from dysco.protocol.chain import Chain, facing_agent
 from dysco.protocol.changing import Inside
 from dysco.protocol.events import SessionEstablished, SessionOpened
@@ -334,10 +334,9 @@ class Hosts:
             self._ground.life.close(chain, "refused", now)
 
     def _box(self, message: Syn) -> LocalBox | str | None:
-        wanted, boxes = message.hops[0].box, self._ground.settings.boxes
-        box = next((one for one in boxes if one.tag == wanted), None) if wanted else next(iter(boxes), None)
-        if wanted and box is None:
-            return "no such middlebox here"
+        box = find_box(message.hops[0].box, self._ground.settings)
+        if isinstance(box, str):
+            return box
         if box is not None and box.changes_tuple:
             return f"{box.name} changes tuples and cannot join a live session"
         return box

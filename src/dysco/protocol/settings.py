@@ -47,7 +47,7 @@ class Peer:
 class LocalBox:
     """A middlebox of this host and the ports of its two sides (see `dysco.protocol.flow`).
 
-    mandatory: it may be replaced in a live session, but not taken out.
+    mandatory: it may be replaced in a live session, but not taken out. drained: it takes no further sessions.
     """
 
     name: str
@@ -59,6 +59,7 @@ class LocalBox:
     changes_tuple: bool = False
     match: tuple[Match, ...] = ("tuple",)
     mandatory: bool = False
+    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

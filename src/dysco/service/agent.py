@@ -19,29 +19,38 @@ import logging
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from dysco import config as configuration
 from dysco.config.models import HostConfig
-from dysco.config.policies import policy_set, resolve_hop
+from dysco.config.policies import find_place, policy_set, resolve_hop
 from dysco.dataplane.fast import KernelFlowTable
 from dysco.dataplane.forward import Forwarder, Writer
 from dysco.dataplane.steer import MAX_CLAUSES
 from dysco.dataplane.table import PythonFlowTable
 from dysco.errors import ConfigError, DyscoError, HostError, LocalError, WireError
 from dysco.middlebox import Middlebox, StreamMiddlebox
-from dysco.policy import PolicySet
+from dysco.policy import Place, PolicySet
 from dysco.protocol.agent import Agent, MessageOut, PacketOut
-from dysco.protocol.chain import Chain
-from dysco.protocol.events import ChangeMoved, Event, SessionClosed, SessionForgotten, SessionRecord, Traced
+from dysco.protocol.chain import Chain, SessionInfo
+from dysco.protocol.events import (
+    ChangeMoved,
+    Event,
+    SessionClosed,
+    SessionForgotten,
+    SessionRecord,
+    SetupRefused,
+    Traced,
+)
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
 from dysco.service import boxes, journal, kernel, logs, metrics, report, settings
 from dysco.service.changes import ChainChanges
 from dysco.service.commands import ChainCommands
 from dysco.service.control import ControlServer, Events
+from dysco.service.draining import Draining
 from dysco.service.logs import log
 from dysco.transport.channel import Channel
 from dysco.transport.identity import Identity
@@ -52,6 +61,9 @@ from dysco.wire.tuples import FiveTuple
 
 LOGGED_FAULTS: Final = 100  # defects that are logged; all are counted
 RESET_S: Final = 1.0  # seconds that resets of sessions may take when the agent stops
+OVER: Final = frozenset(
+    ("time-wait", "reset", "closed", "denied", "probed")
+)  # states that only wait for their end
 LAG_S: Final = 0.5  # seconds between two looks at the event loop's lag
 
 
@@ -79,6 +91,7 @@ class AgentService:
         self.failure: OSError | None = None
         self.faults = 0
         self.changes = ChainChanges(self)
+        self.draining = Draining(self)
 
     async def __aenter__(self) -> AgentService:
         await self.start()
@@ -154,7 +167,7 @@ class AgentService:
         side.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
         self._undo.callback(self._withdraw_policies)
         self._undo.callback(self.changes.close)
-        streams = ChainCommands(self.changes).streams()
+        streams = ChainCommands(self.changes, self.draining).streams()
         control = ControlServer(config.socket, self._commands(), self.events, streams)
         await control.start()
         self._undo.push_async_callback(control.close)
@@ -185,6 +198,14 @@ class AgentService:
     def sessions(self, address: bytes, box: int) -> int:
         """For policies: how many sessions go from here to the agent at an address."""
         return self.core.sessions_via(address)
+
+    def drained(self, address: bytes, box: int) -> bool:
+        """For policies: whether a box shall get no new sessions."""
+        return self.draining.drained(address, box)
+
+    def instead(self, address: bytes, box: int) -> Place | None:
+        """For policies: where the new sessions of a drained box go."""
+        return self.draining.instead(address, box)
 
     def metrics(self) -> str:
         """Counters in Prometheus' text format."""
@@ -297,6 +318,8 @@ class AgentService:
         self.events.add(event)
         if isinstance(event, ChangeMoved):
             self.changes.hear(event)
+        elif isinstance(event, SetupRefused):
+            self.draining.hear(event)
         level = report.level(event)
         if logs.LOGGER.isEnabledFor(level):
             log(report.name(event), level, **report.fields(event))
@@ -372,7 +395,25 @@ class AgentService:
         """The hops that names mean, with the session's final host behind them."""
         return (*(self.hop(name, session) for name in names), Hop(session.dst))
 
-    # What changes of chains need.
+    # What changes of chains and draining need.
+
+    def own_addresses(self) -> tuple[bytes, ...]:
+        """This agent's addresses, packed."""
+        return self._settings.addresses
+
+    def place(self, name: str) -> Place:
+        """What a name in a policy means; ConfigError if nothing."""
+        return find_place(self.config, self.kernel.underlay.addresses, name)
+
+    def live_sessions(self) -> Iterator[SessionInfo]:
+        """The sessions that a change of their chain may still concern."""
+        return (info for info in self.core.sessions(self.now()) if info.state not in OVER)
+
+    def redraw(self) -> None:
+        """Let the core know which boxes are drained."""
+        own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
+        self._settings = settings.core_settings(self.config, own, mtu, self.draining.own_boxes())
+        self.core.configure(self._settings, settings.decider(self.policies, self))
 
     @property
     def name(self) -> str:
@@ -436,6 +477,7 @@ class AgentService:
             "reload": self.reload,
             "set_hops": self._set_hops,
             "expect": self._expect,
+            "undrain": self.draining.undrain,
             "stop": self._stop,
         }
 
@@ -475,7 +517,7 @@ class AgentService:
             own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
             merged = configuration.reloaded(self.config, new)
             policies = policy_set(merged, own)
-            self._settings = settings.core_settings(merged, own, mtu)
+            self._settings = settings.core_settings(merged, own, mtu, self.draining.own_boxes())
             self.config = merged
             self.policies = policies
             self.core.configure(self._settings, settings.decider(policies, self))

@@ -34,7 +34,7 @@ _REASON_S: Final = 1.0  # seconds that the other anchor's reason may come later 
 _SHORTEST_PREFIX: Final = 4
 _ORDER: Final = ("requested", "locked", "new path up", "two paths", "drained", "done", "refused", "aborted")
 FINAL: Final = frozenset(("done", "refused", "aborted"))
-_LIVE: Final = frozenset(("established", "half-closed"))
+LIVE: Final = frozenset(("established", "half-closed"))
 _PASSING: Final = ("busy", "not ready", "not found")
 """Beginnings of reasons that may be over when one asks again."""
 
@@ -132,7 +132,7 @@ class ChainChanges:
                 raise ConfigError(
                     f"{text!r} is no chain that this agent knows and no match expression: {error}"
                 ) from None
-            found = [info for info in known.values() if info.state in _LIVE and test(info.session)]
+            found = [info for info in known.values() if info.state in LIVE and test(info.session)]
         if not found:
             raise LocalError(f"no session here is {text!r}")
         return found

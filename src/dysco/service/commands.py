@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 from dysco.errors import ConfigError
 from dysco.service.changes import TIMEOUT_S, ChainChanges, Tell, Terms
 from dysco.service.control import Do
+from dysco.service.draining import TIMEOUT_S as DRAIN_S
+from dysco.service.draining import Draining
 from dysco.service.planning import Kind, Wish
 
 LONGEST_S: Final = 3600.0
@@ -17,12 +19,13 @@ _FIELDS: Final = {"insert": ("hops",), "remove": ("box",), "replace": ("box", "h
 class ChainCommands:
     """The commands that answer with a stream."""
 
-    def __init__(self, changes: ChainChanges) -> None:
+    def __init__(self, changes: ChainChanges, draining: Draining) -> None:
         self._changes = changes
+        self._draining = draining
 
     def streams(self) -> dict[str, Do]:
         """The commands by name."""
-        return {"trace": self._changes.traces, "change": self._change}
+        return {"trace": self._changes.traces, "change": self._change, "drain": self._drain}
 
     async def _change(
         self,
@@ -40,10 +43,20 @@ class ChainCommands:
     ) -> dict[str, int]:
         """Change the chains of all sessions that `session` means; the answer counts how they have ended."""
         wish = _wish(kind, box, tuple(hops or ()), after)
-        if state not in STATES:
-            raise ConfigError(f"{state!r} is no way to move a box's state; there are {', '.join(STATES)}")
-        terms = Terms(_seconds(timeout), dry_run, wait, force, STATES.index(state))
+        terms = Terms(_seconds(timeout), dry_run, wait, force, _state(state))
         return await self._changes.change(self._changes.select(session), wish, terms, tell)
+
+    async def _drain(
+        self, tell: Tell, box: str, to: str = "", timeout: float = DRAIN_S, state: str = "none"
+    ) -> dict[str, Any]:
+        """Free a box of its sessions; the answer is the last report."""
+        return await self._draining.drain(tell, box, to, _seconds(timeout), _state(state))
+
+
+def _state(state: str) -> int:
+    if state not in STATES:
+        raise ConfigError(f"{state!r} is no way to move a box's state; there are {', '.join(STATES)}")
+    return STATES.index(state)
 
 
 def _wish(kind: str, box: str, hops: tuple[str, ...], after: str) -> Wish:

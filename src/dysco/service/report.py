@@ -11,7 +11,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from dysco.protocol.chain import FacingInfo, SessionInfo
-from dysco.protocol.events import Event, SessionClosed, SessionEstablished, SessionOpened, SetupRefused
+from dysco.protocol.events import (
+    ChangeMoved,
+    Event,
+    SessionClosed,
+    SessionEstablished,
+    SessionOpened,
+    SetupRefused,
+)
 from dysco.transport.settings import PeerStatus
 from dysco.views import Event as EventView
 from dysco.views import Facing, Peer, Session, Status
@@ -56,6 +63,7 @@ def status(agent: AgentService) -> Status:
         counters=counters,
         drops={name: counters[name] for name in DROPS if counters.get(name)} | dict(agent.forwarder.counters),
         steering=side.steering.counters(),
+        drained=tuple(agent.draining.names()),
     )
 
 
@@ -74,6 +82,8 @@ def level(happened: Event) -> int:
     """How loud an event is logged: what every session does is for debugging."""
     if isinstance(happened, SessionOpened | SessionEstablished | SessionClosed):
         return logging.DEBUG
+    if isinstance(happened, ChangeMoved):
+        return logging.WARNING if happened.phase in ("refused", "aborted", "stuck") else logging.DEBUG
     return logging.WARNING if isinstance(happened, SetupRefused) else logging.INFO
 
 

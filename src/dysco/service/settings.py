@@ -6,7 +6,7 @@ Knows configuration and the layers below; decides nothing itself but the numberi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from dysco import policy
@@ -53,8 +53,10 @@ def box_ports(config: HostConfig) -> tuple[BoxPort, ...]:
     return tuple(found)
 
 
-def core_settings(config: HostConfig, addresses: tuple[bytes, ...], mtu: int) -> Settings:
-    """Build the core's settings; `addresses` are the own ones, `mtu` the underlay's in bytes."""
+def core_settings(
+    config: HostConfig, addresses: tuple[bytes, ...], mtu: int, drained: Collection[str] = ()
+) -> Settings:
+    """Build the core's settings; own `addresses`, the underlay's `mtu` in bytes, names of `drained` boxes."""
     timers, limits = config.timers, config.limits
     return Settings(
         name=config.agent.name,
@@ -62,7 +64,7 @@ def core_settings(config: HostConfig, addresses: tuple[bytes, ...], mtu: int) ->
         port_range=config.agent.port_range,
         control_port=config.agent.control_port,
         mtu=mtu,
-        boxes=tuple(_local_box(one) for one in box_ports(config)),
+        boxes=tuple(_local_box(one, one.box.name in drained) for one in box_ports(config)),
         peers=tuple(
             Peer(
                 name=peer.name,
@@ -151,7 +153,7 @@ def boot_id(seed: bytes) -> bytes:
     return hashlib.sha256(seed).digest()[:16]
 
 
-def _local_box(one: BoxPort) -> LocalBox:
+def _local_box(one: BoxPort, drained: bool) -> LocalBox:
     box, left = one.box, one.left
     ports = (HOST, FORWARD, HOST, FORWARD) if left is None else (left, left, left + 1, left + 1)
     return LocalBox(
@@ -161,6 +163,7 @@ def _local_box(one: BoxPort) -> LocalBox:
         changes_tuple=box.changes_tuple,
         match=box.matching,
         mandatory=box.mandatory,
+        drained=drained,
     )
 
 
