@@ -160,21 +160,36 @@ def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
     for mode in ("tun", "ebpf"):
         if options.ways and f"dysco, {mode}" not in options.ways:
             continue
-        with agents(bed, mode=mode, policies=policy) as running, ExitStack() as talkers:
-            measure.stream(bed, IPERF_PORT, 1, 1, family=options.family)
+        workdir = bed.workdir / mode
+        workdir.mkdir()
+        # A bed of its own: nothing of so many sessions is left to the next agents.
+        with (
+            Testbed(workdir, mode) as own,
+            agents(own, mode=mode, policies=policy) as running,
+            ExitStack() as talkers,
+        ):
+            servers(own)
+            measure.stream(own, IPERF_PORT, 1, 1, family=options.family)
             empty = {host: resident_bytes(process) for host, process in running.items()}
             held, ports = 0, itertools.count(HOLD_PORT)
             for count in counts:
                 while held < count:
                     share = min(SESSIONS_A_PROCESS, count - held)
-                    _hold(bed, talkers, next(ports), share, options.family)
+                    _hold(own, talkers, next(ports), share, options.family)
                     held += share
                 memory = {host: resident_bytes(process) - empty[host] for host, process in running.items()}
                 results[f"{mode}, {count} sessions"] = {
                     **{f"bytes_a_session_{host}": grown / count for host, grown in memory.items()},
-                    **_stream_beside(bed, running, options, per_packet=mode == "tun"),
+                    **_stream_beside(own, running, options, per_packet=mode == "tun"),
                 }
+                _say(f"{mode}, {count} sessions: {results[f'{mode}, {count} sessions']}")
     return results
+
+
+def _say(text: str) -> None:
+    """Tell how far a long measurement has come."""
+    sys.stderr.write(f"bench: {text}\n")
+    sys.stderr.flush()
 
 
 def _hold(bed: Testbed, talkers: ExitStack, port: int, count: int, family: int) -> None:
