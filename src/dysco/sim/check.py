@@ -1,0 +1,406 @@
+"""`python -m dysco.sim.check`: walk every state of small networks with two changes that contend, and at most one fault.
+
+A state is: the state of each host, what is under way between each two of them, the time, how many faults are left.
+From each state every next step is taken, breadth first, so that what is found is found with its shortest dialogue:
+
+    deliver   the oldest packet or message of any link (links keep order; packets and messages go on separate ones)
+    timer     only if nothing is under way: the earliest timer of all, each of those that are due at the same moment
+    fault     lose, repeat or overtake the oldest of a link; restart an agent from its journal; a timer before its time
+
+So the time at which something arrives is left open in every way that the order of arrivals can tell, and waiting costs
+no states. `slack` bounds how often a run may depart from one fixed order of links (None: as often as it likes); the
+tables of the report say with which slack each instance was walked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from dysco.sim.node import START_S, Command, Item, Nodes, View, make_nodes
+from dysco.wire.chain_header import Hop
+from dysco.wire.messages import Change, Hops
+
+LONGEST_S: Final = 400.0
+FIRST, SECOND = 1, 2
+FAULTS: Final = ("lose", "repeat", "overtake", "restart", "early")
+
+
+class State(NamedTuple):
+    """Where the whole network stands. nodes: numbers of host states, by name. under_way: what waits on each link."""
+
+    now: float
+    nodes: tuple[int, ...]
+    under_way: tuple[tuple[str, tuple[Item | Command, ...]], ...]
+    faults: int
+    slack: int
+
+
+class Step(NamedTuple):
+    """One choice. link: of which the first is delivered, or the host of a timer or restart."""
+
+    kind: str
+    link: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.link}"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Who asks for which change: labels of the first and last subsession, the hosts that take their place."""
+
+    host: str
+    first: int
+    last: int
+    hops: str
+    rightward: bool = False
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A network of hosts, the route of its session, and two changes. data: bytes each end has sent when they begin."""
+
+    names: str
+    route: str
+    asks: tuple[Ask, ...]
+    data: int = 0
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether the segments have a subsession in common."""
+        if len(self.asks) < 2:
+            return False
+        one, other = self.asks[0], self.asks[1]
+        return one.first <= other.last and other.first <= one.last
+
+
+INSTANCES: Final[dict[str, Instance]] = {
+    "one": Instance("abc", "abc", (Ask("a", 1, 2, "c"),)),
+    "insert": Instance("abx", "ab", (Ask("a", 1, 1, "xb"),)),
+    "same-2": Instance("ab", "ab", (Ask("a", 1, 1, "b"), Ask("b", 1, 1, "b"))),
+    "same-3": Instance("abc", "abc", (Ask("a", 1, 2, "c"), Ask("c", 1, 2, "c"))),
+    "nested-3": Instance("abc", "abc", (Ask("a", 1, 2, "c"), Ask("b", 2, 2, "c"))),
+    "overlapping-4": Instance("abcd", "abcd", (Ask("a", 1, 2, "c"), Ask("b", 2, 3, "d"))),
+    "nested-4": Instance("abcd", "abcd", (Ask("a", 1, 3, "d"), Ask("d", 2, 2, "c"))),
+    "disjoint-3": Instance("abc", "abc", (Ask("a", 1, 1, "b"), Ask("b", 2, 2, "c"))),
+    "disjoint-4": Instance("abcd", "abcd", (Ask("a", 1, 2, "c"), Ask("c", 3, 3, "d"))),
+    "insert-4": Instance("abcx", "abc", (Ask("a", 1, 1, "xb"), Ask("b", 2, 2, "c"))),
+    "replace-4": Instance("abcx", "abc", (Ask("a", 1, 2, "xc"), Ask("c", 1, 2, "c"))),
+}
+
+
+@dataclass
+class Report:
+    """What a walk has found. dialogue: the shortest way to the first fault; choices: the same to walk it again."""
+
+    name: str
+    states: int = 0
+    edges: int = 0
+    ends: int = 0
+    depth: int = 0
+    local_states: int = 0
+    local_steps: int = 0
+    complete: bool = False
+    fault: str = ""
+    choices: list[str] = field(default_factory=list)
+    dialogue: list[str] = field(default_factory=list)
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        how = "all" if self.complete else "the first"
+        return (
+            f"{self.name}: {how} {self.states} states, {self.edges} steps, depth {self.depth}, {self.ends} ends, "
+            f"{self.local_states} states of hosts by {self.local_steps} steps of real agents: "
+            f"{self.fault or 'without fault'}"
+        )
+
+
+class Checker:
+    """Walks one instance."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        faults: int = 0,
+        slack: int | None = None,
+        kinds: tuple[str, ...] = FAULTS,
+        data: int | None = None,
+    ) -> None:
+        self.instance = INSTANCES[name]
+        self.report = Report(name)
+        self.kinds = kinds
+        self._names = self.instance.names
+        self._nodes = Nodes()
+        self._bounded = slack is not None
+        self._probed: dict[State, str] = {}
+        self.start = self._begin(faults, slack or 0, self.instance.data if data is None else data)
+
+    def walk(self, most: int = 1_000_000) -> Report:
+        """Walk until every state is known, `most` are, or a fault is found."""
+        report, parents = self.report, dict[State, tuple[State, Step] | None]()
+        parents[self.start] = None
+        depth = {self.start: 0}
+        queue = deque([self.start])
+        report.complete = True
+        while queue:
+            state = queue.popleft()
+            level = depth.pop(state)
+            report.depth = level
+            fault = self._judge(state)
+            steps = [] if fault else list(self._steps(state))
+            if not fault and not steps:
+                report.ends += 1
+                fault = self._judge_end(state)
+            if fault:
+                report.fault = fault
+                report.choices = [str(step) for step in self._way(parents, state)]
+                report.dialogue = self.replay(report.choices)
+                break
+            for step in steps:
+                following = self._take(state, step)
+                report.edges += 1
+                if following not in parents:
+                    if len(parents) >= most:
+                        report.complete = False
+                        continue
+                    parents[following] = (state, step)
+                    depth[following] = level + 1
+                    queue.append(following)
+        report.states = len(parents)
+        report.local_states, report.local_steps = len(self._nodes), self._nodes.steps
+        return report
+
+    def replay(self, choices: list[str]) -> list[str]:
+        """Walk one way again and say what happens on it."""
+        state, lines = self.start, []
+        for choice in choices:
+            step = Step(*choice.split(" ", 1))
+            what = self._what(state, step)
+            following = self._take(state, step)
+            lines.append(f"{following.now - START_S:8.3f} {step.kind:<8} {what}")
+            state = following
+        for name, view in zip(self._names, self._views(state), strict=True):
+            lines.append(f"         {name}: {view}")
+        fault = self._judge(state) or (self._judge_end(state) if not list(self._steps(state)) else "")
+        return [*lines, f"         {fault or 'without fault'}"]
+
+    # Steps.
+
+    def _steps(self, state: State) -> Iterator[Step]:
+        links = dict(state.under_way)
+        if not links:
+            if self._at_rest(state):
+                return
+            dues = [view.due for view in self._views(state)]
+            due = min(dues)
+            yield from (Step("timer", name) for name, at in zip(self._names, dues, strict=True) if at == due)
+        free = not self._bounded or state.slack > 0
+        for number, link in enumerate(links):
+            if number == 0 or free:
+                yield Step("deliver", link)
+        if state.faults:
+            yield from self._faults(state, links)
+
+    def _faults(self, state: State, links: dict[str, tuple[Item | Command, ...]]) -> Iterator[Step]:
+        for link, items in links.items():
+            if isinstance(items[0], Item):
+                for kind in ("lose", "repeat"):
+                    if kind in self.kinds:
+                        yield Step(kind, link)
+                if len(items) > 1 and "overtake" in self.kinds:
+                    yield Step("overtake", link)
+        for name, view in zip(self._names, self._views(state), strict=True):
+            if "restart" in self.kinds:
+                yield Step("restart", name)
+            if links and "early" in self.kinds and view.due < state.now + LONGEST_S:
+                yield Step("early", name)
+
+    def _what(self, state: State, step: Step) -> Item | Command:
+        if step.kind in ("timer", "early"):
+            return Command(step.link, "timer")
+        if step.kind == "restart":
+            return Command(step.link, "restart")
+        return dict(state.under_way)[step.link][1 if step.kind == "overtake" else 0]
+
+    def _take(self, state: State, step: Step) -> State:
+        links, now, slack, faults = dict(state.under_way), state.now, state.slack, state.faults
+        what = self._what(state, step)
+        if step.kind in ("timer", "early"):
+            now = self._views(state)[self._names.index(step.link)].due
+        if step.kind not in ("timer", "deliver"):
+            faults -= 1
+        elif step.kind == "deliver" and self._bounded and step.link != next(iter(links)):
+            slack -= 1
+        if step.kind in ("deliver", "lose", "overtake"):
+            items = links[step.link]
+            del links[step.link]
+            left = items[1:] if step.kind != "overtake" else items[:1] + items[2:]
+            if left:
+                links[step.link] = left
+        nodes = state.nodes
+        if step.kind != "lose":
+            index = self._names.index(what.target)
+            number, sent = self._nodes.step(nodes[index], what, now)
+            nodes = (*nodes[:index], number, *nodes[index + 1 :])
+            for item in sent:
+                link = f"{item.source}>{item.target} {item.kind}"
+                links[link] = (*links.get(link, ()), item)
+        # With a bound the order of links is that of their turns; without one it says nothing, and is left out.
+        under_way = tuple(links.items() if self._bounded else sorted(links.items()))
+        return State(now, nodes, under_way, faults, slack)
+
+    def _begin(self, faults: int, slack: int, data: int) -> State:
+        """An established session with both changes about to be asked for."""
+        instance = self.instance
+        nodes = make_nodes(instance.names, instance.route)
+        server = nodes[instance.route[-1]].host.addresses[0]
+        self._addresses = {name: node.host.addresses[0] for name, node in nodes.items()}
+        numbers = tuple(self._nodes.add(nodes[name]) for name in instance.names)
+        state = State(START_S, numbers, (), 0, 0)
+        state = self._run(self._tell(state, Command(instance.route[0], "open", data=server)))
+        for name in (instance.route[0], instance.route[-1]):
+            state = self._run(self._say(state, name, bytes(range(3))))
+        if data:
+            for name in (instance.route[0], instance.route[-1]):
+                state = self._say(state, name, bytes(range(7, 7 + data)))
+        links = dict(state.under_way)
+        for request, ask in enumerate(instance.asks, FIRST):
+            hops = Hops(Hop(self._addresses[name]) for name in ask.hops)
+            change = Change(request, ask.first, ask.last, hops, origin=ask.host)
+            links[f"ask {request}"] = (Command(ask.host, "change", change, ask.rightward),)
+        return State(START_S, state.nodes, tuple(sorted(links.items())), faults, slack)
+
+    def _tell(self, state: State, command: Command) -> State:
+        links = {**dict(state.under_way), "told": (command,)}
+        return self._take(state._replace(under_way=tuple(links.items())), Step("deliver", "told"))
+
+    def _say(self, state: State, name: str, data: bytes) -> State:
+        route = self.instance.route
+        other = route[-1] if name == route[0] else route[0]
+        state = self._tell(state, Command(other, "expect", data=data))
+        return self._tell(state, Command(name, "write", data=data))
+
+    def _run(self, state: State) -> State:
+        """Deliver all that is under way, in one order, without letting time pass."""
+        while state.under_way:
+            state = self._take(state, Step("deliver", state.under_way[0][0]))
+        return state
+
+    # Verdicts.
+
+    def _views(self, state: State) -> list[View]:
+        return [self._nodes.views[number] for number in state.nodes]
+
+    def _at_rest(self, state: State) -> bool:
+        return all(view.rest_at <= state.now for view in self._views(state))
+
+    def _judge(self, state: State) -> str:
+        """What is wrong with a state; empty if nothing."""
+        views = self._views(state)
+        for name, view in zip(self._names, views, strict=True):
+            if view.violations:
+                return f"{name}: {view.violations[0]}"
+        granted = {request for view in views for request in view.grants}
+        if len(granted) > 1 and self.instance.overlapping:
+            return "overlapping changes are both granted"
+        if state.now - START_S > LONGEST_S and not self._at_rest(state):
+            return "does not come to rest"
+        return ""
+
+    def _judge_end(self, state: State) -> str:
+        """What is wrong with a state in which everything rests."""
+        views = self._views(state)
+        told = {request: (phase, why) for view in views for request, phase, why in view.outcomes}
+        faulty = self.start.faults > state.faults
+        for request in range(FIRST, FIRST + len(self.instance.asks)):
+            if request not in told and not faulty:
+                return f"nobody is told what became of change {request}"
+        key = ", ".join(f"{request} {told.get(request, ('unknown', ''))[0]}" for request in (FIRST, SECOND))
+        self.report.outcomes[key] = self.report.outcomes.get(key, 0) + 1
+        if not faulty and not any(phase == "done" for phase, _ in told.values()):
+            return f"no change is done: {told}"
+        return self._judge_session(state)
+
+    def _judge_session(self, state: State) -> str:
+        """Both ends send something more, and it must arrive."""
+        route = self.instance.route
+        before = {name: self._views(state)[self._names.index(name)].received for name in (route[0], route[-1])}
+        probe = state._replace(faults=0, slack=0)
+        known = self._probed.get(probe)
+        if known is not None:
+            return known
+        now = probe
+        for name in (route[0], route[-1]):
+            now = self._say(now, name, bytes(range(100, 105)))
+        end = now.now + 30
+        while now.now < end:
+            now = self._run(now)
+            views = self._views(now)
+            fault = next((view.violations[0] for view in views if view.violations), "")
+            after = {name: views[self._names.index(name)].received for name in before}
+            if fault or all(sum(after[name]) - sum(before[name]) == 5 for name in before):
+                break
+            due = min(view.due for view in views)
+            if due > end:
+                break
+            name = next(name for name, view in zip(self._names, views, strict=True) if view.due == due)
+            now = self._take(now, Step("timer", name))
+        else:
+            fault = "the session does not go on"
+        if not fault and any(sum(after[name]) - sum(before[name]) != 5 for name in before):
+            fault = "the session does not go on"
+        self._probed[probe] = fault
+        return fault
+
+    @staticmethod
+    def _way(parents: dict[State, tuple[State, Step] | None], state: State) -> list[Step]:
+        steps: list[Step] = []
+        entry = parents[state]
+        while entry is not None:
+            state, step = entry
+            steps.append(step)
+            entry = parents[state]
+        return steps[::-1]
+
+
+def main() -> int:
+    """Walk the instances that the command line names; 0 if no fault was found."""
+    parser = argparse.ArgumentParser(prog="python -m dysco.sim.check", description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(INSTANCES), help=f"of {', '.join(INSTANCES)}")
+    parser.add_argument("--faults", type=int, default=0, help="how many faults may happen (default 0)")
+    parser.add_argument("--kinds", default=",".join(FAULTS), help="which ones (default %(default)s)")
+    parser.add_argument("--slack", type=int, help="departures from one order of links (default: any number)")
+    parser.add_argument("--data", type=int, help="bytes under way from each end when the changes begin")
+    parser.add_argument("--most", type=int, default=1_000_000, help="states of one instance (default %(default)s)")
+    parser.add_argument("--replay", help="choices, separated by commas, as a failing walk prints them")
+    options = parser.parse_args()
+    status = 0
+    for name in options.names:
+        checker = Checker(
+            name,
+            faults=options.faults,
+            slack=options.slack,
+            kinds=tuple(options.kinds.split(",")),
+            data=options.data,
+        )
+        if options.replay is not None:
+            lines = checker.replay([choice.strip() for choice in options.replay.split(",")])
+        else:
+            report = checker.walk(options.most)
+            lines = [str(report), *(f"    {key}: {count}" for key, count in sorted(report.outcomes.items()))]
+            if report.fault:
+                status = 1
+                lines += [*report.dialogue, f'--replay "{",".join(report.choices)}"']
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
