@@ -286,7 +286,7 @@ class Changes:
                 self.hosts.nack_syn(chain, message, now)
             case Ack() if right is not None and facing is right.new:
                 self.right.ack(chain, right, message, now)
-            case Ack() if roles is not None and roles.inside is not None:
+            case Ack() if message.request not in self._ground.completed:
                 self.hosts.ack(chain, message)
             case Ack() if message.request in self._ground.completed:
                 cutoff = self._ground.completed[message.request]

@@ -13,6 +13,7 @@ from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.paths import TwoPaths
 from dysco.wire.messages import Change, Syn
 from dysco.wire.packet import Packet
+from dysco.wire.tuples import FiveTuple
 
 if TYPE_CHECKING:
     from dysco.protocol.chain import Facing
@@ -121,7 +122,7 @@ class Inside:
 
     new: of the new path. committed: it joins, or leaves, for good. state: how its box's state is moved. left_done,
     right_done: that anchor has said that its half of the old path is empty. Cutoffs as the anchors have told them along
-    the new path.
+    the new path. rehearsed: number behind the handshake of the new path, by port and match.
     """
 
     __slots__ = (
@@ -130,6 +131,7 @@ class Inside:
         "left_cutoff",
         "left_done",
         "new",
+        "rehearsed",
         "request",
         "right_cutoff",
         "right_done",
@@ -146,6 +148,7 @@ class Inside:
         self.right_done = False
         self.left_cutoff: int | None = None
         self.right_cutoff: int | None = None
+        self.rehearsed: dict[tuple[int, FiveTuple], int] = {}
 
 
 class Changing:

@@ -34,7 +34,7 @@ from dysco.wire.messages import (
     RequestLock,
     Syn,
 )
-from dysco.wire.numbers import MASK32, later
+from dysco.wire.numbers import MASK32, distance, later
 from dysco.wire.options import clamp_mss
 from dysco.wire.packet import ACK, FIN, Located, Packet, build_tcp
 from dysco.wire.rewrite import apply
@@ -302,6 +302,9 @@ class Hosts:
         """Pass a SYN or SYN-ACK of the path handshake; its numbers are where the flows begin."""
         clamp_mss(packet, self._ground.settings.mtu - HEADERS[at.family], at)
         flow.count(at, len(packet.data))
+        inside = None if chain.changing is None else chain.changing.inside
+        if inside is not None:
+            inside.rehearsed[flow.port, flow.match] = at.next_seq
         apply(packet, flow, at)
         self._ground.output.packet(flow.out, packet)
 
@@ -370,14 +373,24 @@ class Hosts:
             ground.life.record(chain)
 
     def _not_committed(self, chain: Chain, now: float) -> None:
-        """No `ack` has come. If packets have passed it was lost; else the left anchor is gone."""
+        """No `ack` has come. If more than a handshake has passed it was lost; else the left anchor is gone."""
         inside = None if chain.changing is None else chain.changing.inside
         if inside is None or inside.committed or chain.state is State.CLOSED:
             return
-        if self._ground.life.traffic(chain)[0]:
+        if self._has_moved(inside):
             self._commit(chain, inside)
         else:
             self._ground.life.close(chain, "cancelled", now)
+
+    def _has_moved(self, inside: Inside) -> bool:
+        """Whether numbers of the new path are beyond those of its handshake."""
+        for (port, match), rehearsed in inside.rehearsed.items():
+            flow = self._ground.table.get(port, match)
+            if flow is not None:
+                self._ground.table.refresh(flow)
+                if flow.top_seq >= 0 and distance(flow.top_seq, rehearsed) > 0:
+                    return True
+        return False
 
     def _learn(self, chain: Chain, message: OldDone) -> None:
         """An anchor is done: all that it received below the cutoffs it has acknowledged."""

@@ -21,11 +21,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from dysco.protocol.locks import COMMIT_S, LEASE_S
 from dysco.sim.node import START_S, Command, Item, Nodes, View, make_nodes
 from dysco.wire.chain_header import Hop
 from dysco.wire.messages import Change, Hops
 
 LONGEST_S: Final = 400.0
+EARLIEST_S: Final = LEASE_S - COMMIT_S
+"""How far ahead of what is under way a timer may fire; leases rest on nothing being under way for longer."""
+SHOWN: Final = 40
 FIRST, SECOND = 1, 2
 FAULTS: Final = ("lose", "repeat", "overtake", "restart", "early")
 
@@ -218,7 +222,7 @@ class Checker:
         for name, view in zip(self._names, self._views(state), strict=True):
             if "restart" in self.kinds:
                 yield Step("restart", name)
-            if links and "early" in self.kinds and view.due < state.now + LONGEST_S:
+            if links and "early" in self.kinds and view.due < state.now + EARLIEST_S:
                 yield Step("early", name)
 
     def _what(self, state: State, step: Step) -> Item | Command:
@@ -232,7 +236,7 @@ class Checker:
         links, now, slack, faults = dict(state.under_way), state.now, state.slack, state.faults
         what = self._what(state, step)
         if step.kind in ("timer", "early"):
-            now = self._views(state)[self._names.index(step.link)].due
+            now = max(now, self._views(state)[self._names.index(step.link)].due)
         if step.kind not in ("timer", "deliver"):
             faults -= 1
         elif step.kind == "deliver" and self._bounded and step.link != next(iter(links)):
@@ -330,7 +334,9 @@ class Checker:
     def _judge_session(self, state: State) -> str:
         """Both ends send something more, and it must arrive."""
         route = self.instance.route
-        before = {name: self._views(state)[self._names.index(name)].received for name in (route[0], route[-1])}
+        before = {
+            name: self._views(state)[self._names.index(name)].received for name in (route[0], route[-1])
+        }
         probe = state._replace(faults=0, slack=0)
         known = self._probed.get(probe)
         if known is not None:
@@ -369,6 +375,13 @@ class Checker:
         return steps[::-1]
 
 
+def _shortened(lines: list[str]) -> list[str]:
+    """A dialogue without what is repeated for minutes at its end."""
+    if len(lines) <= 2 * SHOWN:
+        return lines
+    return [*lines[:SHOWN], f"         ... {len(lines) - 2 * SHOWN} more", *lines[-SHOWN:]]
+
+
 def main() -> int:
     """Walk the instances that the command line names; 0 if no fault was found."""
     parser = argparse.ArgumentParser(prog="python -m dysco.sim.check", description=__doc__)
@@ -377,7 +390,9 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(FAULTS), help="which ones (default %(default)s)")
     parser.add_argument("--slack", type=int, help="departures from one order of links (default: any number)")
     parser.add_argument("--data", type=int, help="bytes under way from each end when the changes begin")
-    parser.add_argument("--most", type=int, default=1_000_000, help="states of one instance (default %(default)s)")
+    parser.add_argument(
+        "--most", type=int, default=1_000_000, help="states of one instance (default %(default)s)"
+    )
     parser.add_argument("--replay", help="choices, separated by commas, as a failing walk prints them")
     options = parser.parse_args()
     status = 0
@@ -396,7 +411,7 @@ def main() -> int:
             lines = [str(report), *(f"    {key}: {count}" for key, count in sorted(report.outcomes.items()))]
             if report.fault:
                 status = 1
-                lines += [*report.dialogue, f'--replay "{",".join(report.choices)}"']
+                lines += [*_shortened(report.dialogue), f'--replay "{",".join(report.choices)}"']
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
     return status

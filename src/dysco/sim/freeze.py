@@ -46,7 +46,7 @@ def _function(code: int, module: int, name: str, closure: tuple[CellType, ...]) 
 
 
 def _finish(function: FunctionType, defaults: tuple[tuple[Any, ...] | None, dict[str, Any] | None]) -> None:
-    function.__defaults__, function.__kwdefaults__ = defaults  # type: ignore[assignment]
+    function.__defaults__, function.__kwdefaults__ = defaults
 
 
 def _fill(cell: CellType, contents: tuple[Any, ...]) -> None:

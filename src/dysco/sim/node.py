@@ -29,7 +29,7 @@ from dysco.sim.network import Network
 from dysco.wire.chain_header import Hop
 from dysco.wire.messages import Change, Hello, Hops, Message, decode, encode
 from dysco.wire.numbers import distance, later
-from dysco.wire.packet import ACK, RST, SYN, Packet, locate
+from dysco.wire.packet import ACK, RST, Packet, locate
 from dysco.wire.tuples import FiveTuple
 
 START_S: Final = 1000.0
@@ -139,8 +139,7 @@ class Outbox(Network):
         target = self.names[at.five_tuple.dst]
         if not at.flags & RST:
             top = self.tops.get(at.five_tuple)
-            new = at.next_seq + bool(at.flags & SYN)
-            self.tops[at.five_tuple] = new if top is None else later(top, new)
+            self.tops[at.five_tuple] = at.next_seq if top is None else later(top, at.next_seq)
         self.out.append(Item(source.name, target, "data", bytes(packet.data)))
 
     def message(self, source: Host, peer: str, message: Message) -> None:
@@ -397,10 +396,10 @@ def make_nodes(names: str, route: str) -> dict[str, Node]:
         host.agent = Agent(settings, host.table, policy, draw)
         if name == route[-1]:
             host.listeners[PORT] = Listener(PLAIN, Accept())
-        node = nodes[name] = Node(host, clock, outbox, settings, policy, draw, tuple(peer.name for peer in peers))
+        node = nodes[name] = Node(
+            host, clock, outbox, settings, policy, draw, tuple(peer.name for peer in peers)
+        )
         node.associate(START_S)
         host.drain()
         host.events.clear()
     return nodes
-
-

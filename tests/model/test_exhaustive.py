@@ -1,0 +1,50 @@
+"""Every state of small networks of real agents: two changes that contend, one fault anywhere.
+
+`python -m dysco.sim.check` walks larger ones; a walk that fails prints its shortest dialogue and how to replay it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from dysco.sim.check import INSTANCES, Checker
+
+MESSAGES = ("lose", "repeat", "overtake")
+
+
+def walk(name: str, **options: object) -> None:
+    checker = Checker(name, **options)  # type: ignore[arg-type]
+    report = checker.walk(200_000)
+    print(report)  # noqa: T201 - what CI shall show
+    assert not report.fault, "\n".join([*report.dialogue, ",".join(report.choices)])
+    assert report.complete
+    assert report.ends
+
+
+def test_two_ends_that_want_the_same_in_every_order() -> None:
+    walk("same-2")
+
+
+@pytest.mark.parametrize("name", INSTANCES)
+def test_contention_with_one_departure_from_the_order_of_sending(name: str) -> None:
+    walk(name, slack=1)
+
+
+@pytest.mark.parametrize("name", ["one", "insert", "same-2", "nested-3", "overlapping-4"])
+def test_one_fault_anywhere(name: str) -> None:
+    walk(name, slack=0, faults=1, kinds=(*MESSAGES, "early"))
+
+
+@pytest.mark.parametrize("name", ["one", "nested-3"])
+def test_data_under_way(name: str) -> None:
+    walk(name, slack=1, data=3)
+
+
+def test_a_fault_is_found_and_walked_again_by_its_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checker that finds nothing proves little: without its rule for what is over, this one must object."""
+    monkeypatch.setattr("dysco.sim.check.LONGEST_S", 0.1)
+    checker = Checker("one", slack=0, faults=1, kinds=("lose",))
+    report = checker.walk()
+    assert report.fault == "does not come to rest"
+    assert checker.replay(report.choices) == report.dialogue
+    assert report.dialogue[-1].strip() == report.fault
