@@ -21,6 +21,7 @@ def walk(name: str, **options: object) -> None:
     assert report.ends
 
 
+@pytest.mark.slow
 def test_two_ends_that_want_the_same_in_every_order() -> None:
     walk("same-2")
 

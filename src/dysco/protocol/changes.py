@@ -288,7 +288,7 @@ class Changes:
                 self.right.ack(chain, right, message, now)
             case Ack() if message.request not in self._ground.completed:
                 self.hosts.ack(chain, message)
-            case Ack() if message.request in self._ground.completed:
+            case Ack():
                 cutoff = self._ground.completed[message.request]
                 self._ground.send(facing, AckAck(chain.chain_id, 0, message.request, cutoff))
             case AckAck() if left is not None and facing is left.new:
