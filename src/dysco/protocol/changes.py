@@ -143,7 +143,9 @@ class Changes:
             return
         wish.heard_at = now
         phase = Phase(message.phase)
-        if (phase.is_final or phase > wish.phase) and not (chain.changing and _is_left(chain, message.request)):
+        if (phase.is_final or phase > wish.phase) and not (
+            chain.changing and _is_left(chain, message.request)
+        ):
             moved = ChangeMoved(
                 chain.chain_id, chain.hop_index, chain.session_in, message.request, phase.words, message.by,
                 message.reason,

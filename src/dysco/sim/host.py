@@ -19,7 +19,7 @@ from dysco.sim.box import Box
 from dysco.sim.clock import Clock, Timer
 from dysco.sim.endpoint import Endpoint, Profile, State
 from dysco.sim.table import SimFlowTable
-from dysco.wire.packet import ACK, FIN, RST, SYN, Packet, locate
+from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, locate
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
 
@@ -74,7 +74,7 @@ class Host:
         if self.agent is not None:
             reserved = ours and self.port_range[0] <= at.five_tuple.dport <= self.port_range[1]
             if reserved or self.table.get(UNDERLAY, at.five_tuple) is not None:
-                self._to_agent(UNDERLAY, packet)
+                self._to_agent(UNDERLAY, packet, at)
                 return
         self._to_stack(packet, at.five_tuple, at.flags)
 
@@ -89,27 +89,27 @@ class Host:
             or at.five_tuple in self.table.captured
             or (at.flags & SYN and not at.flags & ACK)
         ):
-            self._to_agent(HOST, packet)
+            self._to_agent(HOST, packet, at)
         else:
             self.network.send(self, packet)
 
     def write(self, port: int, packet: Packet) -> None:
         """Do what the data plane does with a packet that leaves by `port`."""
         if port in (HOST, UNDERLAY):
-            at = locate(packet)
-            if at is not None and at.five_tuple.dst in self.addresses and port == HOST:
+            at = locate(packet) if port == HOST and destination(packet) in self.addresses else None
+            if at is not None:
                 self._to_stack(packet, at.five_tuple, at.flags)
             else:
                 self.network.send(self, packet)
         elif port == LOOP:
-            self._to_agent(UNDERLAY, packet)
+            self._to_agent(UNDERLAY, packet, _located(packet))
         elif port == FORWARD:
             if self.box is not None:
                 for out in self.box.forward(packet, "left"):
                     self.from_stack(out)
         else:
             for out in self.boxes[port & ~1].forward(packet, "right" if port & 1 else "left"):
-                self._to_agent(port ^ 1, out)
+                self._to_agent(port ^ 1, out, _located(out))
 
     def drain(self) -> None:
         """Carry out what the core wants and plan its next deadline."""
@@ -156,14 +156,12 @@ class Host:
         self.agent.handle_deadline(self.clock.now)
         self.drain()
 
-    def _to_agent(self, port: int, packet: Packet) -> None:
+    def _to_agent(self, port: int, packet: Packet, at: Located) -> None:
         assert self.agent is not None
-        at = locate(packet)
-        assert at is not None
         flow = self.table.get(port, at.five_tuple)
         if flow is not None and not flow.slow and not at.flags & (SYN | FIN | RST):
             flow.count(at, len(packet.data))
-            apply(packet, flow)
+            apply(packet, flow, at)
             self.write(flow.out, packet)
             return
         self.agent.receive_packet(port, packet, self.clock.now)
@@ -190,3 +188,15 @@ class Host:
         endpoint.receive(packet, self.clock.now)
         if endpoint.deadline != before or endpoint.state is State.OPEN:
             self.arm(endpoint)
+
+
+def destination(packet: Packet) -> bytes:
+    """Destination address of an IP packet that is whole."""
+    data = packet.data
+    return bytes(data[16:20] if data[0] >> 4 == 4 else data[24:40])
+
+
+def _located(packet: Packet) -> Located:
+    at = locate(packet)
+    assert at is not None
+    return at

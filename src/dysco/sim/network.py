@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 from dysco.sim.clock import Clock
-from dysco.sim.host import Host
+from dysco.sim.host import Host, destination
 from dysco.sim.link import Fault, Link
 from dysco.wire.messages import Message, decode, encode
 from dysco.wire.packet import Packet, locate
@@ -47,16 +47,15 @@ class Network:
 
     def send(self, source: Host, packet: Packet) -> None:
         """Carry a packet to the host that has its destination address."""
-        at = locate(packet)
-        target = None if at is None else self._routes.get(at.five_tuple.dst)
-        if at is None or target is None:
+        target = self._routes.get(destination(packet))
+        if target is None:
             self.lost += 1
             return
-        self._note(
-            source,
-            target,
-            f"{at.five_tuple} flags={at.flags:#04x} seq={at.seq} ack={at.ack} len={at.total_len - at.payload_offset}",
-        )
+        if self.dialogue is not None:
+            at = locate(packet)
+            assert at is not None
+            what = f"flags={at.flags:#04x} seq={at.seq} ack={at.ack} len={at.payload_len}"
+            self._note(source, target, f"{at.five_tuple} {what}")
         frozen = bytes(packet.data)
         partial, gso_size, ecn = packet.partial, packet.gso_size, packet.ecn
         self.link("data", source.name, target.name).send(
@@ -66,7 +65,8 @@ class Network:
     def message(self, source: Host, peer: str, message: Message) -> None:
         """Carry a control message, encoded and decoded as on the wire."""
         target = self.hosts[peer]
-        self._note(source, target, str(message))
+        if self.dialogue is not None:
+            self._note(source, target, str(message))
         for datagram in encode([message]):
             self.link("control", source.name, peer).send(
                 datagram, lambda data: self._arrive(source, target, data)
@@ -80,5 +80,5 @@ class Network:
             target.drain()
 
     def _note(self, source: Host, target: Host, text: str) -> None:
-        if self.dialogue is not None:
-            self.dialogue.append(f"{self.clock.now:12.6f} {source.name:>4} -> {target.name:<4} {text}")
+        assert self.dialogue is not None
+        self.dialogue.append(f"{self.clock.now:12.6f} {source.name:>4} -> {target.name:<4} {text}")

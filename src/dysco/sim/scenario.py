@@ -182,7 +182,7 @@ class Scenario:
 
     def _make_sessions(self) -> None:
         for number in range(self.rng.randint(1, 3)):
-            sizes = (0, 1, 3000, 40000)
+            sizes = (0, 1, 700, 3000, 8000, 25000)
             pair = Pair(
                 self.rng.randbytes(self.rng.choice(sizes)), self.rng.randbytes(self.rng.choice(sizes))
             )
