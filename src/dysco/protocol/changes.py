@@ -668,6 +668,8 @@ class Changes:
         if roles is None:
             return
         ground.install(chain)
+        if roles.inside is not None:
+            self.hosts.resume(chain, roles.inside, now)
         if roles.left is not None and roles.left.new is not None:
             ground.label("right", chain, roles.left.new)
             ground.life.claim(roles.left.new)

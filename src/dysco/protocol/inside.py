@@ -294,6 +294,7 @@ class Hosts:
         ground.counters["joined"] += 1
         ground.output.event(SessionOpened(chain.chain_id, chain.hop_index, chain.session_in, ""))
         ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, at))
+        ground.life.record(chain)
         self._pass_syn(chain, message)
         ground.catch_up(message.subsession)
         return None
@@ -371,6 +372,16 @@ class Hosts:
             ground.output.event(SessionEstablished(chain.chain_id, chain.hop_index, chain.session_in))
             ground.life.arm(chain, chain.created_at + ground.settings.timers.established)
             ground.life.record(chain)
+
+    def resume(self, chain: Chain, inside: Inside, now: float) -> None:
+        """Go on after a restart as a host of a new path."""
+        self._ground.pass_on(inside.request)
+        if inside.committed:
+            assert chain.changing is not None
+            chain.changing.inside = None
+            self._ground.tidy(chain)
+        else:
+            self._ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, at))
 
     def _not_committed(self, chain: Chain, now: float) -> None:
         """No `ack` has come. If more than a handshake has passed it was lost; else the left anchor is gone."""

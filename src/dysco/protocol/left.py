@@ -41,7 +41,7 @@ from dysco.wire.messages import (
     StateTransferred,
     Syn,
 )
-from dysco.wire.numbers import MASK32
+from dysco.wire.numbers import MASK32, earlier
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, build_tcp
 
 SYN_TRIES: Final = 3  # DESIGN section 8
@@ -370,7 +370,8 @@ class Left:
         assert two is not None
         assert new is not None
         if anchor.peer_next is not None:
-            shown = build_tcp(new.tuple, two.cutoff, anchor.peer_next, ACK, REHEARSED_WINDOW)
+            ack = earlier(anchor.peer_next, two.answered)  # never more than is true, whoever believes it
+            shown = build_tcp(new.tuple, two.cutoff, ack, ACK, REHEARSED_WINDOW)
             self._ground.output.packet(new.write, shown)
 
     def resume(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:

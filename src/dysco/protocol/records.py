@@ -9,12 +9,13 @@
     28  8  labels of the left and the right subsession
     36  .. fields, each a length of two bytes and the bytes: session in, session out, left tuple, right tuple,
            left handshake, right handshake, left peer, right peer, box, policy, sums (left facing: 4 forward,
-           4 backward), left anchor, right anchor
+           4 backward), left anchor, right anchor, new hop (1 whether `ack` has passed, 8 request, 4 last)
 
-An anchor is there while its session has two paths (see `paths`): 1 bits (0: the peer's cutoff is known, 1: the other
-half is empty, 2: forced, 3: the new subsession was opened here), 8 request, 4 first, 4 last, 4 cutoff, 4 the peer's,
-4 top, 4 old_rcvd, 4 rcvd, 4 acked, 4 answered, 4 sums forward, 4 backward, 4 label, 2 where the new path is written,
-then with a length of one byte each the new path's peer, its tuple, its handshake.
+An anchor is there while its session has two paths (see `paths`), the right one from its synAck on: 1 bits (0: the
+peer's cutoff is known, 1: the other half is empty, 2: forced, 3: the new subsession was opened here, 4: waiting),
+8 request, 4 first, 4 last, 4 cutoff, 4 the peer's, 4 top, 4 old_rcvd, 4 rcvd, 4 acked, 4 answered, 4 sums forward,
+4 backward, 4 label, 2 where the new path is written, 4 own and 4 other number in its path handshake (bit 5: the other
+one is known), then with a length of one byte each the new path's peer, its tuple, its handshake.
 
 Everything is big-endian. A field that equals the one it usually equals is empty: session out and left tuple
 (session in), right tuple (session out), right handshake (left handshake). Reading is total: what does not fit
@@ -31,7 +32,7 @@ from typing import Final
 from dysco.errors import WireError
 from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, Chain, Facing
-from dysco.protocol.changing import Changing, LeftAnchor, Phase, RightAnchor
+from dysco.protocol.changing import Changing, Inside, LeftAnchor, Phase, RightAnchor
 from dysco.protocol.flow import UNDERLAY
 from dysco.protocol.locks import LEASE_S, Lock, LockState
 from dysco.protocol.paths import TwoPaths
@@ -44,10 +45,11 @@ from dysco.wire.tuples import FiveTuple
 VERSION: Final = 3
 STATES: Final = (State.ESTABLISHED, State.HALF_CLOSED, State.TIME_WAIT, State.RESET, State.PROBED)
 _FIXED: Final = struct.Struct(f"!BBB{CHAIN_ID_LEN + 1}s4HII")
-_ANCHOR: Final = struct.Struct("!BQIIIIIIIIIIIIH")
+_ANCHOR: Final = struct.Struct("!BQIIIIIIIIIIIIHII")
 _SUMS: Final = struct.Struct("!II")
+_INSIDE: Final = struct.Struct("!?QI")
 _LENGTH: Final = struct.Struct("!H")
-_FIELDS: Final = 13
+_FIELDS: Final = 14
 _FINS: Final = FORWARD_FIN | BACKWARD_FIN
 _LEFT_OPENED, _RIGHT_OPENED, _LEFT_PEER, _RIGHT_PEER, _BOX = 4, 8, 16, 32, 64
 _ALL_FLAGS: Final = 127
@@ -79,6 +81,7 @@ def write_record(chain: Chain) -> bytes:
         b"" if left.sums is None else _SUMS.pack(*left.sums),
         b"" if chain.changing is None else _write_anchor(chain.changing.left, (0, 0)),
         b"" if chain.changing is None else _write_anchor(chain.changing.right, None),
+        b"" if chain.changing is None else _write_inside(chain.changing.inside),
     )
     parts = [
         _FIXED.pack(
@@ -150,21 +153,29 @@ def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | N
     chain.state = STATES[state]
     try:
         _read_anchors(chain, anchors[0], anchors[1], now)
+        _read_inside(chain, anchors[2], now)
     except (struct.error, WireError, UnicodeDecodeError, IndexError):
         return None
     return chain
 
 
 def _write_anchor(anchor: LeftAnchor | RightAnchor | None, sums: tuple[int, int] | None) -> bytes:
-    if anchor is None or anchor.two is None or anchor.new is None:
+    if anchor is None or anchor.new is None:
         return b""
-    two, new, change = anchor.two, anchor.new, anchor.change
+    waiting = anchor.two is None
+    if waiting and isinstance(anchor, LeftAnchor):
+        return b""
+    two, new, change = anchor.two or TwoPaths(0, 0, 0, 0), anchor.new, anchor.change
     peer_cutoff = two.peer_cutoff
-    bits = (peer_cutoff is not None) | anchor.peer_done << 1 | two.forced << 2 | new.opened << 3
+    bits = (
+        (peer_cutoff is not None) | anchor.peer_done << 1 | change.force << 2 | new.opened << 3 | waiting << 4
+    )
+    bits |= (anchor.peer_next is not None) << 5
     forward, backward = sums or (anchor.sums if isinstance(anchor, RightAnchor) else (0, 0))
     fixed = _ANCHOR.pack(
         bits, change.request, change.first, change.last, two.cutoff, peer_cutoff or 0, two.top, two.old_rcvd, two.rcvd,
         two.acked, two.answered, forward, backward, new.hop, new.write,
+        anchor.isn, anchor.peer_next or 0,
     )  # fmt: skip
     texts = ((new.peer or "").encode(), bytes(new.tuple), new.handshake)
     return fixed + b"".join(bytes((len(text),)) + text for text in texts)
@@ -181,7 +192,7 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
             continue
         (
             bits, request, first, last, cutoff, peer_cutoff, top, old_rcvd, rcvd, acked, answered, forward, backward,
-            hop, write,
+            hop, write, isn, peer_next,
         ) = _ANCHOR.unpack_from(data)  # fmt: skip
         texts, position = [], _ANCHOR.size
         for _ in range(3):
@@ -201,12 +212,33 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
             old.lock = Lock(LockState.LOCKED, request, now + LEASE_S)
         else:
             changing.right = anchor = RightAnchor(change, old, "", (forward, backward), now)
-            anchor.state = RightState.TWO_PATHS
+            anchor.state = RightState.WAITING if bits & 16 else RightState.TWO_PATHS
             new.sums = (forward, backward)
+        anchor.isn, anchor.peer_next = isn, peer_next if bits & 32 else None
+        if bits & 16:
+            anchor.new, anchor.phase = new, Phase.LOCKED
+            continue
         anchor.new, anchor.phase, anchor.peer_done = new, Phase.TWO_PATHS, bool(bits & 2)
         anchor.two = two = TwoPaths(cutoff, old_rcvd, acked, answered, forced=bool(bits & 4))
         two.top, two.rcvd = top, rcvd
         two.peer_cutoff = peer_cutoff if bits & 1 else None
+
+
+def _write_inside(inside: Inside | None) -> bytes:
+    if inside is None or not inside.new:
+        return b""
+    return _INSIDE.pack(inside.committed, inside.request, inside.last)
+
+
+def _read_inside(chain: Chain, data: bytes, now: float) -> None:
+    if not data:
+        return
+    committed, request, last = _INSIDE.unpack(data)
+    chain.changing = chain.changing or Changing()
+    chain.changing.inside = inside = Inside(request, last, new=True)
+    inside.committed = committed
+    if not committed and chain.right is not None:
+        chain.right.lock = Lock(LockState.LOCKED, request, now + LEASE_S)
 
 
 def _split(data: bytes) -> list[bytes] | None:

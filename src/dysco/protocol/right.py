@@ -27,7 +27,7 @@ from dysco.protocol.switching import (
 )
 from dysco.protocol.transfers import FREEZE
 from dysco.wire.messages import Ack, AckAck, AckLock, LockQuery, NackSyn, RequestLock, Syn, SynAck
-from dysco.wire.numbers import MASK32
+from dysco.wire.numbers import MASK32, earlier
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp
 
 QUERY_S: Final = 10.0  # DESIGN section 7: a right anchor that waits asks what has become of the change
@@ -140,7 +140,7 @@ class Right:
         if anchor.state is RightState.WAITING:
             if not is_bare and at.flags & ACK:
                 self._input(chain, anchor, RightInput.NEW_DATA, now)
-                return False
+                return anchor.two is None
             if is_bare and not at.flags & RST and anchor.isn:
                 update = build_tcp(
                     back, (anchor.isn + 1) & MASK32, anchor.peer_next or at.seq, ACK, REHEARSED_WINDOW
@@ -159,6 +159,8 @@ class Right:
         if found is None:
             return
         ground = self._ground
+        if found[0] is RightAction.COMMIT and ground.numbers(chain, "left") is None:
+            return  # after a restart: packets of the old path must show where it stands; `ack` is repeated
         action, anchor.state = found
         match action:
             case RightAction.GRANT | RightAction.REPEAT if what is RightInput.REQUEST_LOCK:
@@ -169,6 +171,7 @@ class Right:
             case RightAction.AGREE | RightAction.REPEAT if what is RightInput.SYN:
                 if action is RightAction.AGREE:
                     self._wait(chain, anchor, now + QUERY_S)
+                    ground.life.record(chain)
                 ground.send(anchor.new, SynAck(chain.chain_id, 0, anchor.change.request))
             case RightAction.COMMIT:
                 self._commit(chain, anchor, now)
@@ -259,12 +262,15 @@ class Right:
         assert new is not None
         if anchor.peer_next is not None:
             seq = (two.cutoff + anchor.sums[1]) & MASK32
-            shown = build_tcp(new.tuple.reversed(), seq, anchor.peer_next, ACK, REHEARSED_WINDOW)
+            # Never more than is true, whoever believes it.
+            ack = earlier(anchor.peer_next, (two.answered - anchor.sums[0]) & MASK32)
+            shown = build_tcp(new.tuple.reversed(), seq, ack, ACK, REHEARSED_WINDOW)
             self._ground.output.packet(new.write, shown)
 
     def resume(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
-        """Go on after a restart, in the middle of two paths."""
-        self._ack_ack(chain, anchor)
+        """Go on after a restart, in the middle of two paths or before."""
+        if anchor.two is not None:
+            self._ack_ack(chain, anchor)
         self._wait(chain, anchor, now + FIRST_WAIT_S)
 
     def _complete(self, chain: Chain, anchor: RightAnchor, now: float) -> None:

@@ -70,6 +70,13 @@ class Changer:
         host.agent.trace(key, number, self.clock.now)
         host.drain()
 
+    def forget(self, host: Host) -> None:
+        """The agent of a host is killed: what it has asked for ends without its hearing of it."""
+        self.wishes = {
+            request: wish for request, wish in self.wishes.items() if wish.asker != host.name or wish.outcome
+        }
+        self._traces = {number: one for number, one in self._traces.items() if one[0] is not host}
+
     def _hearer(self, host: Host) -> Callable[[Event], None]:
         def hear(event: Event) -> None:
             if isinstance(event, Traced) and event.number in self._traces:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dysco.protocol.agent import Agent, MessageOut, PacketOut
-from dysco.protocol.events import Event
+from dysco.protocol.events import Event, SessionForgotten, SessionRecord
 from dysco.protocol.flow import FORWARD, HOST, LOOP, UNDERLAY
 from dysco.sim.box import Box
 from dysco.sim.clock import Clock, Timer
@@ -53,6 +53,8 @@ class Host:
     endpoints: dict[FiveTuple, Endpoint] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     hear: Callable[[Event], None] = lambda event: None
+    journal: dict[bytes, bytes] = field(default_factory=dict)
+    born: Callable[[], Agent] | None = None
     strays: int = 0
     _timer: Timer | None = None
     _armed_at: float | None = None
@@ -124,6 +126,10 @@ class Host:
                 elif isinstance(item, MessageOut):
                     self.network.message(self, item.peer, item.message)
         while (event := self.agent.next_event()) is not None:
+            if isinstance(event, SessionRecord):
+                self.journal[event.key] = event.data
+            elif isinstance(event, SessionForgotten):
+                self.journal.pop(event.key, None)
             self.events.append(event)
             self.hear(event)
         deadline = self.agent.next_deadline()
@@ -132,6 +138,17 @@ class Host:
                 self._timer.cancel()
             self._armed_at = deadline
             self._timer = None if deadline is None else self.clock.call_at(deadline, self._deadline)
+
+    def restart(self) -> None:
+        """Kill the agent and begin another one, which knows what the journal holds and has its associations again."""
+        assert self.born is not None
+        self.table = SimFlowTable()
+        self.agent = self.born()
+        records, self.journal = self.journal, {}
+        for key, data in records.items():
+            if self.agent.restore(data, self.clock.now):
+                self.journal[key] = data
+        self.drain()
 
     def arm(self, endpoint: Endpoint) -> None:
         """Plan the retransmission timer of an endpoint."""
