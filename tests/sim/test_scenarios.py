@@ -16,10 +16,9 @@ FRESH_S = 180
 
 @pytest.mark.slow
 def test_streams_are_equal_and_everything_comes_to_rest() -> None:
-    # Fresh seeds each time; what fails is printed with its seed, and `python -m dysco.sim --seeds SEED --dialogue` shows it.
+    # What fails is named by its seed; `python -m dysco.sim --seeds SEED --dialogue` replays it.
     command = [sys.executable, "-m", "dysco.sim", "--fresh", str(FRESH), "--seconds", str(FRESH_S)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=FRESH_S + 120)
-    print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
