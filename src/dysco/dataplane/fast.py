@@ -28,8 +28,8 @@ TO_STACK: Final = 1
 TO_BOX: Final = 2
 TO_WIRE: Final = 3
 
-_REWRITE = struct.Struct("=16s16s4sHHI")
-_NUMBERS = struct.Struct("=IIIIIIII20x")
+_REWRITE = struct.Struct("=16s16s4sHHBBB5x")
+_NUMBERS = struct.Struct("=IIIIII24x")
 _NO_NUMBERS: Final = bytes(_NUMBERS.size)
 _SWAPS: Final = sys.byteorder == "little"
 _KNOWN_SEQ: Final = 1
@@ -148,15 +148,13 @@ def pack(flow: Flow, action: int) -> bytes:
         _sum(address_delta),
         _sum((flow.full_delta - address_delta) % 0xFFFF),
         action,
+        numbers is not None,
+        (_KNOWN_SEQ if seq >= 0 else 0) | (_KNOWN_ACK if ack >= 0 else 0),
     )
     if numbers is None and seq < 0 and ack < 0:
         return rewrite + _NO_NUMBERS
     return rewrite + _NUMBERS.pack(
-        numbers is not None,
-        *(value & MASK32 for value in _values(numbers or _UNCHANGED)),
-        max(seq, 0),
-        max(ack, 0),
-        (_KNOWN_SEQ if seq >= 0 else 0) | (_KNOWN_ACK if ack >= 0 else 0),
+        *(value & MASK32 for value in _values(numbers or _UNCHANGED)), max(seq, 0), max(ack, 0)
     )
 
 

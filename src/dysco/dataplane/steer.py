@@ -311,7 +311,7 @@ def _unpack_key(key: bytes) -> tuple[FiveTuple, int]:
 
 
 def _unpack_tally(entry: bytes) -> Tally:
-    top_seq, top_ack, known, packets, octets = _TALLY.unpack(entry)
+    known, top_seq, top_ack, packets, octets = _TALLY.unpack(entry)
     return Tally(
         packets, octets, top_seq if known & _KNOWN_SEQ else None, top_ack if known & _KNOWN_ACK else None
     )

@@ -14,18 +14,21 @@
 #define CHECKSUM_AT 16 // in the TCP header
 #define MAX_OPTIONS 10 // of one packet, padding included; the usual two have four bytes of it
 #define MAX_EDGES 9
-#define CONFIRM 64 // packets of a flow, of which one confirms the neighbour
+#define EPOCH_SHIFT 27 // of nanoseconds: a next hop is believed for 134 ms at most
 
 struct flow {
 	__u8 src[16], dst[16]; // as in the key
 	__be16 sport, dport;
 	__u16 address_delta, port_delta; // what to add to the sum behind a checksum, in the machine's order of bytes
-	__u32 action;
-	__u32 translates; // whether the numbers below are other than zero
+	__u8 action;
+	__u8 translates; // whether the numbers below are other than zero
+	__u8 known;	 // which of the highest numbers
+	__u8 pad;
+	__u32 hop_ifindex; // where packets left until lately; 0: not known
 	__u32 seq_delta, ack_delta, tsval_delta, tsecr_delta;
 	__u32 top_seq, top_ack; // the number behind the last byte, and the highest acknowledgement, both as they came in
-	__u32 known;		// which of these
-	__u32 pad;
+	__u8 hop_mac[6];	// of the next hop
+	__u16 hop_epoch;	// when it was looked up
 	__u64 packets, bytes; // counted here; bytes of IP packets
 };
 
@@ -211,7 +214,7 @@ static __always_inline int deliver(struct __sk_buff *skb, __u32 l2, const struct
 }
 
 // Several CPUs may carry packets of one flow. When tries run out, others have raised it meanwhile.
-static __always_inline void raise(struct flow *flow, __u32 *top, __u32 bit, __u32 number)
+static __always_inline void raise(struct flow *flow, __u32 *top, __u8 bit, __u32 number)
 {
 	if (!(flow->known & bit)) {
 		*top = number;
@@ -244,22 +247,22 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 	__u16 ip_sum = 0;
 	__u8 tos = 0;
 	if (family == 4) {
-		struct iphdr *ip = (void *)(long)skb->data + l2;
-		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		const struct iphdr *ip = (void *)(long)skb->data + l2;
+		if ((void *)(ip + 1) + sizeof(tcp) > (void *)(long)skb->data_end)
 			return ASK_AGENT;
 		size = bpf_ntohs(ip->tot_len);
 		ip_sum = ip->check;
 		tos = ip->tos;
 		at = sizeof(*ip);
+		__builtin_memcpy(&tcp, ip + 1, sizeof(tcp));
 	} else {
-		struct ipv6hdr *ip = (void *)(long)skb->data + l2;
-		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		const struct ipv6hdr *ip = (void *)(long)skb->data + l2;
+		if ((void *)(ip + 1) + sizeof(tcp) > (void *)(long)skb->data_end)
 			return ASK_AGENT;
 		size = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 		at = sizeof(*ip);
+		__builtin_memcpy(&tcp, ip + 1, sizeof(tcp));
 	}
-	if (bpf_skb_load_bytes(skb, l2 + at, &tcp, sizeof(tcp)))
-		return ASK_AGENT;
 	__u32 header = (tcp.offset >> 4) * 4;
 	if (header < TCP_LEAST || at + header > size || l2 + size > skb->len)
 		return ASK_AGENT;
@@ -274,18 +277,29 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 		else if (find_options(skb, l2 + at, header, &options))
 			return ASK_AGENT;
 	}
-	struct bpf_fib_lookup fib = {};
-	// What leaves on the right device already needs another address on its Ethernet header, and not a second way
-	// through the device's queue. Now and then it goes that way, for there neighbours are asked whether they live.
-	int in_place = !arrives && l2 && flow->packets % CONFIRM;
-	__u32 action = flow->action;
-	if (action == TO_WIRE) {
-		long result = route(skb, conf, family, tos, flow, &fib, in_place ? 0 : BPF_FIB_LOOKUP_SKIP_NEIGH);
-		in_place = in_place && result == BPF_FIB_LKUP_RET_SUCCESS && fib.ifindex == skb->ifindex;
+	struct bpf_fib_lookup fib;
+	// What leaves on the right device already needs another address on its Ethernet header, and no second way through
+	// the device's queue. The first packet of an epoch goes that way, for there neighbours are asked whether they live.
+	__u16 epoch = 0;
+	int in_place = 0;
+	__u8 action = flow->action;
+	if (action == TO_WIRE && !arrives && l2) {
+		epoch = bpf_ktime_get_coarse_ns() >> EPOCH_SHIFT;
+		in_place = flow->hop_ifindex == skb->ifindex && flow->hop_epoch == epoch;
+	}
+	if (action == TO_WIRE && !in_place) {
+		__builtin_memset(&fib, 0, sizeof(fib));
+		int learns = !arrives && l2;
+		long result = route(skb, conf, family, tos, flow, &fib, learns ? 0 : BPF_FIB_LOOKUP_SKIP_NEIGH);
 		if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
 			action = TO_STACK;
 		else if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 			return ASK_AGENT;
+		if (learns && result == BPF_FIB_LKUP_RET_SUCCESS) {
+			__builtin_memcpy(flow->hop_mac, fib.dmac, 6);
+			flow->hop_epoch = epoch;
+			flow->hop_ifindex = fib.ifindex;
+		}
 	}
 	if (action == TO_STACK && (!arrives || (l2 != 0) != conf->device_has_mac))
 		return ASK_AGENT;
@@ -298,7 +312,7 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 	if (action == TO_BOX)
 		return bpf_redirect(conf->session_ifindex, BPF_F_INGRESS);
 	if (in_place)
-		return bpf_skb_store_bytes(skb, 0, &fib.dmac, 6, 0) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+		return bpf_skb_store_bytes(skb, 0, flow->hop_mac, 6, 0) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	if (!l2 && push_ethernet(skb, 0))
 		return TC_ACT_SHOT;
 	return leave(skb, &fib);

@@ -47,6 +47,7 @@ static long (*const bpf_skb_change_head)(struct __sk_buff *, __u32 size,
 static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *, int size,
 					__u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static long (*const bpf_l4_csum_replace)(struct __sk_buff *, __u32 offset, __u64 from, __u64 to,
 					 __u64 flags) = (void *)BPF_FUNC_l4_csum_replace;
 static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *, int size,
@@ -500,7 +501,7 @@ SEC("tc/divert") int divert(struct __sk_buff *skb)
 	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
 	if (!flow)
 		return 0;
-	*(volatile __u32 *)&flow->action = TO_AGENT;
+	*(volatile __u8 *)&flow->action = TO_AGENT;
 	return 1;
 }
 
