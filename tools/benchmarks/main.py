@@ -151,7 +151,7 @@ def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
 
     Sessions are added to those that are there. On TUN devices agents move each packet: agents_us_a_packet is what their
     processes use, for each time that a packet passes a device. In the kernel nobody tells packets apart, and
-    cpu_s_per_gb is that of the whole machine.
+    cpu_s_per_gb is that of all that takes part.
     """
     results: dict[str, Figures] = {}
     counts = sorted(int(word) for word in options.sessions.split(","))
@@ -258,6 +258,7 @@ def _through(bed: Testbed, options: argparse.Namespace, http: int, iperf: int, t
         "eight_streams_gbit_s": eight["gbit_s"],
         "cpu_s_per_gb": one["cpu_s_per_gb"],
         "keepalive_requests_s": kept["requests_s"],
+        "keepalive_cpu_us": kept["cpu_us"],
         "keepalive_p99_ms": kept["p99_ms"],
         "connection_each_requests_s": closed["requests_s"],
         **measure.connects(bed, http, 500, host=target, family=family),

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 
-from benchmarks.testbed import ADDRESSES, CLIENT, SERVER, BenchError, Testbed, cpu_seconds
+from benchmarks.testbed import ADDRESSES, CLIENT, SERVER, BenchError, Testbed
 
 _CONNECT = """
 import socket, sys, time
@@ -32,13 +32,13 @@ def address(host: str, family: int) -> str:
 def stream(
     bed: Testbed, port: int, streams: int, seconds: int, *, host: str = SERVER, family: int = 4
 ) -> dict[str, float]:
-    """Run iperf3; return `gbit_s` as received and `cpu_s_per_gb`, CPU seconds of the machine a gigabyte."""
-    before = cpu_seconds()
+    """Run iperf3; return `gbit_s` as received and `cpu_s_per_gb`, CPU seconds of all that takes part a gigabyte."""
+    before = bed.cpu_seconds()
     text = bed.sh(
         CLIENT, "iperf3", "-J", "-c", address(host, family), "-p", str(port), "-t", str(seconds),
         "-P", str(streams), "--connect-timeout", "5000", limit_s=seconds + 30,
     )  # fmt: skip
-    used = cpu_seconds() - before
+    used = bed.cpu_seconds() - before
     end = json.loads(text)["end"]
     received = end["sum_received"]
     if not received["bytes"]:
@@ -49,20 +49,31 @@ def stream(
 def requests(
     bed: Testbed, port: int, seconds: int, *, keepalive: bool, host: str = SERVER, family: int = 4
 ) -> dict[str, float]:
-    """Run wrk with 16 connections; return `requests_s`, `p50_ms`, `p99_ms`; errors end the bench."""
+    """Run wrk with 16 connections; return `requests_s`, `cpu_us`, `p50_ms`, `p99_ms`; errors end the bench.
+
+    cpu_us: of all that takes part, for one request.
+    """
+    before = bed.cpu_seconds()
     target = address(host, family)
     url = f"http://[{target}]:{port}/" if family == 6 else f"http://{target}:{port}/"
     headers = [] if keepalive else ["-H", "Connection: close"]
     text = bed.sh(
         CLIENT, "wrk", "-t2", "-c16", f"-d{seconds}", "--latency", *headers, url, limit_s=seconds + 30
     )
+    used = bed.cpu_seconds() - before
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     if errors and any(int(count) for count in (errors[1], errors[3], errors[4])):
         raise BenchError(f"wrk to port {port}: {errors[0]}")
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     if rate is None:
         raise BenchError(f"wrk to port {port} printed {text!r}")
-    return {"requests_s": float(rate[1]), "p50_ms": _latency(text, "50"), "p99_ms": _latency(text, "99")}
+    count = re.search(r"(\d+) requests in", text)
+    return {
+        "requests_s": float(rate[1]),
+        "cpu_us": used / max(1, int(count[1]) if count is not None else 1) * 1e6,
+        "p50_ms": _latency(text, "50"),
+        "p99_ms": _latency(text, "99"),
+    }
 
 
 def connects(bed: Testbed, port: int, count: int, *, host: str = SERVER, family: int = 4) -> dict[str, float]:
