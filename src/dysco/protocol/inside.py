@@ -130,6 +130,9 @@ class Hosts:
     def cancel(self, chain: Chain, message: CancelLock, now: float) -> None:
         """The left anchor gives up: free the lock, or leave the new path."""
         inside = None if chain.changing is None else chain.changing.inside
+        lock = None if chain.right is None else chain.right.lock
+        if lock is not None and lock.held is not None and lock.held.change.request == message.request:
+            lock.held = None
         self._ground.send(chain.right, message)
         if inside is not None and inside.request == message.request:
             if inside.new and not inside.committed:

@@ -1,0 +1,320 @@
+"""Locks at an agent in the middle, as conversations; the tables of locks and of both anchors, pair by pair.
+
+a --1-- b (this agent) --2-- d       messages come from a and d; b is inside, or a left anchor itself
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dysco.protocol import anchors, locks
+from dysco.protocol.anchors import LeftState, RightState
+from dysco.protocol.flow import FIRST_BOX, UNDERLAY
+from dysco.protocol.locks import LEASE_S, LockAction, LockInput, LockState
+from dysco.wire.chain_header import Hop
+from dysco.wire.messages import (
+    AckCancel,
+    AckLock,
+    CancelLock,
+    Change,
+    Hops,
+    Message,
+    NackLock,
+    RenewLock,
+    RequestLock,
+    Syn,
+)
+from dysco.wire.packet import build_tcp
+from protocol.rig import PAIR_BOX, Rig, address, hops, read, syn_ack
+
+CHAIN = b"chain-0123456789"
+LEFT, RIGHT = 1, 2
+TO_D = Hops((Hop(address(4)),))
+ONE = Change(71, LEFT, RIGHT, TO_D, origin="a")
+OTHER = Change(72, LEFT, RIGHT, TO_D, origin="a")
+OWN = Change(73, RIGHT, RIGHT, TO_D, origin="b")
+
+
+class Talk:
+    """b in the middle of an established session, with a box that adds 5 forward and takes away 7 backward."""
+
+    def __init__(self) -> None:
+        self.rig = rig = Rig(boxes=[PAIR_BOX])
+        _, inner = rig.one(UNDERLAY, rig.chained_syn(hops(2, 4)))
+        inner_tuple = read(inner).five_tuple
+        grown = build_tcp(inner_tuple, 1005, 0, 2, 64240, b"\x02\x04\x05\xb4")
+        _, out = rig.one(FIRST_BOX + 1, grown)
+        self.right = read(out).five_tuple
+        _, back = rig.one(UNDERLAY, syn_ack(self.right, isn=9000, of=1005))
+        shrunk = build_tcp(read(back).five_tuple, 8993, 1001, 18, 64240, b"\x02\x04\x05\xb4")
+        _, _ = rig.one(FIRST_BOX, shrunk)
+        assert rig.state() == ["established"]
+        rig.messages.clear()
+        rig.events()
+
+    def say(self, *script: tuple[str, str, Message]) -> None:
+        """Play a conversation: ">>" comes from a peer, "<<" goes to one; syn of new paths is left out."""
+        rig, heard = self.rig, []
+        for direction, peer, message in script:
+            if direction == ">>":
+                rig.agent.receive_message(peer, message, rig.now)
+                rig.take()
+            heard.append((direction, peer, message) if direction == ">>" else None)
+        said = [("<<", peer, message) for peer, message in rig.messages if not isinstance(message, Syn)]
+        rig.messages.clear()
+        assert said == [line for line in script if line[0] == "<<"]
+
+    def key(self) -> bytes:
+        return next(iter(self.rig.agent._life.chains))
+
+    def lock(self) -> tuple[LockState, int] | None:
+        right = self.rig.agent._life.chains[self.key()].right
+        assert right is not None
+        return None if right.lock is None else (right.lock.state, right.lock.request)
+
+    def ask_own(self) -> None:
+        assert self.rig.agent.change(self.key(), OWN, self.rig.now)
+        self.rig.take()
+
+
+def request(change: Change, hop: int, sums: tuple[int, int] = (0, 0), anchor: str = "a") -> RequestLock:
+    return RequestLock(CHAIN, hop, change, anchor, sums[0] & 0xFFFFFFFF, sums[1] & 0xFFFFFFFF)
+
+
+def busy(change: Change) -> NackLock:
+    return NackLock(CHAIN, LEFT, change.request, "b", "busy")
+
+
+ASKED = (">>", "a", request(ONE, LEFT, (10, 20)))
+PASSED = ("<<", "d", request(ONE, RIGHT, (15, 13)))
+GRANTED = (">>", "d", AckLock(CHAIN, RIGHT, ONE.request)), ("<<", "a", AckLock(CHAIN, LEFT, ONE.request))
+
+
+def test_a_lock_is_asked_for_granted_and_freed() -> None:
+    talk = Talk()
+    talk.say(ASKED, PASSED)
+    assert talk.lock() == (LockState.PENDING, ONE.request)
+    talk.say(*GRANTED)
+    assert talk.lock() == (LockState.LOCKED, ONE.request)
+    cancel = CancelLock(CHAIN, LEFT, ONE.request, RIGHT)
+    talk.say((">>", "a", cancel), ("<<", "d", CancelLock(CHAIN, RIGHT, ONE.request, RIGHT)))
+    assert talk.lock() is None
+    talk.say(
+        (">>", "d", AckCancel(CHAIN, RIGHT, ONE.request)), ("<<", "a", AckCancel(CHAIN, LEFT, ONE.request))
+    )
+
+
+def test_a_repetition_is_passed_on_and_changes_nothing() -> None:
+    talk = Talk()
+    talk.say(ASKED, ASKED, PASSED, PASSED)
+    talk.say(*GRANTED, *GRANTED)
+    assert talk.lock() == (LockState.LOCKED, ONE.request)
+    talk.say(ASKED, PASSED)
+    assert talk.lock() == (LockState.LOCKED, ONE.request)
+
+
+@pytest.mark.parametrize("granted", [False, True])
+def test_another_request_is_refused(granted: bool) -> None:
+    talk = Talk()
+    talk.say(ASKED, PASSED)
+    if granted:
+        talk.say(*GRANTED)
+    talk.say((">>", "a", request(OTHER, LEFT)), ("<<", "a", busy(OTHER)))
+    assert talk.lock() == (LockState.LOCKED if granted else LockState.PENDING, ONE.request)
+
+
+def test_a_refusal_frees() -> None:
+    talk = Talk()
+    talk.say(ASKED, PASSED)
+    refused = NackLock(CHAIN, RIGHT, ONE.request, "d", "no")
+    talk.say((">>", "d", refused), ("<<", "a", NackLock(CHAIN, LEFT, ONE.request, "d", "no")))
+    assert talk.lock() is None
+    talk.say((">>", "a", request(OTHER, LEFT)), ("<<", "d", request(OTHER, RIGHT, (5, -7))))
+
+
+@pytest.mark.parametrize("what", [NackLock(CHAIN, RIGHT, 99, "d", "no"), AckLock(CHAIN, RIGHT, 99)])
+def test_answers_to_others_do_not_touch_it(what: Message) -> None:
+    talk = Talk()
+    talk.say(ASKED, PASSED)
+    talk.rig.agent.receive_message("d", what, talk.rig.now)
+    assert talk.lock() == (LockState.PENDING, ONE.request)
+
+
+def test_a_cancel_of_another_change_does_not_free() -> None:
+    talk = Talk()
+    talk.say(ASKED, PASSED, *GRANTED)
+    talk.rig.agent.receive_message("a", CancelLock(CHAIN, LEFT, OTHER.request, RIGHT), talk.rig.now)
+    assert talk.lock() == (LockState.LOCKED, ONE.request)
+
+
+def test_a_message_from_who_is_not_the_neighbour_is_dropped() -> None:
+    talk = Talk()
+    talk.rig.agent.receive_message("c", request(ONE, LEFT), talk.rig.now)
+    assert talk.lock() is None
+    assert talk.rig.agent.counters["message_implausible"] == 1
+
+
+def test_a_lease_ends_and_is_renewed() -> None:
+    talk = Talk()
+    talk.say(ASKED, PASSED, *GRANTED)
+    talk.rig.wait(LEASE_S - 1)
+    assert talk.lock() == (LockState.LOCKED, ONE.request)
+    renew = RenewLock(CHAIN, LEFT, ONE.request, RIGHT)
+    talk.say((">>", "a", renew), ("<<", "d", RenewLock(CHAIN, RIGHT, ONE.request, RIGHT)))
+    talk.rig.wait(LEASE_S - 1)
+    assert talk.lock() == (LockState.LOCKED, ONE.request)
+    talk.rig.wait(2)
+    assert talk.lock() is None
+
+
+def test_a_renewal_of_another_change_renews_nothing() -> None:
+    talk = Talk()
+    talk.say(ASKED, PASSED, *GRANTED)
+    talk.rig.wait(LEASE_S - 1)
+    talk.rig.agent.receive_message("a", RenewLock(CHAIN, LEFT, OTHER.request, RIGHT), talk.rig.now)
+    talk.rig.wait(2)
+    assert talk.lock() is None
+
+
+def test_a_request_that_nobody_answers_holds_nothing_for_ever() -> None:
+    talk = Talk()
+    talk.say(ASKED, PASSED)
+    talk.rig.wait(LEASE_S + 1)
+    talk.say((">>", "a", request(OTHER, LEFT)), ("<<", "d", request(OTHER, RIGHT, (5, -7))))
+
+
+def own_request() -> tuple[str, str, Message]:
+    return "<<", "d", request(OWN, RIGHT, anchor="b")
+
+
+def test_while_its_own_request_is_open_one_other_is_held_a_second_is_refused() -> None:
+    talk = Talk()
+    talk.ask_own()
+    talk.say(own_request(), ASKED, ASKED)
+    assert talk.lock() == (LockState.OWN, OWN.request)
+    talk.say((">>", "a", request(OTHER, LEFT)), ("<<", "a", busy(OTHER)))
+
+
+def test_own_granted_held_refused() -> None:
+    talk = Talk()
+    talk.ask_own()
+    talk.say(own_request(), ASKED)
+    talk.say((">>", "d", AckLock(CHAIN, RIGHT, OWN.request)), ("<<", "a", busy(ONE)))
+    assert talk.lock() == (LockState.LOCKED, OWN.request)
+
+
+def test_own_refused_held_passed_on() -> None:
+    talk = Talk()
+    talk.ask_own()
+    talk.say(own_request(), ASKED)
+    talk.rig.agent.receive_message("d", NackLock(CHAIN, RIGHT, OWN.request, "d", "no"), talk.rig.now)
+    talk.rig.take()
+    said = [message for _, message in talk.rig.messages if isinstance(message, RequestLock)]
+    assert said == [request(ONE, RIGHT, (15, 13))]
+    assert talk.lock() == (LockState.PENDING, ONE.request)
+
+
+def test_what_is_held_may_be_cancelled() -> None:
+    talk = Talk()
+    talk.ask_own()
+    talk.say(own_request(), ASKED)
+    talk.rig.messages.clear()
+    talk.rig.agent.receive_message("a", CancelLock(CHAIN, LEFT, ONE.request, RIGHT), talk.rig.now)
+    assert talk.lock() == (LockState.OWN, OWN.request)
+    talk.rig.agent.receive_message("d", NackLock(CHAIN, RIGHT, OWN.request, "d", "no"), talk.rig.now)
+    talk.rig.take()
+    assert not any(isinstance(message, RequestLock) for _, message in talk.rig.messages)
+    assert talk.lock() is None
+
+
+def test_own_while_locked_is_refused() -> None:
+    talk = Talk()
+    talk.say(ASKED, PASSED, *GRANTED)
+    talk.ask_own()
+    assert [event.reason for event in talk.rig.events() if hasattr(event, "reason")] == ["busy"]
+    assert talk.lock() == (LockState.LOCKED, ONE.request)
+
+
+# The tables.
+
+Table = Mapping[tuple[Any, Any], tuple[Any, Any]]
+TABLES: dict[str, tuple[Table, type[Enum], type[Enum]]] = {
+    "locks": (locks.TABLE, LockState, LockInput),
+    "left": (anchors.LEFT, LeftState, anchors.LeftInput),
+    "right": (anchors.RIGHT, RightState, anchors.RightInput),
+}
+STEPS = {"locks": locks.step, "left": anchors.left, "right": anchors.right}
+
+
+def dot(name: str) -> str:
+    """A drawing of a table, as Graphviz reads it."""
+    table = TABLES[name][0]
+    lines = (
+        f'  {old.name} -> {new.name} [label="{what.name}: {action.name}"]'
+        for (old, what), (action, new) in table.items()
+    )
+    return "\n".join(("digraph {", *sorted(lines), "}"))
+
+
+@given(st.sampled_from(sorted(TABLES)), st.data())
+def test_every_pair_is_in_the_table_or_changes_nothing(name: str, data: st.DataObject) -> None:
+    table, states, inputs = TABLES[name]
+    state, what = data.draw(st.sampled_from(list(states))), data.draw(st.sampled_from(list(inputs)))
+    found = STEPS[name](state, what)  # type: ignore[operator]
+    assert found == table.get((state, what))
+    assert found is None or isinstance(found[1], states)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_state_is_reached_and_left_and_every_input_used(name: str) -> None:
+    table, states, inputs = TABLES[name]
+    start = next(iter(states))
+    reached = {start}
+    for _ in states:
+        reached |= {new for (old, _), (_, new) in table.items() if old in reached}
+    assert reached == set(states)
+    home = {start}
+    for _ in states:
+        home |= {old for (old, _), (_, new) in table.items() if new in home}
+    assert home == set(states)
+    assert {what for _, what in table} == set(inputs)
+
+
+@given(st.lists(st.sampled_from(list(LockInput)), max_size=30))
+def test_a_lock_is_granted_only_to_who_has_asked(inputs: list[LockInput]) -> None:
+    state = LockState.FREE
+    for what in inputs:
+        found = locks.step(state, what)
+        if found is not None:
+            if found[1] is LockState.LOCKED:
+                assert state in (LockState.PENDING, LockState.OWN, LockState.LOCKED)
+            if what is LockInput.OTHER_REQUEST:
+                assert found[1] is state
+                assert found[0] in (LockAction.HOLD, LockAction.NACK_BUSY)
+            state = found[1]
+
+
+def test_the_point_of_no_return_is_none_too_early() -> None:
+    for (old, _), (action, new) in anchors.LEFT.items():
+        assert (new is LeftState.TWO_PATHS) == (action is anchors.LeftAction.COMMIT)
+        if old is LeftState.TWO_PATHS:
+            assert action is anchors.LeftAction.COMPLETE
+    for (before, what), (act, _) in anchors.RIGHT.items():
+        assert (act is anchors.RightAction.DROP) <= (before in (RightState.REQUESTED, RightState.WAITING))
+        assert not (before is RightState.WAITING and what is anchors.RightInput.LEASE)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"), [("locks", "e82fa16be9a7"), ("left", "a78f0db56e22"), ("right", "7c489641a5d0")]
+)
+def test_the_drawing_changes_only_on_purpose(name: str, digest: str) -> None:
+    """Look at `dot(name)` before and after, then put the new digest here."""
+    assert dot(name).count("->") == len(TABLES[name][0])
+    assert hashlib.sha256(dot(name).encode()).hexdigest()[:12] == digest
