@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+from dysco.host import tracked
+from dysco.host.tracked import Entry
 from dysco.wire import chain_header, messages
 from dysco.wire.chain_header import ChainHeader, Egress, Hop
 from dysco.wire.icmp import make_fragmentation_needed
@@ -62,5 +64,6 @@ def seeds(target: str) -> list[bytes]:
         "control": [*control, b"".join(control)],
         "frame": [bytes(10) + one for one in raw],
         "record": [b"{}", b'{"v":1,"key":"00","in":"","out":"","box":null}'],
+        "tracker": [tracked.encode(Entry(one, one.reversed(), timeout_s=9)) for one in (FOUR, SIX)],
         "text": [str(one).encode() for one in (FOUR, SIX)],
     }[target]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dysco.errors import WireError
+from dysco.host import tracked
 from dysco.protocol.records import read_record
 from dysco.wire import chain_header, messages
 from dysco.wire.decode import decode
@@ -84,6 +85,15 @@ def record(data: bytes) -> None:
     read_record(data, (), 0.0)
 
 
+def tracker(data: bytes) -> None:
+    """A tracker entry that is read is written again to the same bytes."""
+    try:
+        entry = tracked.decode(data)
+    except WireError:
+        return
+    assert tracked.encode(entry) == data
+
+
 def text(data: bytes) -> None:
     """A five-tuple that a person writes."""
     try:
@@ -94,5 +104,5 @@ def text(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (packet, edits, icmp, header, control, frame, record, text)
+    target.__name__: target for target in (packet, edits, icmp, header, control, frame, record, tracker, text)
 }
