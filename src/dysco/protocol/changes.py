@@ -438,7 +438,7 @@ class Changes:
             self._ground.send(facing, answer)
             if message.waiting:
                 self._ground.send(facing, replace(message, rightward=not message.rightward, waiting=False))
-        elif message.request in self._ground.passing:
+        elif message.request in self._ground.passing or not message.last:
             self._ground.send(chain.right if message.rightward else chain.left, message)
         elif roles is None:
             # This agent has restarted since the lock: it is inside, and knows that from here on.
@@ -450,11 +450,11 @@ class Changes:
         anchor: Anchor | None = None
         if roles is not None:
             anchor = roles.right if message.rightward else roles.left
-        told = self._ground.telling.get((chain.key, message.request, not message.rightward))
-        if anchor is not None and anchor.change.request == message.request:
-            anchor.told_done = True
-        elif told is not None:
-            told.told_done = True
+        told = self._ground.telling.get((message.request, not message.rightward))
+        if told is not None:
+            told.know(message)
+        elif anchor is not None and anchor.change.request == message.request:
+            anchor.know(message)
         elif message.request in self._ground.passing or (roles is not None and roles.inside is not None):
             self._ground.send(chain.right if message.rightward else chain.left, message)
 
@@ -499,6 +499,10 @@ class Changes:
         elif isinstance(message, OldDone):
             rightward = not message.rightward
             answer = OldDoneAck(message.chain_id, message.hop, message.request, rightward, message.last)
+        elif isinstance(message, OldDoneAck):
+            told = self._ground.telling.get((message.request, not message.rightward))
+            if told is not None and told.old.peer == peer:
+                told.know(message)
         elif isinstance(message, LockQuery):
             answer = LockStatus(message.chain_id, message.hop, message.request, UNHEARD, 0)
         if answer is not None and peer:

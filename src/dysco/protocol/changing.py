@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.paths import TwoPaths
-from dysco.wire.messages import Change, Syn
+from dysco.wire.messages import Change, OldDoneAck, Syn
 from dysco.wire.packet import Packet
 from dysco.wire.tuples import FiveTuple
 
@@ -85,6 +85,11 @@ class Anchor:
         self.renew_at = now
         self.phase = Phase.REQUESTED
         self.since = {Phase.REQUESTED: now}
+
+    def know(self, message: OldDoneAck) -> None:
+        """The other anchor knows; its hosts do only if the message that told it came along the old path."""
+        if message.last or self.change.force:
+            self.told_done = True
 
 
 class LeftAnchor(Anchor):

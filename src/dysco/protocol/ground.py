@@ -67,7 +67,7 @@ class Ground:
         self.local: deque[Message] = deque()
         self.completed: OrderedDict[int, int] = OrderedDict()
         self.passing: OrderedDict[int, int] = OrderedDict()
-        self.telling: dict[tuple[bytes, int, bool], Anchor] = {}
+        self.telling: dict[tuple[int, bool], Anchor] = {}
         self.overtaken: OrderedDict[FiveTuple, Packet] = OrderedDict()
         self.replay: deque[Packet] = deque()
         self.again: deque[tuple[Chain, RequestLock]] = deque()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from dysco.protocol.chain import WITH_SACK, Chain, Facing
@@ -57,9 +58,10 @@ def give_back(ground: Ground, facing: Facing, now: float) -> None:
 def tell_done(ground: Ground, chain: Chain, anchor: Anchor, now: float, *, rightward: bool) -> None:
     """Tell the other anchor that this half of the old path is empty, along both paths, until it says that it knows.
 
-    Along the old path, so that the hosts on it learn it, too; along the new one, for the old one may be dead.
+    Along the old path, so that the hosts on it learn it, too; along the new one, for the old one may be dead. There
+    `last` is 0, so that a host that has forgotten the change does not take itself for one of the old path.
     """
-    key = (chain.key, anchor.change.request, rightward)
+    key = (anchor.change.request, rightward)
     ground.telling[key] = anchor
 
     def again(at: float, tries: int = 0) -> None:
@@ -78,7 +80,7 @@ def say_done(ground: Ground, chain: Chain, anchor: Anchor, *, rightward: bool) -
     change, waiting = anchor.change, not anchor.peer_done
     message = OldDone(chain.chain_id, 0, change.request, rightward, change.last, waiting)
     ground.send(anchor.old, message)
-    ground.send(anchor.new, message)
+    ground.send(anchor.new, replace(message, last=0))
 
 
 def raise_alarm(ground: Ground, chain: Chain, anchor: Anchor, now: float) -> None:

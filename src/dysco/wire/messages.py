@@ -300,7 +300,8 @@ class AckAck:
 class OldDone:
     """The sender's half of the old path is empty; goes along both paths, to the right if `rightward`.
 
-    waiting: it has not heard the same from the other anchor.
+    last: label of the old path's last subsession; 0 on the new path. waiting: it has not heard the same from the
+    other anchor.
     """
 
     chain_id: bytes
