@@ -492,7 +492,9 @@ class Changes:
             self._ground.counters["message_implausible"] += 1
         answer: Message | None = None
         me = self._ground.settings.name
-        if isinstance(message, RequestLock):
+        if isinstance(message, RequestLock) and message.change.request in self._ground.completed:
+            pass  # a repetition that comes late: its change is done
+        elif isinstance(message, RequestLock):
             answer = NackLock(message.chain_id, message.hop, message.change.request, me, "not found")
         elif isinstance(message, CancelLock):
             answer = AckCancel(message.chain_id, message.hop, message.request)

@@ -123,7 +123,14 @@ class Hosts:
         self._ground.send(chain.left, message)
 
     def nack_lock(self, chain: Chain, message: NackLock, now: float) -> None:
-        """The lock is refused further on."""
+        """The lock is refused further on; once an anchor is done that can only be a late repetition."""
+        inside = None if chain.changing is None else chain.changing.inside
+        if (
+            inside is not None
+            and inside.request == message.request
+            and (inside.left_done or inside.right_done)
+        ):
+            return
         self._release(chain, message.request, LockInput.NACK_LOCK)
         self._ground.send(chain.left, message)
 

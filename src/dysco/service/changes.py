@@ -28,7 +28,9 @@ from dysco.wire.tuples import FiveTuple, show_address
 
 Tell = Callable[[dict[str, Any]], Awaitable[None]]
 TIMEOUT_S: Final = 30.0  # seconds for one session, tries after "busy" among them
-AT_ONCE: Final = 128
+AT_ONCE: Final = (
+    40  # more would only wait for each other in the agents' loops, and repeat themselves meanwhile
+)
 _LONGEST_WAIT_S: Final = 0.4
 _REASON_S: Final = 1.0  # seconds that the other anchor's reason may come later than our own abort
 _SHORTEST_PREFIX: Final = 4
