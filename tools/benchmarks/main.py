@@ -8,6 +8,7 @@ figure is the median of its rounds. Needs root.
     unchained   traffic that no policy matches, between hosts with agents and without
     sessions    memory per session and cost per packet with many established sessions
     setups      chain set-ups per second
+    reconfigure how long changes of live chains take, and what a bulk transfer notices of them
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import measure
+from benchmarks import measure, reconfigure
 from benchmarks.report import plot, table
 from benchmarks.testbed import (
     ADDRESSES,
@@ -60,7 +61,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="tools/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", help="chain, unchained, sessions, setups (default: all)")
+    parser.add_argument(
+        "what", nargs="*", help="chain, unchained, sessions, setups, reconfigure (default: all)"
+    )
     parser.add_argument(
         "--way", action="append", dest="ways", help="of chain and sessions, only this one; may be repeated"
     )
@@ -70,11 +73,21 @@ def main() -> int:
         "--sessions", default="1000,10000,100000", help="numbers of sessions (default %(default)s)"
     )
     parser.add_argument("--family", type=int, choices=(4, 6), default=4)
+    parser.add_argument(
+        "--changes", type=int, default=50, help="of reconfigure, each way (default %(default)s)"
+    )
+    parser.add_argument(
+        "--leaving",
+        type=int,
+        default=1000,
+        help="of reconfigure, sessions that leave a host (default %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--plot", type=Path, help="draw the chain's table to this file (PNG or SVG)")
     options = parser.parse_args()
     parts: dict[str, Callable[[Testbed, argparse.Namespace], dict[str, Figures]]] = {
         "chain": chain, "unchained": unchained, "sessions": sessions, "setups": setups,
+        "reconfigure": reconfigurations,
     }  # fmt: skip
     wanted = options.what or list(parts)
     for name in wanted:
@@ -100,6 +113,18 @@ def main() -> int:
     if options.plot and "chain" in results:
         plot(results["chain"], options.plot)
     return 0
+
+
+def reconfigurations(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
+    """Changes of live chains, with packets moved by the kernel and by the agents."""
+    results: dict[str, Figures] = {}
+    curves: dict[str, reconfigure.Curve] = {}
+    for mode in ("ebpf", "tun"):
+        found, curves[mode] = reconfigure.run(bed.workdir, mode, options.changes, options.leaving)
+        results.update({f"{mode}: {name}": row for name, row in found.items()})
+    if options.plot:
+        reconfigure.plot(curves, results, options.plot.with_stem(f"{options.plot.stem}-reconfigure"))
+    return results
 
 
 def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
