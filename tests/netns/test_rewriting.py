@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import dpkt
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from dysco.dataplane.fast import TO_STACK, KernelFlowTable, pack
 from dysco.dataplane.selftest import in_own_namespace
 from dysco.dataplane.steer import IN, OUT, SteeringConfig
-from dysco.dataplane.trial import Range, flows, rewriting_fault
+from dysco.dataplane.trial import Range, fault_since_boot, flows, rewriting_fault
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, Flow, Translation
 from dysco.wire.options import walk
 from dysco.wire.packet import ACK, FIN, PSH, RST, SYN, URG, Packet, build_tcp, fix_checksums, locate
@@ -254,6 +255,15 @@ def test_the_trial_of_this_kernel_succeeds_and_finds_faults(monkeypatch: pytest.
     fault = rewriting_fault()
     assert fault is not None
     assert fault == "a packet of 52 bytes for IPv4 does not arrive"  # its IP checksum is wrong
+
+
+def test_what_a_kernel_has_shown_once_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers: list[str | None] = ["does not work", None, "is not asked"]
+    monkeypatch.setattr("dysco.dataplane.trial.rewriting_fault", lambda: answers.pop(0))
+    memory = tmp_path / "run" / "trial"
+    assert [fault_since_boot(memory) for _ in range(4)] == ["does not work", None, None, None]
+    memory.write_text("another boot, or other programs")
+    assert fault_since_boot(memory) == "is not asked"
 
 
 def test_counters_and_numbers_come_back_and_a_flow_is_stopped_for_the_next_packet(programs: Programs) -> None:

@@ -58,9 +58,8 @@ _DIRECTION_AT: Final = 37
 _INDEX = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 DIVERT: Final = bytes(96)  # struct flow: nothing but zeros hands every packet to the agent
-_TALLY: Final = struct.Struct(
-    "=64xIII4xQQ"
-)  # of struct flow: top_seq, top_ack, which are known, packets, bytes
+# Of struct flow: which of the next two are known, top_seq, top_ack, packets, bytes.
+_TALLY: Final = struct.Struct("=42xB21xII8xQQ")
 _KNOWN_SEQ: Final = 1
 _KNOWN_ACK: Final = 2
 _ETHERNET: Final = bytes(14)

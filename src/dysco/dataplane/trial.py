@@ -10,10 +10,12 @@ it, to the byte:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ipaddress
 import os
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from pyroute2 import IPRoute
@@ -21,7 +23,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from dysco.dataplane.fast import KernelFlowTable
 from dysco.dataplane.selftest import SEGMENT, arriving, in_own_namespace, switch_forwarding_on
-from dysco.dataplane.steer import Steering, SteeringConfig
+from dysco.dataplane.steer import OBJECT, Steering, SteeringConfig
 from dysco.dataplane.tun import Tun
 from dysco.errors import DyscoError
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, Flow, Translation
@@ -41,6 +43,7 @@ _NETS: Final = {
     "in": ("192.0.2.0/24", "2001:db8:1::/64"),
     "out": ("198.51.100.0/24", "2001:db8:2::/64"),
 }
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _U16 = struct.Struct("!H")
 
 
@@ -109,6 +112,24 @@ def rewriting_fault() -> str | None:
             None if isinstance(error, PermissionError) else f"the test of the kernel programs failed: {error}"
         )
     return answer[0]
+
+
+def fault_since_boot(memory: Path) -> str | None:
+    """As `rewriting_fault`, but what this kernel has shown once with these programs is believed until it boots again.
+
+    memory: a file for that; if it cannot be read or written, nothing is remembered.
+    """
+    mark = ""
+    with contextlib.suppress(OSError):
+        mark = f"{_BOOT_ID.read_text().strip()} {hashlib.sha256(OBJECT.read_bytes()).hexdigest()}\n"
+        if memory.read_text() == mark:
+            return None
+    fault = rewriting_fault()
+    if fault is None and mark:
+        with contextlib.suppress(OSError):
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            memory.write_text(mark)
+    return fault
 
 
 def host(device: str, family: int, number: int) -> bytes:

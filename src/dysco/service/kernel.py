@@ -11,20 +11,24 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from pyroute2 import IPRoute
 
 from dysco.config.models import HostConfig
 from dysco.dataplane.selftest import offload_fault
 from dysco.dataplane.steer import Steering, SteeringConfig
-from dysco.dataplane.trial import rewriting_fault
+from dysco.dataplane.trial import fault_since_boot
 from dysco.dataplane.tun import Tun
 from dysco.errors import HostError
 from dysco.host.netns import run_in
 from dysco.host.plan import Plan, for_agent
 from dysco.host.transaction import Transaction
 from dysco.service.settings import box_ports, namespace_boxes
+
+TRIAL: Final = Path("/run/dysco/trial")
+"""Remembers that this kernel rewrites packets rightly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ def _choose(mode: str) -> tuple[bool, str]:
     """Whether programs in the kernel rewrite packets, and if they might but do not, why."""
     if mode == "tun":
         return False, 'dataplane.mode is "tun"'
-    fault = rewriting_fault()
+    fault = fault_since_boot(TRIAL)
     if fault is not None and mode == "ebpf":
         raise HostError(f"dataplane.mode: {fault}; set it to auto or tun")
     return fault is None, fault or ""
