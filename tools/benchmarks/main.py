@@ -44,6 +44,7 @@ from benchmarks.testbed import (
     BenchError,
     Testbed,
     agents,
+    counting_programs,
     haproxy,
     process_cpu_seconds,
     resident_bytes,
@@ -175,8 +176,8 @@ def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
     """Memory of each agent per established session, and what a packet costs beside so many.
 
     Sessions are added to those that are there. On TUN devices agents move each packet: agents_us_a_packet is what their
-    processes use, for each time that a packet passes a device. In the kernel nobody tells packets apart, and
-    cpu_s_per_gb is that of all that takes part.
+    processes use, for each time that a packet passes a device. In the kernel it is kernel_ns_a_packet: how long the
+    classifiers run, for each time that one does.
     """
     results: dict[str, Figures] = {}
     counts = sorted(int(word) for word in options.sessions.split(","))
@@ -189,6 +190,7 @@ def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
         workdir.mkdir()
         # A bed of its own: nothing of so many sessions is left to the next agents.
         with (
+            counting_programs(),
             Testbed(workdir, mode) as own,
             agents(own, mode=mode, policies=policy) as running,
             ExitStack() as talkers,
@@ -205,7 +207,7 @@ def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
                 memory = {host: resident_bytes(process) - empty[host] for host, process in running.items()}
                 results[f"{mode}, {count} sessions"] = {
                     **{f"bytes_a_session_{host}": grown / count for host, grown in memory.items()},
-                    **_stream_beside(own, running, options, per_packet=mode == "tun"),
+                    **_stream_beside(own, running, options, mode),
                 }
                 _say(f"{mode}, {count} sessions: {results[f'{mode}, {count} sessions']}")
     return results
@@ -228,15 +230,13 @@ def _hold(bed: Testbed, talkers: ExitStack, port: int, count: int, family: int) 
 
 
 def _stream_beside(
-    bed: Testbed,
-    running: Mapping[str, subprocess.Popen[bytes]],
-    options: argparse.Namespace,
-    *,
-    per_packet: bool,
+    bed: Testbed, running: Mapping[str, subprocess.Popen[bytes]], options: argparse.Namespace, mode: str
 ) -> Figures:
     """The median of some streams; of costs the least, for what others do on the machine only adds."""
 
     def so_far() -> tuple[float, int]:
+        if mode == "ebpf":
+            return bed.programs_ran(running)
         packets = sum(bed.packets(host, device) for host in running for device in ("dysco0", "dysco1"))
         return sum(map(process_cpu_seconds, running.values())), packets
 
@@ -246,10 +246,13 @@ def _stream_beside(
         found = measure.stream(bed, IPERF_PORT, 1, options.seconds, family=options.family)
         after, packets_after = so_far()
         rates.append(found["gbit_s"])
-        each = (after - before) / max(1, packets_after - packets_before) * 1e6
-        costs.append(each if per_packet else found["cpu_s_per_gb"])
-    cost = "agents_us_a_packet" if per_packet else "cpu_s_per_gb"
-    return {"stream_gbit_s": statistics.median(rates), cost: min(costs)}
+        costs.append((after - before) / max(1, packets_after - packets_before))
+    cost = (
+        {"kernel_ns_a_packet": min(costs) * 1e9}
+        if mode == "ebpf"
+        else {"agents_us_a_packet": min(costs) * 1e6}
+    )
+    return {"stream_gbit_s": statistics.median(rates), **cost}
 
 
 def setups(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:

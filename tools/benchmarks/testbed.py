@@ -16,10 +16,12 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+from dysco.dataplane.bpf import program_by_id
 
 CLIENT, MIDDLE, SERVER = "client", "middle", "server"
 ADDRESSES = {
@@ -159,6 +161,20 @@ class Testbed:
                 )
         return used / 1e9 + ended.ru_utime + ended.ru_stime
 
+    def programs_ran(self, hosts: Iterable[str]) -> tuple[float, int]:
+        """Seconds that the agents' classifiers have run, and how often; counted only `with counting_programs()`."""
+        seconds, runs = 0.0, 0
+        for host in hosts:
+            for device in (*UNDERLAY[host], "dysco1"):
+                for side in ("ingress", "egress"):
+                    listed = self.sh(host, "tc", "-j", "filter", "show", "dev", device, side)
+                    for entry in json.loads(listed or "[]"):
+                        number = entry.get("options", {}).get("prog", {}).get("id")
+                        if number is not None:
+                            found = _ran(number)
+                            seconds, runs = seconds + found[0], runs + found[1]
+        return seconds, runs
+
     def listening(self, host: str, port: int) -> bool:
         """Whether a TCP socket of the host listens at the port."""
         return bool(self.sh(host, "ss", "-Hltn", f"sport = :{port}").strip())
@@ -174,6 +190,28 @@ class Testbed:
         for host in (CLIENT, MIDDLE, SERVER):
             if any(line.split()[0] == self.netns(host) for line in known.splitlines() if line):
                 run(["ip", "netns", "delete", self.netns(host)])
+
+
+@contextmanager
+def counting_programs() -> Iterator[None]:
+    """Have the kernel count how long eBPF programs run (sysctl kernel.bpf_stats_enabled)."""
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    before = switch.read_text()
+    switch.write_text("1")
+    try:
+        yield
+    finally:
+        switch.write_text(before)
+
+
+def _ran(number: int) -> tuple[float, int]:
+    descriptor = program_by_id(number)
+    try:
+        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+    finally:
+        os.close(descriptor)
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["run_time_ns"]) / 1e9, int(fields["run_cnt"])
 
 
 def servers(bed: Testbed) -> None:
