@@ -4,12 +4,15 @@
     name = "counter"
     kind = "packet"
     python = "counter.py:Counter"
+    state = "python"
 
-The file is `counter.txt` in the directory in which the agent runs.
+With the last line the counts of a session go along when a counter on another host takes over. The file is
+`counter.txt` in the directory in which the agent runs.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import dysco
@@ -31,6 +34,18 @@ class Counter(dysco.Middlebox):
         """Count the packet and let it pass."""
         self.counts[session][direction] += 1
         return packet
+
+    def export_state(self, session: Session) -> bytes:
+        """Give the counts to the counter that takes over."""
+        counts = self.counts[session]
+        return json.dumps([counts[Direction.FORWARD], counts[Direction.BACKWARD]]).encode()
+
+    def import_state(self, session: Session, state: bytes) -> None:
+        """Go on from the counts of the counter before."""
+        counts = json.loads(state)
+        if not isinstance(counts, list) or [type(count) for count in counts] != [int, int] or min(counts) < 0:
+            raise ValueError("not two counts")
+        self.counts[session] = dict(zip(Direction, counts, strict=True))
 
     def closed(self, session: Session) -> None:
         """Write down what was counted."""

@@ -47,6 +47,20 @@ class Middlebox:
         """Return the packet, changed or not, several, or None to drop it. The default passes it."""
         return packet
 
+    def export_state(self, session: Session) -> bytes | None:
+        """Give what this box knows of a session to its replacement on another host; None: not now, ask again.
+
+        The session may go on here afterwards: forget nothing before `closed`. It is called if the box has
+        `state = "python"`; what it gives is `import_state`'s argument over there, as it is.
+        """
+        return b""
+
+    def import_state(self, session: Session, state: bytes) -> None:
+        """Take what the box before has known of a session that is open here; maybe several times, the last counts.
+
+        The bytes come from another host: check them, and raise ValueError if they make no sense.
+        """
+
     def closed(self, session: Session) -> None:
         """The session is gone."""
 
@@ -82,6 +96,16 @@ class StreamMiddlebox:
         yes bytes go by the box. The default says no, for a box that holds something back would lose it.
         """
         return False
+
+    def export_state(self, session: Session) -> bytes | None:
+        """Give what this box knows of a session to its replacement on another host; None: not now, ask again.
+
+        Bytes that are held back do not move, so say None while there are any. The rest as for a `Middlebox`.
+        """
+        return b""
+
+    def import_state(self, session: Session, state: bytes) -> None:
+        """Take what the box before has known; as for a `Middlebox`."""
 
     def closed(self, session: Session) -> None:
         """The session is gone."""

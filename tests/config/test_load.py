@@ -369,3 +369,39 @@ def test_no_chain_goes_through_a_proxy() -> None:
     kernel = '[[box]]\nname = "fw"\nkind = "kernel"\n'
     loaded = accept(HEAD + PEERS + proxy + kernel + POLICY + 'hops = ["a"]\n')
     assert loaded.default_box is loaded.box[1]
+
+
+@pytest.mark.parametrize(
+    ("box", "lines"),
+    [
+        ('kind = "kernel"\nstate = "conntrack"', []),
+        ('kind = "packet"\nstate = "python"\nstate_limit = 10', []),
+        ('kind = "kernel"\nstate = "command"\nstate_command = ["/bin/move", "-v"]\nstate_timeout = 0.5', []),
+        (
+            'kind = "kernel"\nstate = "python"',
+            ["10:1: box[b].state: 'python' is for boxes of kind 'packet' or 'stream', not 'kernel'"],
+        ),
+        (
+            'kind = "stream"\nstate = "conntrack"',
+            ["10:1: box[b].state: 'conntrack' is for boxes of kind 'kernel' or 'namespace', not 'stream'"],
+        ),
+        (
+            'kind = "proxy"\nstate = "command"\nstate_command = ["/bin/move"]',
+            ["10:1: box[b].state: a proxy's sessions end there; its state cannot go to another host"],
+        ),
+        (
+            'kind = "kernel"\nstate = "command"',
+            ["7:3: box[b]: state_command is missing: what moves the state?"],
+        ),
+        (
+            'kind = "kernel"\nstate = "command"\nstate_command = ["move"]',
+            ["11:1: box[b].state_command: 'move' is not an absolute path"],
+        ),
+        (
+            'kind = "kernel"\nstate_timeout = 1',
+            ["10:1: warning: box[b].state_timeout: has no effect: state = 'none'"],
+        ),
+    ],
+)
+def test_how_the_state_of_a_box_moves(box: str, lines: list[str]) -> None:
+    assert findings(HEAD + f'[[box]]\nname = "b"\n{box}\n') == lines

@@ -162,6 +162,7 @@ def _one_box(index: int, box: Box) -> Iterator[Problem]:
             yield Problem(
                 ("box", index, name), f"a box of kind '{box.kind}' has none; it is for {_either(kinds)}"
             )
+    yield from _state(index, box)
     if box.changes_tuple and box.match is not None and set(box.match) == {"tuple"}:
         yield Problem(("box", index, "match"), "'tuple' alone never finds a SYN of a box that changes tuples")
     if box.match is not None and len(set(box.match)) != len(box.match):
@@ -170,6 +171,29 @@ def _one_box(index: int, box: Box) -> Iterator[Problem]:
         yield Problem(
             ("box", index, "changes_tuple"), "a stream box sees bytes and cannot change addresses or ports"
         )
+
+
+def _state(index: int, box: Box) -> Iterator[Problem]:
+    kinds = {"conntrack": ("kernel", "namespace"), "python": ("packet", "stream")}.get(box.state)
+    if kinds is not None and box.kind not in kinds:
+        yield Problem(
+            ("box", index, "state"), f"'{box.state}' is for boxes of kind {_either(kinds)}, not '{box.kind}'"
+        )
+    if box.kind == "proxy" and box.state != "none":
+        yield Problem(
+            ("box", index, "state"), "a proxy's sessions end there; its state cannot go to another host"
+        )
+    if box.state == "command" and not box.state_command:
+        yield Problem(("box", index), "state_command is missing: what moves the state?")
+    if box.state_command and not box.state_command[0].startswith("/"):
+        yield Problem(("box", index, "state_command"), f"'{box.state_command[0]}' is not an absolute path")
+    for name, states in (
+        ("state_command", ("command",)),
+        ("state_timeout", ("command",)),
+        ("state_limit", ("command", "python")),
+    ):
+        if name in box.model_fields_set and box.state not in states:
+            yield Problem(("box", index, name), f"has no effect: state = '{box.state}'", "warning")
 
 
 def _hops(config: HostConfig) -> Iterator[Problem]:

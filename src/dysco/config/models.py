@@ -168,6 +168,7 @@ Names = Annotated[tuple[Name, ...], Field(strict=False)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 Devices = Annotated[tuple[Device, ...], Field(strict=False, min_length=1)]
 Addresses = Annotated[tuple[Address, ...], Field(strict=False)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Pick = Literal["hash", "least-sessions"]
 Matching = Literal["tuple", "tag", "fingerprint", "api"]
 
@@ -397,6 +398,34 @@ class Box(Section):
         False,
         doc="Whether live sessions must not lose this box: it may be replaced in their chains, but not taken out.",
     )
+    state: Literal["none", "conntrack", "command", "python"] = option(
+        "none",
+        doc=(
+            "How the state of a live session goes to another host when this box is replaced there. `none`: not at all. "
+            "`conntrack`: the kernel's entry of the session, for `kernel` and `namespace`. `command`: by "
+            "`state_command`. `python`: by `export_state` and `import_state` of the class, for `packet` and `stream`."
+        ),
+        reload="restart",
+    )
+    state_command: Strings = option(
+        (),
+        doc=(
+            "Program and arguments that export and import state, run without a shell in the agent's namespace: JSON on "
+            'standard input and output. An absolute path. For `state = "command"`, and needed there.'
+        ),
+        reload="restart",
+    )
+    state_timeout: Seconds = option(
+        2.0, unit="s", doc="The command is killed when it takes longer.", reload="restart"
+    )
+    state_limit: int = option(
+        262_144,
+        doc="State of one session that is larger is neither sent nor taken.",
+        unit="bytes",
+        reload="restart",
+        ge=1,
+        le=16_777_216,
+    )
     default: bool = option(
         False,
         doc="The box that a hop means which names only this host. At most one; if none is marked, the first.",
@@ -469,9 +498,6 @@ class Policy(Section):
         0, doc="Policies with a higher number are asked first.", ge=-1_000_000, le=1_000_000
     )
     enabled: bool = option(True, doc="Whether the policy counts.")
-
-
-Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 
 
 class Timers(Section):

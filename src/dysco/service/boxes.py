@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from dysco.errors import ConfigError
+from dysco.errors import ConfigError, LocalError
 from dysco.middlebox import Direction, Middlebox, Session, StreamMiddlebox
 from dysco.service.logs import log
 from dysco.service.stream import StreamSession, reset_answers
@@ -111,6 +111,35 @@ class Device(ABC):
     def unsettle(self, session: FiveTuple) -> None:
         """The session stays."""
         return
+
+    def export_state(self, session: FiveTuple) -> bytes | None:
+        """Give what the box knows of a session; None: not now.
+
+        Raises LocalError for a session that is not here, or a box that raises or gives something else.
+        """
+        known = self._here(session)
+        state = self._state("export_state", lambda: self._user.export_state(known))
+        if state is not None and not isinstance(state, bytes):
+            raise LocalError(f"box {self.name}: export_state returned {type(state).__name__}, not bytes")
+        return state
+
+    def import_state(self, session: FiveTuple, state: bytes) -> None:
+        """Let the box take the state of a session that is open here; errors as for `export_state`."""
+        known = self._here(session)
+        self._state("import_state", lambda: self._user.import_state(known, state))
+
+    def _here(self, session: FiveTuple) -> Session:
+        known = self._sessions.get(session)
+        if known is None:
+            raise LocalError(f"box {self.name}: {session} is not here")
+        return known
+
+    def _state(self, what: str, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except Exception as error:  # the class is the user's: whatever it raises refuses the move, no more
+            self.counters["errors"] += 1
+            raise LocalError(f"box {self.name}: {what}: {error!r}") from error
 
     @abstractmethod
     def _handle(self, packet: Packet, direction: Direction) -> None: ...
