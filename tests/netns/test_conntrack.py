@@ -147,15 +147,19 @@ def test_a_repetition_changes_nothing(pair: Pair) -> None:
     assert pair.target.export(before.tuple) is None
 
 
-def test_an_entry_that_a_handshake_made_stays_strict_and_takes_the_mark(pair: Pair) -> None:
-    after = shake(pair.new, 7)
+@families
+def test_an_entry_that_is_there_takes_the_mark_and_is_checked_no_more(pair: Pair, family: int) -> None:
+    """It may be of an earlier stay, with numbers of then."""
+    after = shake(pair.new, 7, family=family)
+    far = 1 << 28
+    assert not after("left", X + far, Y + far, ACK, payload=10)
     state = tracked.Entry(after.tuple, after.tuple.reversed(), mark=5, timeout_s=1000)
     pair.target.install(after.tuple, tracked.encode(state))
     found = pair.target.find(after.tuple)
     assert found is not None
-    assert found.mark == 5
-    assert not after("left", X, Y + 1, ACK), "windows are still checked"
-    assert after("left", X, Y, ACK, payload=10)
+    assert (found.mark, found.scales, found.flags) == (5, (7, 7), (3, 3))
+    assert after("left", X + far, Y + far, ACK, payload=10)
+    assert after("right", Y + far, X + far + 10, ACK, payload=10)
 
 
 def test_a_handshake_after_the_entry_passes(pair: Pair) -> None:

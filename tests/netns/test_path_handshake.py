@@ -121,3 +121,15 @@ def test_steps_of_one_window_reach_any_cutoff_without_scaling(tracker: Tracker) 
         assert talk("left", X + reached, Y, ACK)
         assert talk("right", Y, X + reached, ACK)
     assert talk("left", X + reached, Y, ACK, payload=1000)
+
+
+def test_a_second_handshake_gives_an_old_entry_new_numbers(tracker: Tracker) -> None:
+    """A session that comes back to a firewall which has not forgotten it."""
+    talk, far = shake(tracker, 7), 1 << 28
+    assert not talk("left", X + far, Y + far, ACK, payload=1000)
+    assert talk("left", X + far - 1, 0, SYN, options=options(7))
+    assert talk("right", Y + far - 1, X + far, SYN | ACK, options=options(7))
+    assert talk("left", X + far, Y + far, ACK)
+    assert talk("right", Y + far, X + far, ACK)
+    assert talk("left", X + far + (1 << 20), Y + far, ACK, payload=1000)
+    assert talk("right", Y + far, X + far + (1 << 20) + 1000, ACK, payload=1000)

@@ -9,6 +9,7 @@ firewall always; whether the probe comes before it says whether the probe has pa
 
 from __future__ import annotations
 
+import json
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,14 @@ _ETHERTYPES: Final = {4: 0x0800, 6: 0x86DD}
 
 STRICT_RULES: Final = """
 table inet strict {
+    counter refused { }
     chain forward {
         type filter hook forward priority filter; policy drop;
         meta l4proto udp accept
-        ct state invalid drop
+        ct state invalid counter name refused drop
         ct state established,related accept
         ct state new tcp flags & (fin | syn | rst | ack) == syn accept
+        counter name refused
     }
 }
 """
@@ -50,6 +53,12 @@ def harden(name: str) -> None:
         run(["nft", STRICT_RULES])
 
     run_in(name, work)
+
+
+def refused(name: str) -> int:
+    """Packets that the firewall in a namespace has not let pass."""
+    said = json.loads(run_in(name, run, ["nft", "-j", "list", "counter", "inet", "strict", "refused"]))
+    return int(next(part["counter"]["packets"] for part in said["nftables"] if "counter" in part))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ What the kernel does with an entry that was put in (nf_conntrack_proto_tcp.c; th
   still arrive by the old path and be acknowledged here; if both directions do that, each waits for the other for ever.
   So a new entry gets IP_CT_TCP_FLAG_BE_LIBERAL, as conntrackd's entries do, and keeps it: taken away later, the same
   deadlock comes then. The rest of the tracking (states, FIN, time-outs, ASSURED) is as for any other session.
-* An entry that a handshake has made here is complete and strict. It stays, and takes mark, labels and status only.
+* An entry that is there has windows, which may be those of an earlier stay of the session: it gets the flag too.
 * A handshake that comes after the entry was put in passes, and gives it new numbers.
 
 Not moved: helpers and their expectations (FTP), sequence adjustments, zones other than 0, counters. An entry with
@@ -100,14 +100,15 @@ class Conntrack:
     def install(self, session: FiveTuple, state: bytes, right: FiveTuple | None = None) -> Entry:
         """Put in the entry of a session that another host has exported; a repetition changes nothing.
 
-        right: the tuple behind the box, where NAT changes it. An entry that is there already, say from a handshake
-        on the new path, keeps its window data. Raises WireError, RemoteError (state of another session), HostError.
+        right: the tuple behind the box, where NAT changes it. An entry that is there already, from a handshake on the
+        new path or an earlier stay of the session, keeps its TCP state. Raises WireError, RemoteError (state of another
+        session), HostError.
         """
         entry = tracked.decode(state)
         tracked.check(entry, session, right or session)
         raw = self._get(session)
         if raw is not None and _tuples(raw) == (entry.original, entry.reply):
-            self._change(entry)
+            self._change(entry, _tcp(raw).get(_TCP_STATE, bytes([entry.state])))
             return entry
         if raw is not None:
             # It was made by a handshake here and got another translation; the session's own has to win.
@@ -124,8 +125,12 @@ class Conntrack:
         original, _ = _tuples(raw)
         return self._ask(_DELETE, original, b"", _ACK, allowed=(errno.ENOENT,)) is not None
 
-    def _change(self, entry: Entry) -> None:
-        body = _common(entry)
+    def _change(self, entry: Entry, state: bytes) -> None:
+        flags = bytes([_BE_LIBERAL, _BE_LIBERAL])
+        info = (
+            _attribute(_TCP_STATE, state) + _attribute(_TCP_FLAGS, flags) + _attribute(_TCP_FLAGS_BACK, flags)
+        )
+        body = _common(entry) + _nested(_PROTOINFO, _nested(_TCP, info))
         labels = _attribute(_LABELS, entry.labels) if any(entry.labels) else b""
         done = self._ask(_NEW, entry.original, body + labels, _ACK, allowed=(errno.ENOSPC, errno.EOPNOTSUPP))
         if done is None and labels:
