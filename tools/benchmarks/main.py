@@ -166,8 +166,15 @@ def unchained(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
                 kept = measure.requests(
                     where, DIRECT_HTTP, options.seconds, keepalive=True, family=options.family
                 )
-                rounds[name]["stream_gbit_s"].append(found["gbit_s"])
-                rounds[name]["keepalive_requests_s"].append(kept["requests_s"])
+                _note(
+                    rounds[name],
+                    {
+                        "stream_gbit_s": found["gbit_s"],
+                        "stream_cpu_s_per_gb": found["cpu_s_per_gb"],
+                        "keepalive_requests_s": kept["requests_s"],
+                        "keepalive_cpu_us": kept["cpu_us"],
+                    },
+                )
             turns.reverse()
     return _medians(rounds)
 
