@@ -7,7 +7,7 @@ handshake through its middlebox; it stays if `ack` passes, or data do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from dysco.protocol.admission import find_box, is_target
@@ -270,6 +270,9 @@ class Hosts:
         box = self._box(message)
         if isinstance(box, str):
             return box
+        for one in [one for one in map(ground.life.chains.get, _keys(message.chain_id)) if one is not None]:
+            if _is_leaving(one):
+                ground.life.close(one, "moved", now)  # and comes back
         key = self._free_key(message.chain_id)
         if key is None or len(ground.life.chains) >= settings.limits.sessions:
             return "the session table is full"
@@ -284,11 +287,8 @@ class Hosts:
         right.handshake = left.handshake
         flows = [*chain.left_flows(), *chain.right_flows()]
         ground.life.via[found[0].dst] += 1
-        there = [one for flow in flows if (one := ground.table.get(flow.port, flow.match)) is not None]
-        if there:
+        if any(ground.table.get(flow.port, flow.match) is not None for flow in flows):
             ground.life.leave(found[0], now)
-            if all(isinstance(one.owner, Chain) and _is_leaving(one.owner) for one in there):
-                return "busy: the session has not quite left this host"
             return "the session passes the same devices of this host already: give each middlebox its own"
         right.lock = Lock(LockState.LOCKED, message.request, now + LEASE_S)
         chain.state = State.ESTABLISHED
@@ -356,8 +356,8 @@ class Hosts:
         return box
 
     def _free_key(self, chain_id: bytes) -> bytes | None:
-        keys = (chain_id + bytes((index,)) for index in range(_FIRST_KEY, 256))
-        return next((key for key in keys if key not in self._ground.life.chains), None)
+        drawn = (key for key in _keys(chain_id) if key[-1] >= _FIRST_KEY)
+        return next((key for key in drawn if key not in self._ground.life.chains), None)
 
     def _pass_syn(self, chain: Chain, message: Syn) -> None:
         right = chain.right
@@ -443,6 +443,11 @@ class Hosts:
 def _raise_ack(flow: Flow, ack: int) -> None:
     """Acknowledgements never go back."""
     flow.top_ack = ack if flow.top_ack < 0 else later(flow.top_ack, ack)
+
+
+def _keys(chain_id: bytes) -> Iterator[bytes]:
+    """Every key that a chain may have here: by its hop index, or drawn when it joined a live session."""
+    return (chain_id + bytes((index,)) for index in range(256))
 
 
 def _is_leaving(chain: Chain) -> bool:
