@@ -14,26 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dysco.errors import LocalError, RemoteError, TimedOutError
-from dysco.views import View
+from dysco.views import Place, View
 
 
 class Streams(Protocol):
     """A connection to an agent."""
 
     def stream(self, name: str, **fields: Any) -> AsyncIterator[Any]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Place(View):
-    """An agent on a chain, with its box and the address by which its left neighbour knows it."""
-
-    agent: str
-    box: str | None
-    address: str | None
-    mandatory: bool
-
-    def __str__(self) -> str:
-        return f"{self.agent}/{self.box}" if self.box else self.agent
 
 
 @dataclass(frozen=True, slots=True)

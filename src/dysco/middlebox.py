@@ -7,9 +7,11 @@ must not block.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from dysco.errors import LocalError
 from dysco.wire.packet import Packet
 from dysco.wire.tuples import FiveTuple
 
@@ -33,7 +35,33 @@ class Session:
         return str(self.tuple)
 
 
-class Middlebox:
+Leave = Callable[[FiveTuple, str], Awaitable[None]]
+
+
+class Leaver:
+    """What both kinds of boxes can ask of their agent for a session that lives."""
+
+    leave_with: Leave | None = None  # the agent sets it before the first session
+
+    async def remove_me(self, session: Session) -> None:
+        """Take this box out of the chain of a session; it goes on without it, byte for byte.
+
+        Returns when no more packets come. Await it in a task of its own: `packet` and `data` must not wait. Raises
+        RemoteError if another agent refuses, TimedOutError, LocalError.
+        """
+        await self._leave(session, "")
+
+    async def replace_me(self, session: Session, other: str) -> None:
+        """Put another box (a peer, `peer/box`, an address) into this one's place, as `remove_me` takes it out."""
+        await self._leave(session, other)
+
+    async def _leave(self, session: Session, other: str) -> None:
+        if self.leave_with is None:
+            raise LocalError("this box does not run in an agent")
+        await self.leave_with(session.tuple, other)
+
+
+class Middlebox(Leaver):
     """Sees every packet of every session that passes; subclass and override what is needed."""
 
     def opened(self, session: Session) -> None:
@@ -65,7 +93,7 @@ class Middlebox:
         """The session is gone."""
 
 
-class StreamMiddlebox:
+class StreamMiddlebox(Leaver):
     """Sees the bytes of the stream in order, and may change, grow, shrink or hold them back.
 
     One object serves all sessions; `session` tells them apart. TCP is not terminated: both ends see one session, and

@@ -119,11 +119,28 @@ class Hop(View):
 
 
 @dataclass(frozen=True, slots=True)
+class Place(View):
+    """An agent on a chain, with its box and the address by which its left neighbour knows it."""
+
+    agent: str
+    box: str | None
+    address: str | None
+    mandatory: bool
+
+    def __str__(self) -> str:
+        return f"{self.agent}/{self.box}" if self.box else self.agent
+
+
+@dataclass(frozen=True, slots=True)
 class Chain(View):
-    """A chain, as far as the agents that were asked know it; in the order in which they were asked."""
+    """A chain, as far as the agents that were asked know it; in the order in which they were asked.
+
+    places: all agents from left to right, if they were asked who they are.
+    """
 
     chain_id: str
     agents: tuple[Hop, ...]
+    places: tuple[Place, ...] = ()
 
     @property
     def session(self) -> str:
@@ -137,7 +154,8 @@ class Chain(View):
 
     @classmethod
     def _read(cls, record: Mapping[str, Any]) -> dict[str, Any]:
-        return {**record, "agents": tuple(Hop.of(one) for one in record["agents"])}
+        places = tuple(Place.of(one) for one in record.get("places", ()))
+        return {**record, "agents": tuple(Hop.of(one) for one in record["agents"]), "places": places}
 
 
 @dataclass(frozen=True, slots=True)

@@ -366,3 +366,55 @@ def test_a_box_is_drained_of_200_sessions(make_lab: MakeLab, who: str, box: str,
     if who == "b":
         assert {one.reason for one in refused if one.kind == "end"} == {"firewall is drained"}
     assert command_line(lab, who, "undrain", box).stdout == f"{box} gets new sessions again\n"
+
+
+LEAVES = """
+[[host]]
+name = "b"
+[host.config]
+box = [{ name = "leaver", kind = "KIND", python = "leaver.py:Leaver" }]
+[host.files]
+"leaver.py" = '''
+import asyncio
+import dysco
+
+class Leaver(dysco.BASE):
+    seen = 0
+
+    def METHOD(self, session, direction, what):
+        self.seen += 1
+        if self.seen == 20:
+            self.task = asyncio.get_running_loop().create_task(self.go(session))
+        return what
+
+    async def go(self, session):
+        try:
+            await self.CALL
+            told = "left"
+        except dysco.DyscoError as error:
+            told = str(error)
+        with open("left", "w") as file:
+            file.write(told)
+'''
+"""
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", ["packet", "stream"])
+@pytest.mark.parametrize("call", ["remove_me(session)", "replace_me(session, 'c')"])
+def test_a_box_in_python_leaves_by_itself(make_lab: MakeLab, family: int, kind: str, call: str) -> None:
+    base, method = ("Middlebox", "packet") if kind == "packet" else ("StreamMiddlebox", "data")
+    box = LEAVES.replace("KIND", kind).replace("BASE", base).replace("METHOD", method).replace("CALL", call)
+    lab = make_lab(lab_text("leaves", box, firewall("c"), hops='["b"]'))
+    lab.up()
+    watch(lab, "b")
+    wanted = put_file(lab, 30 * MEGABYTE)
+    with download(lab, family, "2M") as process:
+        until("nothing has come of it", (lab.directory / "b" / "left").exists, 40)
+        assert log_of(lab, "b", "left") == "left"
+        until("its host has not left", lambda: sessions(lab, "b") == [])
+        before = seen(lab, "passing")
+        assert finish(lab, process) == wanted
+    assert seen(lab, "passing") == before
+    assert seen(lab, "resets") == 0
+    assert (nft_counter(lab, "c", "firewall", "passed") > 20) == ("replace" in call)

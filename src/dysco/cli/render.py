@@ -136,7 +136,8 @@ def chains(found: Sequence[Chain]) -> RenderableType:
         stops = chain.in_order([chain.stop_of(hop.agent, hop.session) for hop in one.agents])
         head = Text(f"chain {short_id(one.chain_id)}  tcp {clean(one.session)}  ", style="bold")
         parts.append(head.append_text(state(one.state)))
-        parts.append(Text("  " + clean(chain.line(stops)), style="cyan"))
+        whole = " ══ ".join(map(str, one.places)) or chain.line(stops)
+        parts.append(Text("  " + clean(whole), style="cyan"))
         parts += [Text("  " + clean(row)) for row in chain.drawing(stops)]
         parts.append(Text())
     return Group(*parts[:-1])

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from dysco import views
+from dysco.chains import Trace
 from dysco.cli import fetch
 from dysco.cli.options import JsonOption, socket_of
 from dysco.cli.output import console, emit, print_json, say
+from dysco.errors import LocalError
 
 if TYPE_CHECKING:
     from dysco.client import Dysco
+
+TRACE_S: Final = 2.0  # seconds; who is on a chain is known within two round trips
 
 
 def sessions(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -35,13 +41,26 @@ def chains(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw chains with their subsessions. As far as the agents asked know them."""
+    """Draw chains: all agents on each from end to end, and the subsessions of those that were asked."""
     from dysco.cli import render
 
     found = views.chains(
         fetch.ask(socket, _name_and_sessions) for socket in (socket_of(context), *(others or ()))
     )
-    emit([one for one in found if state in (None, one.state)], as_json, render.chains)
+    places = fetch.ask(socket_of(context), _places)
+    wanted = [one for one in found if state in (None, one.state)]
+    emit([replace(one, places=places.get(one.chain_id, ())) for one in wanted], as_json, render.chains)
+
+
+async def _places(agent: Dysco) -> dict[str, tuple[views.Place, ...]]:
+    """Who is on each chain; a chain that ends at this moment may not answer in time, and goes without."""
+    found: dict[str, tuple[views.Place, ...]] = {}
+    with suppress(TimeoutError, LocalError):
+        async with asyncio.timeout(TRACE_S):
+            async for one in agent.stream("trace"):
+                trace = Trace.of(one)
+                found[trace.chain_id] = trace.places
+    return found
 
 
 async def _name_and_sessions(agent: Dysco) -> tuple[str, list[views.Session]]:

@@ -20,6 +20,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -166,7 +167,6 @@ class AgentService:
         self._undo.push_async_callback(self.channel.close)
         side.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
         self._undo.callback(self._withdraw_policies)
-        self._undo.callback(self.changes.close)
         streams = ChainCommands(self.changes, self.draining).streams()
         control = ControlServer(config.socket, self._commands(), self.events, streams)
         await control.start()
@@ -369,6 +369,7 @@ class AgentService:
                 continue
             device = boxes.device(one.box.name, box, one.left, self._from_box, self._choose)
             self.devices.append(device)
+            box.leave_with = partial(self.changes.leave, one.box.name)
             writers[one.left], writers[one.left + 1] = device.from_left, device.from_right
         return writers
 

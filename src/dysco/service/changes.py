@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from dysco import policy
-from dysco.errors import ConfigError, DyscoError, ExitStatus, LocalError, WireError
+from dysco.errors import (
+    ConfigError,
+    DyscoError,
+    ExitStatus,
+    LocalError,
+    RemoteError,
+    TimedOutError,
+    WireError,
+)
 from dysco.protocol.agent import Agent
 from dysco.protocol.chain import SessionInfo
 from dysco.protocol.events import ChangeMoved, Traced
@@ -90,13 +98,7 @@ class ChainChanges:
         self._owner = owner
         self._traces: dict[int, asyncio.Future[tuple[Place, ...]]] = {}
         self._runs: dict[int, asyncio.Queue[ChangeMoved]] = {}
-        self._tasks: set[asyncio.Task[dict[str, Any]]] = set()
         self._gate = asyncio.Semaphore(AT_ONCE)
-
-    def close(self) -> None:
-        """Ask for nothing more."""
-        for task in self._tasks:
-            task.cancel()
 
     def hear(self, event: ChangeMoved | Traced) -> None:
         """Take an event of the core."""
@@ -109,8 +111,11 @@ class ChainChanges:
 
     # Which sessions.
 
-    def select(self, text: str) -> list[SessionInfo]:
-        """The sessions that a chain id, its beginning, a five-tuple or a match expression means."""
+    def select(self, text: str, *, at_least: bool = True) -> list[SessionInfo]:
+        """The sessions that a chain id, its beginning, a five-tuple or a match expression means.
+
+        LocalError if there is none and there must be at least one.
+        """
         known: dict[bytes, SessionInfo] = {}
         for info in self._owner.core.sessions(self._owner.now()):
             known.setdefault(info.chain_id, info)
@@ -135,7 +140,7 @@ class ChainChanges:
                     f"{text!r} is no chain that this agent knows and no match expression: {error}"
                 ) from None
             found = [info for info in known.values() if info.state in LIVE and test(info.session)]
-        if not found:
+        if not found and at_least:
             raise LocalError(f"no session here is {text!r}")
         return found
 
@@ -169,7 +174,7 @@ class ChainChanges:
             await tell(said)
 
         async with asyncio.TaskGroup() as group:
-            for info in self.select(session):
+            for info in self.select(session, at_least=bool(session)):
                 group.create_task(one(info))
 
     # Changes.
@@ -187,15 +192,27 @@ class ChainChanges:
                 group.create_task(one(info))
         return counts
 
-    def later(self, work: Awaitable[dict[str, Any]]) -> None:
-        """Let work go on for which nobody waits."""
+    async def leave(self, box: str, session: FiveTuple, other: str) -> None:
+        """Take a box of this host out of a session's chain, or put `other` into its place; raises why not."""
+        owner = self._owner
+        found = (
+            info for info in owner.core.sessions(owner.now()) if (info.box, info.session) == (box, session)
+        )
+        info = next(found, None)
+        if info is None:
+            raise LocalError(f"{session} does not pass {box}")
+        name = f"{owner.name}/{box}"
+        wish = Wish("replace", name, (other,)) if other else Wish("remove", name)
 
-        async def run() -> dict[str, Any]:
-            return await work
+        async def tell(_: dict[str, Any]) -> None:
+            """Only the end counts."""
 
-        task = asyncio.get_running_loop().create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        ended = await self.one(info, wish, Terms(), tell)
+        if not ended.is_good:
+            kinds: dict[str, type[DyscoError]] = {"timed out": TimedOutError, "impossible": LocalError}
+            raise kinds.get(ended.outcome, RemoteError)(
+                f"{session}: {ended.outcome} by {ended.by}: {ended.reason}"
+            )
 
     async def one(self, info: SessionInfo, wish: Wish, terms: Terms, tell: Tell) -> Outcome:
         """Change one chain and tell how it goes; trying again while somebody is busy, until the time is over."""
