@@ -387,6 +387,9 @@ class Leaver(dysco.BASE):
             self.task = asyncio.get_running_loop().create_task(self.go(session))
         return what
 
+    def may_leave(self, session):
+        return True
+
     async def go(self, session):
         try:
             await self.CALL
