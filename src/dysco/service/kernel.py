@@ -115,7 +115,7 @@ def plan(config: HostConfig, programs: Any = None) -> Plan:
 def up(config: HostConfig) -> KernelSide:
     """Make everything; on failure nothing is left. Raises HostError and its kinds."""
     underlay = look(config)
-    in_kernel, kernel_refused = _choose(config.dataplane.mode)
+    in_kernel, kernel_refused = choose(config.dataplane.mode)
     steering = Steering.open(config.tun.underlay)
     changes = plan(config, steering.programs())
     transaction = Transaction(changes, config.run_directory, name=config.agent.name)
@@ -148,7 +148,7 @@ def up(config: HostConfig) -> KernelSide:
     )
 
 
-def _choose(mode: str) -> tuple[bool, str]:
+def choose(mode: str) -> tuple[bool, str]:
     """Whether programs in the kernel rewrite packets, and if they might but do not, why."""
     if mode == "tun":
         return False, 'dataplane.mode is "tun"'
