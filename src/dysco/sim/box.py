@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from dysco.protocol.flow import Flow
+from dysco.protocol.flow import Flow, Translation
 from dysco.wire.packet import ACK, RST, SYN, Packet, locate
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
@@ -48,6 +48,39 @@ class Firewall:
             return []
         if at.flags & RST:
             pass
+        return [packet]
+
+
+class Renumber:
+    """Gives sessions other initial numbers, as firewalls do that do not trust an endpoint's choice.
+
+    forward, backward: what is added to the numbers of the SYN's direction and of the other one, modulo 2**32.
+    """
+
+    changes_tuple = False
+
+    def __init__(self, forward: int, backward: int) -> None:
+        self.forward_sum = forward
+        self.backward_sum = backward
+        self.dropped = 0
+        self._sessions: set[FiveTuple] = set()
+
+    def forward(self, packet: Packet, side: Side) -> list[Packet]:
+        at = locate(packet)
+        if at is None:
+            self.dropped += 1
+            return []
+        seen = at.five_tuple
+        if at.flags & SYN and not at.flags & ACK:
+            self._sessions.add(seen)
+        if seen in self._sessions:
+            translation = Translation(self.forward_sum, -self.backward_sum)
+        elif seen.reversed() in self._sessions:
+            translation = Translation(self.backward_sum, -self.forward_sum)
+        else:
+            self.dropped += 1
+            return []
+        apply(packet, Flow(0, seen, 0, seen, translation=translation))
         return [packet]
 
 

@@ -393,6 +393,7 @@ def main() -> int:
     parser.add_argument(
         "--most", type=int, default=1_000_000, help="states of one instance (default %(default)s)"
     )
+    parser.add_argument("--first", action="store_true", help="stop after the first instance with a fault")
     parser.add_argument("--replay", help="choices, separated by commas, as a failing walk prints them")
     options = parser.parse_args()
     status = 0
@@ -414,6 +415,8 @@ def main() -> int:
                 lines += [*_shortened(report.dialogue), f'--replay "{",".join(report.choices)}"']
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
+        if status and options.first:
+            break
     return status
 
 

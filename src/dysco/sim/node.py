@@ -20,7 +20,7 @@ from dysco.protocol.events import ChangeMoved, SessionForgotten, SessionRecord
 from dysco.protocol.flow import FORWARD, HOST
 from dysco.protocol.locks import LockState
 from dysco.protocol.settings import Decision, LocalBox, Peer, Settings
-from dysco.sim.box import Firewall
+from dysco.sim.box import Firewall, Renumber
 from dysco.sim.clock import Clock
 from dysco.sim.endpoint import Endpoint, Profile
 from dysco.sim.freeze import freeze, thaw
@@ -34,6 +34,8 @@ from dysco.wire.tuples import FiveTuple
 
 START_S: Final = 1000.0
 PORT: Final = 80
+SUMS: Final = (0x1005, -7)
+"""What boxes add to forward and backward numbers; they differ, for then a sum at the wrong anchor shows."""
 PLAIN: Final = Profile(mss=1000, wscale=None, timestamps=False, sack=False, buffer=4000)
 FINAL: Final = frozenset(phase.words for phase in Phase if phase.is_final)
 
@@ -377,7 +379,10 @@ class Nodes:
 
 
 def make_nodes(names: str, route: str) -> dict[str, Node]:
-    """Hosts 10.0.0.1 and so on by name: the first is the client, the route's last the server, others have a box."""
+    """Hosts 10.0.0.1 and so on by name: the route's first is the client, its last the server, others have a box.
+
+    Boxes of the route give sessions other numbers, for only then does a translation show.
+    """
     addresses = {name: bytes((10, 0, 0, number)) for number, name in enumerate(names, 1)}
     by_address = {address: name for name, address in addresses.items()}
     nodes: dict[str, Node] = {}
@@ -387,7 +392,7 @@ def make_nodes(names: str, route: str) -> dict[str, Node]:
         host = Host(name, (addresses[name],), outbox, clock, random.Random(0))
         boxes: tuple[LocalBox, ...] = ()
         if name not in (route[0], route[-1]):
-            host.box = Firewall()
+            host.box = Renumber(*SUMS) if name in route else Firewall()
             boxes = (LocalBox(f"box of {name}", 0, HOST, FORWARD, HOST, FORWARD),)
         peers = tuple(Peer(other, (addresses[other],)) for other in names if other != name)
         settings = Settings(name=name, addresses=host.addresses, boxes=boxes, peers=peers)
