@@ -82,6 +82,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/mutations", description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of the names of those to try (default: all)")
     parser.add_argument("--fit", action="store_true", help="only see whether all fit the code")
+    parser.add_argument("--part", default="1/1", help="N/M: every M-th of them, from the N-th on")
     parser.add_argument("--seeds", default="0:200", help="of the simulator (default %(default)s)")
     options = parser.parse_args()
     wrong = misfits()
@@ -91,6 +92,8 @@ def main() -> int:
     chosen = [
         one for one in MUTATIONS if not options.names or any(part in one.name for part in options.names)
     ]
+    first, of = map(int, options.part.split("/"))
+    chosen = chosen[first - 1 :: of]
     if options.fit:
         print(f"{len(chosen)} mutations fit")
         return 0

@@ -46,8 +46,8 @@ class Anchor:
 
     old, new: the facings of the two paths on this side of the agent; new is None before it is known. two: while there
     are two paths. isn: of the path handshake; peer_next: the number that the other anchor announced in it as its next.
-    tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty; told_done: it knows
-    the same of this half. holding: while a frozen box's state is under way, what the new path shall get, and how many
+    tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty; told_old,
+    told_new: it knows the same of this half, and so does that path. holding: while a frozen box's state is under way, what the new path shall get, and how many
     bytes that is; None: nothing is held. since: when each phase began (seconds).
     """
 
@@ -64,7 +64,8 @@ class Anchor:
         "phase",
         "renew_at",
         "since",
-        "told_done",
+        "told_new",
+        "told_old",
         "tries",
         "two",
     )
@@ -79,7 +80,8 @@ class Anchor:
         self.isn = 0
         self.peer_next: int | None = None
         self.peer_done = False
-        self.told_done = False
+        self.told_new = False
+        self.told_old = False
         self.tries = 0
         self.deadline: float | None = None
         self.renew_at = now
@@ -87,9 +89,16 @@ class Anchor:
         self.since = {Phase.REQUESTED: now}
 
     def know(self, message: OldDoneAck) -> None:
-        """The other anchor knows; its hosts do only if the message that told it came along the old path."""
-        if message.last or self.change.force:
-            self.told_done = True
+        """The other anchor knows, and so do the hosts of the path along which the message came that told it."""
+        if message.last:
+            self.told_old = True
+        else:
+            self.told_new = True
+
+    @property
+    def told_done(self) -> bool:
+        """Whether all on both paths know that this half of the old one is empty; a dead one is not waited for."""
+        return self.told_new and (self.told_old or self.change.force)
 
 
 class LeftAnchor(Anchor):
