@@ -32,8 +32,13 @@ def test_contention_with_one_departure_from_the_order_of_sending(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["one", "insert", "same-2", "nested-3", "overlapping-4"])
-def test_one_fault_anywhere(name: str) -> None:
+def test_one_message_or_packet_lost_repeated_or_overtaken_or_a_timer_before_its_time(name: str) -> None:
     walk(name, slack=0, faults=1, kinds=(*MESSAGES, "early"))
+
+
+@pytest.mark.parametrize("name", ["same-2", "nested-3"])
+def test_one_restart_of_any_agent_at_any_moment(name: str) -> None:
+    walk(name, slack=0, faults=1, kinds=("restart",))
 
 
 @pytest.mark.parametrize("name", ["one", "nested-3"])

@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-sys.path.insert(0, str(Path(__file__).parent))
-from catalogue import MUTATIONS, Mutation
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from mutants.catalogue import MUTATIONS, Mutation
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LEAST: Final = 0.95

@@ -46,9 +46,10 @@ class Anchor:
 
     old, new: the facings of the two paths on this side of the agent; new is None before it is known. two: while there
     are two paths. isn: of the path handshake; peer_next: the number that the other anchor announced in it as its next.
-    tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty; told_old,
-    told_new: it knows the same of this half, and so does that path. holding: while a frozen box's state is under way, what the new path shall get, and how many
-    bytes that is; None: nothing is held. since: when each phase began (seconds).
+    tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty; told_old, told_new:
+    it knows the same of this half, and so do the hosts of that path. holding: while a frozen box's state is under way,
+    what the new path shall get, and how many bytes that is; None: nothing is held. since: when each phase began
+    (seconds).
     """
 
     __slots__ = (
