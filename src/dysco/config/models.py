@@ -424,7 +424,7 @@ class Box(Section):
         unit="bytes",
         reload="restart",
         ge=1,
-        le=16_777_216,
+        le=262_144,
     )
     default: bool = option(
         False,

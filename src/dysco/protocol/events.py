@@ -74,12 +74,16 @@ class ChangeMoved:
 
 @dataclass(frozen=True, slots=True)
 class StateWanted:
-    """The driver shall give a box's state of a session: `Agent.state_exported` with key and request."""
+    """The driver shall give a box's state of a session: `Agent.state_exported` with key and request.
+
+    session: its tuple before the box. right: behind it.
+    """
 
     key: bytes
     request: int
     box: str
     session: FiveTuple
+    right: FiveTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class StateArrived:
     request: int
     box: str
     session: FiveTuple
+    right: FiveTuple
     data: bytes
 
 

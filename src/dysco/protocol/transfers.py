@@ -80,7 +80,8 @@ class Transfers:
             self._ground.send(chain.right, message)
         elif key not in self._sending:
             self._sending[key] = None
-            self._ground.output.event(StateWanted(chain.key, message.request, box.name, chain.session_in))
+            wanted = StateWanted(chain.key, message.request, box.name, chain.session_in, chain.session_out)
+            self._ground.output.event(wanted)
 
     def exported(self, chain: Chain, request: int, data: bytes | None, reason: str, now: float) -> None:
         """The driver has the state, or none and a reason."""
@@ -157,7 +158,8 @@ class Transfers:
         if hashlib.sha256(data).digest()[:8] != state.digest:
             self.installed(chain, key[1], False, "its hash is wrong", now)
             return
-        self._ground.output.event(StateArrived(chain.key, key[1], chain.box.name, chain.session_in, data))
+        here, there = chain.session_in, chain.session_out
+        self._ground.output.event(StateArrived(chain.key, key[1], chain.box.name, here, there, data))
 
     def installed(self, chain: Chain, request: int, done: bool, reason: str, now: float) -> None:
         """The driver has put the state into the box, or could not."""

@@ -44,6 +44,8 @@ from dysco.protocol.events import (
     SessionForgotten,
     SessionRecord,
     SetupRefused,
+    StateArrived,
+    StateWanted,
     Traced,
 )
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
@@ -53,6 +55,8 @@ from dysco.service.commands import ChainCommands
 from dysco.service.control import ControlServer, Events
 from dysco.service.draining import Draining
 from dysco.service.logs import log
+from dysco.service.state import movers
+from dysco.service.state_driver import StateDriver
 from dysco.transport.channel import Channel
 from dysco.transport.identity import Identity
 from dysco.wire.chain_header import Hop
@@ -153,6 +157,7 @@ class AgentService:
         }
         self.forwarder = Forwarder(readers, writers, self.table, self._slow, self._device_gone)
         self.core.boxes_settle(self._settle, self._unsettle)
+        self.states = StateDriver(self, movers(config, {device.name: device for device in self.devices}))
         self._restore()
         if side.steering.taken_over:
             self.table.divert_only(side.steering.entries())
@@ -167,6 +172,7 @@ class AgentService:
         self._undo.push_async_callback(self.channel.close)
         side.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
         self._undo.callback(self._withdraw_policies)
+        self._undo.push_async_callback(self.states.close)
         streams = ChainCommands(self.changes, self.draining).streams()
         control = ControlServer(config.socket, self._commands(), self.events, streams)
         await control.start()
@@ -314,6 +320,9 @@ class AgentService:
         """Tell the log, and whoever listens."""
         if isinstance(event, Traced):
             self.changes.hear(event)
+            return
+        if isinstance(event, (StateWanted, StateArrived)):
+            self.states.hear(event)
             return
         self.events.add(event)
         if isinstance(event, ChangeMoved):

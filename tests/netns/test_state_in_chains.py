@@ -1,0 +1,127 @@
+"""A middlebox of a live chain is replaced and its state goes along, on real kernels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dysco.lab import Lab
+from netns.conftest import MakeLab
+from netns.labs import MEGABYTE, lab_text, log_of, nft_counter, put_file, sessions, until
+from netns.test_changes import FAMILIES, change, download, finish, firewall, was_done
+
+BOXES = Path(__file__).parents[2] / "configs" / "boxes"
+MODES = pytest.mark.parametrize("state", ["copy", "freeze"])
+
+COUNTER = """
+[[host]]
+name = "NAME"
+copy = ["BOXES/counter.py"]
+[host.config]
+box = [{ name = "counter", kind = "packet", python = "counter.py:Counter", state = "python" }]
+timers = { time_wait = 0.5 }
+"""
+
+# Says how many packets its own kernel has seen, and writes down what it is told.
+COMMAND = '''
+[host.files]
+"move.py" = """
+import base64, json, pathlib, sys
+request = json.load(sys.stdin)
+said = json.dumps(request)
+with (pathlib.Path(__file__).parent / "asked").open("a") as file:
+    file.write(said + chr(10))
+answer = {}
+if request["action"] == "export":
+    answer["state"] = base64.b64encode(b"of b").decode()
+print(json.dumps(answer))
+"""
+'''
+
+
+def stateful(name: str, extra: str) -> str:
+    """A strict firewall whose box has a way to move state."""
+    return firewall(name).replace('kind = "kernel" }', f'kind = "kernel", {extra} }}')
+
+
+def marked(lab: Lab, node: str) -> int:
+    """Entries of port 80 with the mark of this test in the connection tracker of a node."""
+    argv = ["conntrack", "-L", "-p", "tcp", "--dport", "80", "-m", "77"]
+    found = 0
+    for family in ("ipv4", "ipv6"):
+        found += lab.exec(node, [*argv, "-f", family]).stdout.count("mark=77")
+    return found
+
+
+def replaced(lab: Lab, family: int, state: str, before: Callable[[], None] = lambda: None) -> None:
+    """Replace b by c during a download, which must arrive whole."""
+    wanted = put_file(lab, 10 * MEGABYTE)
+    with download(lab, family) as process:
+        before()
+        was_done(change(lab, "a", "replace", "b", "c", state=state))
+        until("the old host has left", lambda: sessions(lab, "b") == [])
+        assert finish(lab, process) == wanted
+
+
+@MODES
+@FAMILIES
+def test_a_firewalls_entry_goes_along(make_lab: MakeLab, family: int, state: str) -> None:
+    box = 'state = "conntrack"'
+    lab = make_lab(lab_text("entry", stateful("b", box), stateful("c", box), hops='["b"]'))
+    lab.up()
+
+    def mark() -> None:
+        kind = f"ipv{family}"
+        lab.exec("b", ["conntrack", "-U", "-f", kind, "-p", "tcp", "--dport", "80", "-m", "77"])
+        assert marked(lab, "b") == 1
+        assert marked(lab, "c") == 0
+
+    replaced(lab, family, state, mark)
+    assert marked(lab, "c") == 1, "the mark that the old firewall's entry had"
+    assert nft_counter(lab, "c", "firewall", "invalid") == 0
+    assert "state_exported" in log_of(lab, "b", "agent.log")
+    assert "state_installed" in log_of(lab, "c", "agent.log")
+
+
+@MODES
+def test_a_python_boxs_counts_go_along(make_lab: MakeLab, state: str) -> None:
+    boxes = [COUNTER.replace("NAME", name).replace("BOXES", str(BOXES)) for name in "bc"]
+    lab = make_lab(lab_text("counts", *boxes, hops='["b"]'))
+    lab.up()
+    replaced(lab, 4, state)
+
+    def said(node: str) -> int:
+        found = re.search(
+            r"ended after (\d+) packets forward, (\d+) backward", log_of(lab, node, "counter.txt")
+        )
+        return 0 if found is None else int(found[1]) + int(found[2])
+
+    until("the new counter tells", lambda: said("c") > 0)
+    assert said("b") > 0
+    assert said("c") > said("b")
+
+
+def test_a_commands_state_goes_along(make_lab: MakeLab) -> None:
+    box = 'state = "command", state_command = ["/usr/bin/env", "python3", "${dir}/move.py"]'
+    hosts = [stateful(name, box).replace("[host.files]\n", COMMAND.strip() + "\n") for name in "bc"]
+    lab = make_lab(lab_text("command", *hosts, hops='["b"]'))
+    lab.up()
+    replaced(lab, 4, "copy")
+    assert '"action": "export"' in log_of(lab, "b", "asked")
+    asked = log_of(lab, "c", "asked")
+    assert '"action": "import"' in asked
+    assert '"state": "b2YgYg=="' in asked
+
+
+def test_a_box_without_state_refuses_and_the_session_goes_on(make_lab: MakeLab) -> None:
+    lab = make_lab(lab_text("none", firewall("b"), firewall("c"), hops='["b"]'))
+    lab.up()
+    wanted = put_file(lab, 10 * MEGABYTE)
+    with download(lab, 4) as process:
+        steps = change(lab, "a", "replace", "b", "c", state="copy")
+        assert steps[-1].phase in ("refused", "aborted"), steps
+        assert 'has state = "none"' in steps[-1].reason
+        assert finish(lab, process) == wanted
