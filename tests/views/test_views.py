@@ -53,7 +53,7 @@ def test_keys_that_programs_read() -> None:
     )
     assert " ".join(fakes.STATUS.plain()) == (
         "name pid uptime_s mode why_no_ebpf why_no_offload addresses mtu sessions flows policies boxes"
-        " loop_lag_s counters drops steering"
+        " loop_lag_s counters drops steering drained"
     )
     [chain] = chains([("A", [fakes.AT_A])])
     assert chain.plain() == {
