@@ -71,8 +71,25 @@ class Facing(View):
 
 
 @dataclass(frozen=True, slots=True)
+class Running(View):
+    """A change of a chain at the anchor on its `left` or `right`, as it runs.
+
+    since: for each phase so far how many seconds ago it began. old, new: subsessions of both paths at this agent (new
+    is None before it is known), with the bytes sent on each.
+    """
+
+    side: str
+    phase: str
+    since: Mapping[str, float]
+    old: str
+    new: str | None
+    bytes_old: int
+    bytes_new: int
+
+
+@dataclass(frozen=True, slots=True)
 class Session(View):
-    """A session at one agent. `session_out` is its five-tuple behind the box; age in seconds."""
+    """A session at one agent. `session_out` is its five-tuple behind the box; age in seconds; changes that run."""
 
     chain_id: str
     hop_index: int
@@ -86,6 +103,7 @@ class Session(View):
     age_s: float
     packets: int
     bytes: int
+    changes: tuple[Running, ...] = ()
 
     @property
     def left(self) -> Facing | None:
@@ -99,7 +117,8 @@ class Session(View):
 
     @classmethod
     def _read(cls, record: Mapping[str, Any]) -> dict[str, Any]:
-        return {**record, "facings": tuple(Facing.of(one) for one in record["facings"])}
+        changes = tuple(Running.of(one) for one in record.get("changes", ()))
+        return {**record, "facings": tuple(Facing.of(one) for one in record["facings"]), "changes": changes}
 
 
 @dataclass(frozen=True, slots=True)

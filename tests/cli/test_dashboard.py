@@ -12,7 +12,7 @@ from cli import fakes
 from cli.show_text import text_of
 from dysco.cli import top
 from dysco.cli.dashboard import Dashboard, Snapshot
-from dysco.views import Event
+from dysco.views import Event, Running
 
 
 def look(at: float, sent: int = 0, pid: int = fakes.PID, sessions: int = 2, drops: int = 0) -> Snapshot:
@@ -114,3 +114,19 @@ def test_a_restarted_agent_gives_no_negative_and_no_wild_rates() -> None:
     assert "no agent" not in drawn(board)[0]
     board.see(look(6.0, sent=7_000_001, pid=99))
     assert max(row.rate for row in board.rows) == 2
+
+
+def test_a_change_is_drawn_while_it_runs_and_its_times_afterwards() -> None:
+    board = Dashboard()
+    since = {"requested": 0.045, "locked": 0.02, "two paths": 0.01}
+    running = Running("left", "two paths", since, fakes.A_B, fakes.C_D, 1500, 2_000_000)
+    board.see(Snapshot(1.0, fakes.STATUS, [replace(fakes.AT_A, changes=(running,))]))
+    frame = text_of(board.frame(100, 24))
+    assert f"old   {fakes.A_B}  1.50kB" in frame
+    assert f"new   {fakes.C_D}  2.00MB" in frame
+    assert "requested 45ms ago, locked 20ms ago, two paths 10ms ago" in frame
+    for phase, after_ms in (("requested", 0), ("locked", 9), ("done", 31)):
+        fields = {"chain_id": fakes.CHAIN_ID, "phase": phase}
+        board.add_event(Event("change_moved", f"2026-01-02T12:00:01.{after_ms:03d}+00:00", fields))
+    board.see(Snapshot(2.0, fakes.STATUS, [fakes.AT_A]))
+    assert "changed: requested 0ms, locked 9ms, done 31ms" in text_of(board.frame(100, 24))

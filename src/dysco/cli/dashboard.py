@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -31,6 +32,7 @@ from dysco.views import Event, Peer, Session, Status
 
 HISTORY: Final = 120  # looks that are remembered for the bars, one a second
 EVENTS: Final = 50
+CHANGES: Final = 1000  # chains whose last change is remembered
 SORTS: Final = ("rate", "bytes", "age", "session")
 _FIXED_ROWS: Final = 2 + 5 + 5 + 4 + 1
 _SELECTED: Final = "▶"
@@ -68,6 +70,7 @@ class Dashboard:
         self.rates: deque[float] = deque(maxlen=HISTORY)
         self.drop_rates: dict[str, float] = {}
         self.events: deque[Event] = deque(maxlen=EVENTS)
+        self.phases: dict[str, list[tuple[str, str]]] = {}  # of each chain's last change: phase, and when
         self.sort = SORTS[0]
         self.selected = ""  # nobody chose: whichever is first
 
@@ -101,8 +104,17 @@ class Dashboard:
 
     def add_event(self, said: Event) -> None:
         """Take an event; one that an agent tells again when asked again is known already."""
-        if said not in self.events:
-            self.events.append(said)
+        if said in self.events:
+            return
+        self.events.append(said)
+        if said.name == "change_moved":
+            chain_id, phase = str(said.fields.get("chain_id")), str(said.fields.get("phase"))
+            if phase == "requested" or chain_id not in self.phases:
+                self.phases.pop(chain_id, None)
+                self.phases[chain_id] = []
+            self.phases[chain_id].append((phase, said.time))
+            if len(self.phases) > CHANGES:
+                del self.phases[next(iter(self.phases))]
 
     def press(self, key: str) -> bool:
         """Do what a key means; False: quit."""
@@ -209,14 +221,24 @@ class Dashboard:
         session = self.rows[self._index()].session
         stop = chain.stop_of(clean(self.now.status.name), session)
         lines = [Text(clean(chain.line([stop])), style="cyan", no_wrap=True, overflow="ellipsis")]
-        for side, subsession, peer in (
-            ("left", stop.left, stop.left_peer),
-            ("right", stop.right, stop.right_peer),
-        ):
-            if subsession:
-                lines.append(
-                    Text(f"  {side:<6}{clean(subsession)}  {clean(peer)}", no_wrap=True, overflow="ellipsis")
-                )
+        rows = [
+            f"  {side:<6}{clean(subsession)}  {clean(peer)}"
+            for side, subsession, peer in (
+                ("left", stop.left, stop.left_peer),
+                ("right", stop.right, stop.right_peer),
+            )
+            if subsession
+        ]
+        if session.changes:
+            running = session.changes[0]
+            rows = [
+                f"  old   {clean(running.old)}  {number(running.bytes_old, 'B')}",
+                f"  new   {clean(running.new or 'not known yet')}  {number(running.bytes_new, 'B')}",
+                "  " + ", ".join(f"{clean(name)} {duration(ago)} ago" for name, ago in running.since.items()),
+            ]
+        elif session.chain_id in self.phases:
+            rows.append("  " + passed(self.phases[session.chain_id]))
+        lines += [Text(row, no_wrap=True, overflow="ellipsis") for row in rows]
         return Group(_heading(f"chain {short_id(session.chain_id)}"), *lines)
 
     def _drops(self, rows: int) -> RenderableType:
@@ -249,6 +271,13 @@ class Dashboard:
 
     def _footer(self) -> RenderableType:
         return Text("q quit   ↑↓ select   s sort", style="dim", no_wrap=True)
+
+
+def passed(phases: Sequence[tuple[str, str]]) -> str:
+    """Say how a change went: its phases, each with the milliseconds since the first."""
+    began = datetime.fromisoformat(phases[0][1])
+    after = [(phase, (datetime.fromisoformat(at) - began).total_seconds()) for phase, at in phases]
+    return "changed: " + ", ".join(f"{clean(phase)} {seconds * 1000:.0f}ms" for phase, seconds in after)
 
 
 def _heading(title: str) -> Rule:

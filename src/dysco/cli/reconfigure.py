@@ -142,7 +142,7 @@ async def _follow(socket: Path | None, session: str, as_json: bool, change: Any)
         async for step in changing:
             if shown is None:
                 print_json(step, one_line=True)
-            else:
+            elif (step.kind, step.phase) != ("phase", "done"):  # the end says so
                 shown.print(render.step(step), soft_wrap=True)
             if step.kind == "end":
                 ends.append(step)

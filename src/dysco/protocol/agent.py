@@ -276,6 +276,7 @@ class Agent:
                 max(0.0, now - chain.created_at),
                 packets,
                 octets,
+                () if chain.changing is None else chain.changing.infos(now),
             )
 
     def __len__(self) -> int:

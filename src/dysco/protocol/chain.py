@@ -30,7 +30,7 @@ from dysco.wire.packet import Located, Packet
 from dysco.wire.tuples import FiveTuple
 
 if TYPE_CHECKING:
-    from dysco.protocol.changing import Changing
+    from dysco.protocol.changing import ChangeInfo, Changing
 
 FORWARD_FIN: Final = 1
 BACKWARD_FIN: Final = 2
@@ -289,6 +289,7 @@ class SessionInfo:
     age_s: float
     packets: int
     bytes: int
+    changes: tuple[ChangeInfo, ...] = ()
 
 
 def role(chain: Chain) -> str:

@@ -6,6 +6,7 @@ a segment is neither.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,22 @@ class Phase(IntEnum):
     @property
     def words(self) -> str:
         return self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeInfo:
+    """A change at one of its anchors: side (`left` or `right` anchor), phase, seconds at which each phase began.
+
+    old, new: subsessions of the two paths here; new is None before it is known. Bytes that were sent on each.
+    """
+
+    side: str
+    phase: str
+    since: tuple[tuple[str, float], ...]
+    old: FiveTuple
+    new: FiveTuple | None
+    bytes_old: int
+    bytes_new: int
 
 
 class Anchor:
@@ -180,3 +197,20 @@ class Changing:
     @property
     def is_over(self) -> bool:
         return self.left is None and self.right is None and self.inside is None
+
+    def infos(self, now: float) -> tuple[ChangeInfo, ...]:
+        """The changes of which this agent is an anchor, for people; seconds since each phase began."""
+        anchors: tuple[tuple[str, Anchor | None], ...] = (("left", self.left), ("right", self.right))
+        return tuple(
+            ChangeInfo(
+                side,
+                one.phase.words,
+                tuple((phase.words, max(0.0, now - at)) for phase, at in one.since.items()),
+                one.old.tuple,
+                None if one.new is None else one.new.tuple,
+                0 if one.two is None else one.two.bytes_old,
+                0 if one.two is None else one.two.bytes_new,
+            )
+            for side, one in anchors
+            if one is not None
+        )

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from dysco.protocol.chain import FacingInfo, SessionInfo
+from dysco.protocol.changing import ChangeInfo
 from dysco.protocol.events import (
     ChangeMoved,
     Event,
@@ -21,7 +22,7 @@ from dysco.protocol.events import (
 )
 from dysco.transport.settings import PeerStatus
 from dysco.views import Event as EventView
-from dysco.views import Facing, Peer, Session, Status
+from dysco.views import Facing, Peer, Running, Session, Status
 from dysco.wire.tuples import FiveTuple, show_address
 
 if TYPE_CHECKING:
@@ -105,6 +106,19 @@ def session(info: SessionInfo) -> Session:
         age_s=round(info.age_s, 3),
         packets=info.packets,
         bytes=info.bytes,
+        changes=tuple(_running(one) for one in info.changes),
+    )
+
+
+def _running(change: ChangeInfo) -> Running:
+    return Running(
+        side=change.side,
+        phase=change.phase,
+        since={phase: round(ago, 6) for phase, ago in change.since},
+        old=str(change.old),
+        new=None if change.new is None else str(change.new),
+        bytes_old=change.bytes_old,
+        bytes_new=change.bytes_new,
     )
 
 
