@@ -59,6 +59,7 @@ def test_keys_that_programs_read() -> None:
     assert chain.plain() == {
         "chain_id": fakes.CHAIN_ID,
         "agents": [{"agent": "A", **fakes.AT_A.plain()}],
+        "places": [],
     }
     lost = Event.of({"event": "events_lost", "count": 3})
     assert lost.plain() == {"event": "events_lost", "count": 3}
