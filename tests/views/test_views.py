@@ -45,7 +45,7 @@ def test_a_record_that_is_none_is_refused() -> None:
 def test_keys_that_programs_read() -> None:
     """The order and the names of `--json`; a change here breaks scripts."""
     assert " ".join(fakes.AT_A.plain()) == (
-        "chain_id hop_index role state session session_out policy box facings age_s packets bytes"
+        "chain_id hop_index role state session session_out policy box facings age_s packets bytes changes"
     )
     assert fakes.AT_A.plain()["facings"] == [{"side": "right", "peer": "B", "subsession": fakes.A_B}]
     assert " ".join(fakes.PEERS[0].plain()) == (
