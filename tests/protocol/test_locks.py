@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -219,6 +220,30 @@ def test_own_refused_held_passed_on() -> None:
     said = [message for _, message in talk.rig.messages if isinstance(message, RequestLock)]
     assert said == [request(ONE, RIGHT, (15, 13))]
     assert talk.lock() == (LockState.PENDING, ONE.request)
+
+
+def test_a_refused_left_anchor_leaves_the_new_path_and_may_ask_again() -> None:
+    talk = Talk()
+    talk.ask_own()
+    talk.say(own_request())
+    talk.rig.agent.receive_message("d", NackLock(CHAIN, RIGHT, OWN.request, "d", "no"), talk.rig.now)
+    talk.rig.take()
+    cancelled = [message for _, message in talk.rig.messages if isinstance(message, CancelLock)]
+    assert [(one.request, one.hop != RIGHT) for one in cancelled] == [(OWN.request, True)]
+    assert talk.lock() is None
+    talk.rig.messages.clear()
+    again = replace(OWN, request=74)
+    assert talk.rig.agent.change(talk.key(), again, talk.rig.now)
+    talk.rig.take()
+    talk.say(("<<", "d", request(again, RIGHT, anchor="b")))
+
+
+def test_what_is_not_answered_is_asked_again() -> None:
+    talk = Talk()
+    talk.ask_own()
+    talk.rig.wait(0.3)
+    kinds = [type(message) for _, message in talk.rig.messages]
+    assert kinds == [RequestLock, Syn, RequestLock, Syn]
 
 
 def test_what_is_held_may_be_cancelled() -> None:

@@ -104,6 +104,7 @@ def send(anchor: TwoPaths, at: Numbers, one: Packet) -> tuple[list[Shown], list[
         ((990, 5000, 9, FIN), [(990, 5000, 9, FIN)], []),
         # Acks alone: below what the old path brought to it alone, from there on to both.
         ((1000, 4999, 0), [(1000, 4999, 0, 0)], []),
+        ((1100, 4999, 0), [(1000, 4999, 0, 0)], []),
         ((1000, 5000, 0), [(1000, 5000, 0, 0)], [(1000, 5000, 0, 0)]),
         ((1000, 5001, 0), [(1000, 5000, 0, 0)], [(1000, 5001, 0, 0)]),
         # RST goes to both, each in its numbers.

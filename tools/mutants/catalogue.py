@@ -165,7 +165,6 @@ MUTATIONS: Final = (
     Mutation("the old path is not told what it delivered", PATHS, "            old.append(self._bare_for_old(packet, at))\n            new.append(self._for_new(packet, at))\n            self.bytes_new", "            new.append(self._for_new(packet, at))\n            self.bytes_new"),
     Mutation("an ack at what the old path delivered goes there alone", PATHS, "behind = distance(ack, self.old_rcvd) < 0", "behind = distance(ack, self.old_rcvd) <= 0"),
     Mutation("done one byte too early", PATHS, "distance(self.acked, self.cutoff) >= 0\n", "distance(self.acked, self.cutoff) >= -1\n"),
-    Mutation("done before the endpoint has answered", PATHS, "            and distance(self.answered, self.peer_cutoff) >= 0\n", ""),
     Mutation("done before the old path was told", PATHS, "            and distance(self.told_old, self.peer_cutoff) >= 0\n", ""),
     Mutation("RST goes to the new path alone", PATHS, "        return [old], [packet]", "        return [], [packet]"),
     Mutation("SACK blocks of the new path go to the old one", PATHS, "        right = earlier(right, self.old_rcvd)\n", ""),
