@@ -12,7 +12,7 @@ import pytest
 
 from cli import fakes
 from dysco import views
-from dysco.chains import ChainHandle
+from dysco.chains import ChainHandle, Drained
 from dysco.cli.app import run
 from dysco.errors import NoAgentError
 
@@ -76,6 +76,15 @@ class FakeAgent:
         self.asked.append((name, fields))
         for item in self._answer(self.items):
             yield item
+
+    async def drain(self, box: str, **terms: Any) -> AsyncIterator[Drained]:
+        self.asked.append(("drain", {"box": box, **terms}))
+        for item in self._answer(self.items):
+            yield Drained.of(item)
+
+    async def undrain(self, box: str) -> bool:
+        self.asked.append(("undrain", {"box": box}))
+        return bool(self._answer(box == "firewall"))
 
     async def stop(self) -> None:
         self.stops += 1
