@@ -58,7 +58,7 @@ def marked(lab: Lab, node: str) -> int:
 
 def replaced(lab: Lab, family: int, state: str, before: Callable[[], None] = lambda: None) -> None:
     """Replace b by c during a download, which must arrive whole."""
-    wanted = put_file(lab, 10 * MEGABYTE)
+    wanted = put_file(lab, 20 * MEGABYTE)
     with download(lab, family) as process:
         before()
         was_done(change(lab, "a", "replace", "b", "c", state=state))
@@ -119,7 +119,7 @@ def test_a_commands_state_goes_along(make_lab: MakeLab) -> None:
 def test_a_box_without_state_refuses_and_the_session_goes_on(make_lab: MakeLab) -> None:
     lab = make_lab(lab_text("none", firewall("b"), firewall("c"), hops='["b"]'))
     lab.up()
-    wanted = put_file(lab, 10 * MEGABYTE)
+    wanted = put_file(lab, 20 * MEGABYTE)
     with download(lab, 4) as process:
         steps = change(lab, "a", "replace", "b", "c", state="copy")
         assert steps[-1].phase in ("refused", "aborted"), steps
