@@ -31,6 +31,7 @@ _TITLES: Final = {
     "eight_streams_gbit_s": ("eight streams", "Gbit/s, more is better"),
     "cpu_s_per_gb": ("CPU time a gigabyte", "seconds, less is better"),
     "keepalive_requests_s": ("requests, keepalive", "a second, more is better"),
+    "keepalive_cpu_us": ("CPU time a request", "µs, less is better"),
     "keepalive_p99_ms": ("slowest request in 100", "ms, less is better"),
     "connection_each_requests_s": ("requests, a connection each", "a second, more is better"),
     "connect_p50_us": ("connect(), median", "µs, less is better"),
