@@ -298,7 +298,8 @@ class Left:
                 if not locked and now - anchor.begun_at > LOCK_PATIENCE_S:
                     self.fail(chain, anchor, "the lock was not answered", now)
                     return
-                if anchor.tries > SYN_TRIES and not (anchor.agreed and anchor.shaken):
+                # Until the lock is there the right anchor keeps the syn, so its silence says nothing of the path.
+                if locked and anchor.tries > SYN_TRIES and not (anchor.agreed and anchor.shaken):
                     what = "does not carry packets" if anchor.agreed else "was not answered"
                     self.fail(chain, anchor, f"the new path {what}", now)
                     return
