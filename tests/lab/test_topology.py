@@ -91,7 +91,7 @@ def test_the_demo() -> None:
     assert "web: a ══ b/firewall ══ c/counter ══ destination" in lab.graph()
     tables = lab._tables["a"]
     assert tables["agent"]["addresses"] == ["10.0.1.1", "fd00:1::1"]
-    assert [peer["name"] for peer in tables["peer"]] == ["b", "c", "d"]
+    assert [peer["name"] for peer in tables["peer"]] == ["b", "c", "d", "e"]
     assert tables["policy"][0]["match"] == "tcp dst port 80 and (dst host 10.0.4.4 or dst host fd00:4::4)"
 
 

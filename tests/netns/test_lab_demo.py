@@ -20,7 +20,7 @@ DEMO = Path(__file__).parents[2] / "configs" / "lab-demo.toml"
 
 def dumps(lab: Lab) -> dict[str, list[str]]:
     """Give what the kernel of each host holds."""
-    return {node: dump(Space(lab.netns(node))) for node in ("a", "b", "c", "d")}
+    return {node: dump(Space(lab.netns(node))) for node in ("a", "b", "c", "d", "e")}
 
 
 async def test_curl_through_the_firewall_and_the_python_box(make_lab: MakeLab) -> None:
