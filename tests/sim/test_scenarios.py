@@ -15,7 +15,7 @@ SEEDS = "4000:6000"
 
 @pytest.mark.slow
 def test_streams_are_equal_and_everything_comes_to_rest() -> None:
-    # What fails is named by its seed; `python -m dysco.sim --seeds SEED --dialogue` replays it, `--fresh N` takes others.
+    # What fails is named by its seed, and replays; `python -m dysco.sim --fresh N` takes seeds that nobody has run.
     command = [sys.executable, "-m", "dysco.sim", "--seeds", SEEDS]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
