@@ -264,6 +264,22 @@ def test_a_reminder_repeats_the_last_ack(at: Numbers) -> None:
     assert shown(at, [reminder]) == [(1000, 5000, 0, 0)]
 
 
+def test_a_reminder_tells_what_was_received_and_not_counted(at: Numbers) -> None:
+    anchor = two(at, old_rcvd=4950)
+    anchor.peer_cutoff = at(5000)
+    anchor.acked = anchor.cutoff
+    send(anchor, at, packet(at, 1000, 5000))
+    assert not anchor.is_done
+    reminder = anchor.remind()
+    assert reminder is not None
+    assert shown(at, [reminder]) == [(1000, 5000, 0, 0)]
+    assert anchor.is_done
+    send(anchor, at, packet(at, 1000, 5100))
+    reminder = anchor.remind()
+    assert reminder is not None
+    assert shown(at, [reminder]) == [(1000, 5000, 0, 0)]
+
+
 def test_bytes_are_counted_by_path(at: Numbers) -> None:
     anchor = two(at)
     send(anchor, at, packet(at, 950, 5000, 80))

@@ -254,6 +254,24 @@ class Ground:
             return chain.right.read, chain.right.tuple.reversed()
         return chain.box.left_read, chain.session_in.reversed()
 
+    def stop(self, chain: Chain, side: Side) -> Numbers | None:
+        """Have each packet of one side handed to the core from now on, and say where the side stands.
+
+        In this order: a kernel that moves packets by itself goes on doing so until it is told, and what it has sent
+        and received is below the cutoffs.
+        """
+        for key in self._keys(chain, side):
+            old = self.table.get(*key)
+            if old is not None and not old.slow:
+                self.table.refresh(old)
+                slow = Flow(
+                    old.port, old.match, old.out, old.rewrite, owner=old.owner, slow=True,
+                    translation=old.translation,
+                )  # fmt: skip
+                slow.carry_over(old)
+                self.table.insert(slow)
+        return self.numbers(chain, side)
+
     def _keys(self, chain: Chain, side: Side) -> tuple[tuple[int, FiveTuple], ...]:
         return self.forward_key(chain, side), self.backward_key(chain, side)
 

@@ -339,6 +339,7 @@ class Left:
             renewal = RenewLock(chain.chain_id, 0, change.request, change.last)
             self._ground.send(anchor.old, renewal)
         raise_alarm(self._ground, chain, anchor, now)
+        self.look(chain, anchor, now)
 
     def _ack(self, chain: Chain, anchor: LeftAnchor) -> None:
         two = anchor.two
@@ -350,7 +351,7 @@ class Left:
     # Switching.
 
     def _commit(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
-        numbers = self._ground.numbers(chain, "right")
+        numbers = self._ground.stop(chain, "right")
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
         anchor.two.ack_limit = anchor.peer_next

@@ -154,7 +154,13 @@ class TwoPaths:
         return True
 
     def remind(self) -> Packet | None:
-        """Repeat the last acknowledgement for the old path; None if none is known."""
+        """Repeat the last acknowledgement for the old path; None if none is known.
+
+        What is acknowledged below the peer's cutoff has come on the old path, whether it was counted here or not: a
+        kernel may have been in the middle of a packet when this anchor asked it where it stands.
+        """
+        if self.peer_cutoff is not None:
+            self.old_rcvd = later(self.old_rcvd, earlier(self.answered, self.peer_cutoff))
         last = self.last
         at = None if last is None else locate(last)
         return None if last is None or at is None else self._bare_for_old(last, at)

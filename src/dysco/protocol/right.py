@@ -217,6 +217,7 @@ class Right:
         anchor.tries += 1
         stuck = Phase.STUCK in anchor.since
         self._wait(chain, anchor, now + (RENEW_S if stuck else patience(anchor.tries)))
+        self.look(chain, anchor, now)
 
     def let_go(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """Send what was held for the new path: the state is where it shall be, or the time is over."""
@@ -241,7 +242,7 @@ class Right:
         self._ground.send(anchor.new, AckAck(chain.chain_id, 0, anchor.change.request, cutoff))
 
     def _commit(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
-        numbers = self._ground.numbers(chain, "left")
+        numbers = self._ground.stop(chain, "left")
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
         if anchor.change.state == FREEZE:
