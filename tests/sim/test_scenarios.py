@@ -9,7 +9,7 @@ import pytest
 
 from dysco.sim.scenario import run
 
-REGRESSIONS = (18, 23, 90, 148, 258, 1134, 1615, 1739)
+REGRESSIONS = (18, 23, 90, 148, 258, 1134, 1615, 1739, 1795447304818, 1795447305337)
 SEEDS = "4000:6000"
 
 

@@ -517,11 +517,13 @@ class Changes:
         roles = chain.changing
         if roles is None:
             return False
-        if roles.inside is not None:
-            if roles.inside.new:
-                return bool(at.flags & SYN)
-            return roles.inside.committed
-        return not at.flags & SYN or self._is_new(chain, flow)
+        inside = roles.inside
+        if inside is not None and not inside.new:
+            return inside.committed
+        if at.flags & SYN:
+            return inside is not None or self._is_new(chain, flow)
+        # A host that has joined can be an anchor of the next change before both halves of its own are empty.
+        return roles.left is not None or roles.right is not None
 
     @staticmethod
     def _is_new(chain: Chain, flow: Flow) -> bool:
@@ -534,6 +536,13 @@ class Changes:
             right is not None and flow.match == right.tuple
         )
 
+    def drops(self, at: Located) -> bool:
+        """Whether a SYN that belongs to no change any more must not go on: it would look like a new session."""
+        if not self._ground.is_late_rehearsal(at):
+            return False
+        self._ground.counters["rehearsal_late"] += 1
+        return True
+
     def packet(self, chain: Chain, flow: Flow, packet: Packet, at: Located, now: float) -> None:
         """Take a packet of a chain that is being changed; what is not SYN moves along by the rules of its paths."""
         roles = chain.changing
@@ -542,8 +551,8 @@ class Changes:
         if inside is not None and not inside.new and inside.committed:
             self.hosts.closing(chain, packet, at)
             return
-        if inside is not None:
-            self.hosts.rehearse(chain, flow, packet, at)
+        if inside is not None and at.flags & SYN and not self._is_new(chain, flow):
+            self.hosts.rehearse(chain, flow, packet, at, now)
             return
         where = (flow.port, flow.match)
         is_new = False

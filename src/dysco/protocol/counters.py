@@ -64,6 +64,7 @@ COUNTERS: Final[dict[str, str]] = {
     "change_aborted": "changes that were given up before the point of no return",
     "change_stuck": "changes whose old path did not get empty within a minute",
     "frozen_dropped": "packets that a frozen session had no room to hold, dropped; TCP repeats them",
+    "rehearsal_late": "late copies out of a path handshake that was over, dropped",
     "change_nacked": "requests for a lock that this agent refused",
     # messages
     "message_implausible": "messages about a subsession or change that is not here, or not from its neighbour",

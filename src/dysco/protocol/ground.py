@@ -24,13 +24,14 @@ from dysco.protocol.settings import Settings
 from dysco.protocol.states import State
 from dysco.wire.messages import Message, RequestLock
 from dysco.wire.numbers import MASK32, later
-from dysco.wire.packet import Packet, locate
+from dysco.wire.packet import Located, Packet, locate
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
 
 Side = Literal["left", "right"]
 LIVE: Final = frozenset((State.ESTABLISHED, State.HALF_CLOSED))
 FIRST_DRAWN: Final = 256
+LIFETIME_S: Final = 60.0  # how long a copy of a packet may wander, as with the quarantine of ports
 _MOST_OVERTAKEN: Final = 1024
 _MOST_COMPLETED: Final = 16_384
 
@@ -72,6 +73,7 @@ class Ground:
         self.replay: deque[Packet] = deque()
         self.again: deque[tuple[Chain, RequestLock]] = deque()
         self.report: Callable[[Chain, Anchor, Phase, str, str, float], None] = lambda *_: None
+        self._rehearsed: dict[FiveTuple, int] = {}
         self._labels: dict[tuple[Side, bytes, int], bytes] = {}
         self._alarms: list[tuple[float, int, Callable[[float], None]]] = []
         self._alarm_number = 0
@@ -143,6 +145,20 @@ class Ground:
         while self._alarms and self._alarms[0][0] <= now:
             heapq.heappop(self._alarms)[2](now)
 
+    def rehearse(self, match: FiveTuple, seq: int, now: float) -> None:
+        """Know the SYN or SYN-ACK of a path handshake by its number, for as long as a network may keep a copy."""
+
+        def forget(at: float) -> None:
+            self._rehearsed.pop(match, None)
+
+        if self._rehearsed.get(match) != seq:
+            self._rehearsed[match] = seq
+            self.alarm(now + LIFETIME_S, forget)
+
+    def is_late_rehearsal(self, at: Located) -> bool:
+        """Whether a SYN or SYN-ACK is a copy out of a path handshake that is over."""
+        return self._rehearsed.get(at.five_tuple) == at.seq
+
     def move(
         self, chain: Chain, anchor: Anchor, phase: Phase, now: float, by: str = "", reason: str = ""
     ) -> None:
@@ -210,7 +226,12 @@ class Ground:
 
     def leftovers(self) -> dict[str, Sized]:
         """What must be empty once all is at rest."""
-        return {"labels": self._labels, "alarms": self._alarms, "telling": self.telling}
+        return {
+            "labels": self._labels,
+            "alarms": self._alarms,
+            "rehearsed": self._rehearsed,
+            "telling": self.telling,
+        }
 
     # Flows.
 

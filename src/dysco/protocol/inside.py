@@ -14,7 +14,7 @@ from dysco.protocol.admission import find_box, is_target
 from dysco.protocol.chain import Chain, facing_agent
 from dysco.protocol.changing import Inside
 from dysco.protocol.events import SessionEstablished, SessionOpened
-from dysco.protocol.flow import Flow
+from dysco.protocol.flow import UNDERLAY, Flow
 from dysco.protocol.ground import LIVE, Ground
 from dysco.protocol.locks import LEASE_S, Lock, LockAction, LockInput, LockState, step
 from dysco.protocol.neighbours import SELF
@@ -97,7 +97,7 @@ class Hosts:
         self._not_ready.pop(chain.key, None)
         lock.state, lock.request = found[1], change.request
         changing = ground.changing(chain)
-        if changing.inside is None:
+        if changing.inside is None or (changing.inside.new and changing.inside.committed):
             changing.inside = Inside(change.request, change.last, new=False, state=change.state)
         own = ground.sums(chain)
         passed = RequestLock(
@@ -309,13 +309,15 @@ class Hosts:
         ground.catch_up(message.subsession)
         return None
 
-    def rehearse(self, chain: Chain, flow: Flow, packet: Packet, at: Located) -> None:
+    def rehearse(self, chain: Chain, flow: Flow, packet: Packet, at: Located, now: float) -> None:
         """Pass a SYN or SYN-ACK of the path handshake; its numbers are where the flows begin."""
         clamp_mss(packet, self._ground.settings.mtu - HEADERS[at.family], at)
         flow.count(at, len(packet.data))
         inside = None if chain.changing is None else chain.changing.inside
         if inside is not None:
             inside.rehearsed[flow.port, flow.match] = at.next_seq
+        if flow.port == UNDERLAY:
+            self._ground.rehearse(at.five_tuple, at.seq, now)
         apply(packet, flow, at)
         self._ground.output.packet(flow.out, packet)
 

@@ -169,6 +169,7 @@ class Left:
         assert new is not None
         if at.flags & SYN:
             if at.flags & ACK and at.ack == (anchor.isn + 1) & MASK32:
+                self._ground.rehearse(at.five_tuple, at.seq, now)
                 next_one = anchor.peer_next = (at.seq + 1) & MASK32
                 # The second one is a window update: trackers take it as the measure of what may follow.
                 for _ in range(2):

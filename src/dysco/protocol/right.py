@@ -128,6 +128,7 @@ class Right:
         back = new.tuple.reversed()
         if at.flags & SYN:
             if not at.flags & ACK:
+                self._ground.rehearse(at.five_tuple, at.seq, now)
                 anchor.peer_next = (at.seq + 1) & MASK32
                 if not anchor.isn:
                     numbers = self._ground.numbers(chain, "left")
