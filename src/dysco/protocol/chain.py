@@ -25,6 +25,7 @@ from dysco.protocol.locks import Lock
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN, Egress, Hop
+from dysco.wire.messages import Places
 from dysco.wire.options import syn_options
 from dysco.wire.packet import Located, Packet
 from dysco.wire.tuples import FiveTuple
@@ -52,6 +53,7 @@ SEEN: Final = 1
 WITH_SACK: Final = 2
 WITH_TIMESTAMPS: Final = 4
 NO_HANDSHAKE: Final = bytes(2 * HALF.size)
+NOWHERE: Final = Places()
 
 
 def announced(packet: Packet, at: Located) -> bytes:
@@ -146,8 +148,8 @@ class Opening:
 class Chain:
     """One session at this agent; see the module's drawing.
 
-    active: packets that the flows had counted when the timer was set. fins: FORWARD_FIN, BACKWARD_FIN. queued: when
-    the entry of its timer comes up, `deadline` or sooner.
+    places: who was on the chain when its agents were last told. active: packets that the flows had counted when the
+    timer was set. fins: FORWARD_FIN, BACKWARD_FIN. queued: when the entry of its timer comes up, `deadline` or sooner.
     """
 
     __slots__ = (
@@ -160,6 +162,7 @@ class Chain:
         "key",
         "left",
         "opening",
+        "places",
         "policy",
         "queued",
         "right",
@@ -186,6 +189,7 @@ class Chain:
         self.policy = policy
         self.opening = opening
         self.changing: Changing | None = None
+        self.places = NOWHERE
         self.state = State.NEW
         self.fins = 0
         self.active = 0

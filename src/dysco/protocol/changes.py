@@ -98,6 +98,7 @@ class Changes:
         self._askers: dict[int, bool] = {}
         self._outcomes: OrderedDict[int, Progress] = OrderedDict()
         ground.report = self._report
+        ground.life.established = self._established
         ground.life.before_close = self._closing
         ground.life.after_restore = self._restored
 
@@ -161,6 +162,8 @@ class Changes:
         if not isinstance(anchor, LeftAnchor):
             return
         message = Progress(chain.chain_id, 0, request, phase, False, by, reason)
+        if phase is Phase.DONE:
+            self.traces.tell_later(chain, now)
         if phase.is_final:
             self._outcomes[request] = message
             if len(self._outcomes) > _MOST_OUTCOMES:
@@ -188,6 +191,7 @@ class Changes:
             "askers": self._askers,
             **self._ground.leftovers(),
             **self.transfers.leftovers(),
+            **self.traces.leftovers(),
         }
         return [name for name, kept in found.items() if kept]
 
@@ -673,6 +677,10 @@ class Changes:
         self.right.look(chain, right, now)
 
     # Beginnings and endings.
+
+    def _established(self, chain: Chain, now: float) -> None:
+        if chain.left.peer is None:
+            self.traces.tell_later(chain, now)
 
     def _restored(self, chain: Chain, now: float) -> None:
         """A session has come from the journal, perhaps with two paths."""

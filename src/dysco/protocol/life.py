@@ -35,8 +35,8 @@ _REASONS: Final = {State.TIME_WAIT: "closed", State.PROBED: "reset", State.DENIE
 class Life:
     """The sessions of an agent by key (chain id and hop index).
 
-    `opening_over` and `no_association` belong to whoever makes chains; `Setup` puts its own here. `before_close`
-    and `after_restore` belong to whoever changes them.
+    `opening_over` and `no_association` belong to whoever makes chains; `Setup` puts its own here. `established`,
+    `before_close` and `after_restore` belong to whoever changes them.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Life:
         self.resetting: dict[bytes, int] = {}
         self.opening_over: Callable[[Chain, Opening], None] = lambda chain, opening: None
         self.no_association: Callable[[Chain, float], None] = lambda chain, now: None
+        self.established: Callable[[Chain, float], None] = lambda chain, now: None
         self.before_close: Callable[[Chain, float], None] = lambda chain, now: None
         self.after_restore: Callable[[Chain, float], None] = lambda chain, now: None
         self._table = table
@@ -93,6 +94,7 @@ class Life:
             return True
         if action is Action.ESTABLISH:
             self._established(chain)
+            self.established(chain, now)
         elif action is Action.RECORD:
             self._output.event(SessionRecord(chain.key, write_record(chain)))
         elif action is Action.PROBE:

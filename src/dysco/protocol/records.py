@@ -1,6 +1,6 @@
 """What the journal keeps of a session, so that it goes on after the agent was killed.
 
-    0   1  version (3)
+    0   1  version (4)
     1   1  state: position in STATES
     2   1  flags: bit 0-1 FINs seen, bit 2 left opened here, bit 3 right opened here, bit 4 left has a peer,
            bit 5 right has a peer, bit 6 has a box
@@ -9,7 +9,8 @@
     28  8  labels of the left and the right subsession
     36  .. fields, each a length of two bytes and the bytes: session in, session out, left tuple, right tuple,
            left handshake, right handshake, left peer, right peer, box, policy, sums (left facing: 4 forward,
-           4 backward), left anchor, right anchor, new hop (1 whether `ack` has passed, 8 request, 4 last)
+           4 backward), left anchor, right anchor, new hop (1 whether `ack` has passed, 8 request, 4 last),
+           who is on the chain (see `dysco.wire.messages.Places`)
 
 An anchor is there while its session has two paths (see `paths`), the right one from its synAck on: 1 bits (0: the
 peer's cutoff is known, 1: the other half is empty, 2: forced, 3: the new subsession was opened here, 4: waiting),
@@ -31,7 +32,7 @@ from typing import Final
 
 from dysco.errors import WireError
 from dysco.protocol.anchors import LeftState, RightState
-from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, Chain, Facing
+from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, NOWHERE, Chain, Facing
 from dysco.protocol.changing import Changing, Inside, LeftAnchor, Phase, RightAnchor
 from dysco.protocol.flow import UNDERLAY
 from dysco.protocol.locks import LEASE_S, Lock, LockState
@@ -39,17 +40,17 @@ from dysco.protocol.paths import TwoPaths
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN
-from dysco.wire.messages import Change
+from dysco.wire.messages import Change, decode_places, encode_places
 from dysco.wire.tuples import FiveTuple
 
-VERSION: Final = 3
+VERSION: Final = 4
 STATES: Final = (State.ESTABLISHED, State.HALF_CLOSED, State.TIME_WAIT, State.RESET, State.PROBED)
 _FIXED: Final = struct.Struct(f"!BBB{CHAIN_ID_LEN + 1}s4HII")
 _ANCHOR: Final = struct.Struct("!BQIIIIIIIIIIIIHII")
 _SUMS: Final = struct.Struct("!II")
 _INSIDE: Final = struct.Struct("!?QI")
 _LENGTH: Final = struct.Struct("!H")
-_FIELDS: Final = 14
+_FIELDS: Final = 15
 _FINS: Final = FORWARD_FIN | BACKWARD_FIN
 _LEFT_OPENED, _RIGHT_OPENED, _LEFT_PEER, _RIGHT_PEER, _BOX = 4, 8, 16, 32, 64
 _ALL_FLAGS: Final = 127
@@ -82,6 +83,7 @@ def write_record(chain: Chain) -> bytes:
         b"" if chain.changing is None else _write_anchor(chain.changing.left, (0, 0)),
         b"" if chain.changing is None else _write_anchor(chain.changing.right, None),
         b"" if chain.changing is None else _write_inside(chain.changing.inside),
+        encode_places(chain.places) if chain.places else b"",
     )
     parts = [
         _FIXED.pack(
@@ -154,6 +156,7 @@ def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | N
     try:
         _read_anchors(chain, anchors[0], anchors[1], now)
         _read_inside(chain, anchors[2], now)
+        chain.places = decode_places(anchors[3]) if anchors[3] else NOWHERE
     except (struct.error, WireError, UnicodeDecodeError, IndexError):
         return None
     return chain

@@ -48,6 +48,7 @@ class LocalBox:
     """A middlebox of this host and the ports of its two sides (see `dysco.protocol.flow`).
 
     mandatory: it may be replaced in a live session, but not taken out. drained: it takes no further sessions.
+    steady: it leaves the length of the stream alone.
     """
 
     name: str
@@ -60,11 +61,15 @@ class LocalBox:
     match: tuple[Match, ...] = ("tuple",)
     mandatory: bool = False
     drained: bool = False
+    steady: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Timers:
-    """How long things last, in seconds; `[timers]` of the configuration explains each."""
+    """How long things last, in seconds; `[timers]` of the configuration explains each.
+
+    learn: how long a chain must be as it is before all on it are told who is on it; infinity: never.
+    """
 
     embryonic: float = 75.0
     established: float = 8100.0
@@ -74,6 +79,7 @@ class Timers:
     avoid: float = 60.0
     association_wait: float = 1.0
     fingerprint: float = 2.0
+    learn: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

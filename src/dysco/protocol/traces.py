@@ -1,21 +1,28 @@
 """Who is on a chain: a question that goes to its left end, collects to its right end, and comes back.
 
 asks --leg 0--> left end --leg 1, collecting--> right end --leg 2--> who asked
+
+The same answer goes round unasked, to the left end, a while after a chain has been opened or changed. So everybody
+on it knows the others, and can go on without a host that is dead (see `bypass`).
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from collections.abc import Sized
 from dataclasses import replace
 from typing import Final
 
-from dysco.protocol.chain import Chain
+from dysco.protocol.chain import Chain, Facing
 from dysco.protocol.events import Traced
-from dysco.protocol.ground import Ground, Side
+from dysco.protocol.ground import LIVE, Ground, Side
 from dysco.wire.messages import Place, Places, Trace
 
 REPEAT_S: Final = 0.5
 TRIES: Final = 6
 MOST_PLACES: Final = 24  # ours: what one datagram holds of names of ordinary length
+_MOST_SHARED: Final = 1024
 
 
 class Traces:
@@ -24,6 +31,11 @@ class Traces:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._asked: dict[int, Chain] = {}
+        # Sessions that began alike have equal places: one copy serves them all.
+        self._shared: dict[Places, Places] = {}
+        self._untold: dict[bytes, int] = {}
+        self._queue: deque[tuple[float, bytes]] = deque()
+        self._armed = False
 
     def ask(self, chain: Chain, number: int, now: float) -> None:
         """Ask; a Traced event with this number is the answer."""
@@ -50,21 +62,23 @@ class Traces:
         elif message.leg == 0:
             self._leftward(chain, message)
         elif message.leg == 1:
-            self._collect(chain, message)
+            self._collect(chain, message, facing)
         else:
             self._back(chain, message)
 
     def _leftward(self, chain: Chain, message: Trace) -> None:
         if not self._ground.send(chain.left, message):
-            self._collect(chain, replace(message, leg=1))
+            self._collect(chain, replace(message, leg=1), chain.left)
 
-    def _collect(self, chain: Chain, message: Trace) -> None:
-        right, left = chain.right, chain.left
+    def _collect(self, chain: Chain, message: Trace, left: Facing) -> None:
+        """Add this agent. left: along which it came, for a right anchor may not be done with its old path."""
+        right = chain.right
         if right is None or len(message.places) >= MOST_PLACES:
             return
         own = self._ground.neighbours.own(chain.session_in.src) or b""
         address = left.tuple.dst if left.peer is not None else own
         box = chain.box
+        sums = self._ground.sums(chain)
         place = Place(
             self._ground.settings.name,
             "" if box is None else box.name,
@@ -72,15 +86,67 @@ class Traces:
             left.hop,
             right.hop,
             box is not None and box.mandatory,
+            box is None or box.steady,
+            *sums,
         )
         collected = replace(message, places=Places((*message.places, place)))
         if not self._ground.send(right, collected):
             self._back(chain, replace(collected, leg=2))
 
     def _back(self, chain: Chain, message: Trace) -> None:
+        self._learn(chain, message.places)
         asked = self._asked.get(message.number)
         if asked is not None and message.origin == self._ground.settings.name:
             del self._asked[message.number]
             self._ground.output.event(Traced(message.number, chain.chain_id, tuple(message.places)))
         else:
             self._ground.send(chain.left, message)
+
+    # What is told unasked.
+
+    def tell_later(self, chain: Chain, now: float) -> None:
+        """Let all on a chain know who is on it, once it has been as it is now for a while."""
+        wait = self._ground.settings.timers.learn
+        if wait == math.inf:
+            return
+        if chain.key not in self._untold:
+            self._plan(chain.key, now + wait)
+        self._untold[chain.key] = 0
+
+    def _plan(self, key: bytes, due: float) -> None:
+        """One alarm serves the whole queue, for everybody waits equally long."""
+        self._queue.append((due, key))
+        if not self._armed:
+            self._armed = True
+            self._ground.alarm(due, self._due)
+
+    def _due(self, now: float) -> None:
+        wait = self._ground.settings.timers.learn
+        while self._queue and self._queue[0][0] <= now:
+            _, key = self._queue.popleft()
+            chain = self._ground.life.chains.get(key)
+            tries = self._untold.pop(key, TRIES)
+            if chain is None or chain.state not in LIVE or chain.right is None or tries >= TRIES:
+                continue
+            self._untold[key] = tries + 1
+            self._queue.append((now + wait, key))
+            self._leftward(chain, Trace(chain.chain_id, 0, 0, 0, ""))
+        self._armed = bool(self._queue)
+        if self._queue:
+            self._ground.alarm(self._queue[0][0], self._due)
+
+    def _learn(self, chain: Chain, places: Places) -> None:
+        left, right = chain.left.hop, 0 if chain.right is None else chain.right.hop
+        me = self._ground.settings.name
+        if not any((one.agent, one.left, one.right) == (me, left, right) for one in places):
+            return  # collected while the chain was being changed here; another one follows
+        self._untold.pop(chain.key, None)
+        if places != chain.places:
+            if len(self._shared) >= _MOST_SHARED:
+                self._shared.clear()
+            chain.places = self._shared.setdefault(places, places)
+            self._ground.life.record(chain)
+
+    def leftovers(self) -> dict[str, Sized]:
+        """What must be empty once all is at rest."""
+        return {"traces": self._asked, "places to tell": self._queue}

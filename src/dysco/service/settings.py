@@ -164,6 +164,7 @@ def _local_box(one: BoxPort, drained: bool) -> LocalBox:
         match=box.matching,
         mandatory=box.mandatory,
         drained=drained,
+        steady=box.kind != "stream",
     )
 
 

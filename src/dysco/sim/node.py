@@ -19,7 +19,7 @@ from dysco.protocol.changing import Phase
 from dysco.protocol.events import ChangeMoved, SessionForgotten, SessionRecord
 from dysco.protocol.flow import FORWARD, HOST
 from dysco.protocol.locks import LockState
-from dysco.protocol.settings import Decision, LocalBox, Peer, Settings
+from dysco.protocol.settings import Decision, LocalBox, Peer, Settings, Timers
 from dysco.sim.box import Firewall, Renumber
 from dysco.sim.clock import Clock
 from dysco.sim.endpoint import Endpoint, Profile
@@ -395,7 +395,9 @@ def make_nodes(names: str, route: str) -> dict[str, Node]:
             host.box = Renumber(*SUMS) if name in route else Firewall()
             boxes = (LocalBox(f"box of {name}", 0, HOST, FORWARD, HOST, FORWARD),)
         peers = tuple(Peer(other, (addresses[other],)) for other in names if other != name)
-        settings = Settings(name=name, addresses=host.addresses, boxes=boxes, peers=peers)
+        # Nobody dies for good here, so nobody needs to be told who is on a chain: it would only be more states.
+        timers = Timers(learn=math.inf)
+        settings = Settings(name=name, addresses=host.addresses, boxes=boxes, peers=peers, timers=timers)
         hops = tuple(Hop(addresses[other]) for other in route[1:]) if name == route[0] else ()
         policy, draw = Policy(hops), Draw(name)
         host.agent = Agent(settings, host.table, policy, draw)

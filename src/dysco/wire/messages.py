@@ -49,7 +49,10 @@ class Hops(tuple[Hop, ...]):
 @dataclass(frozen=True, slots=True)
 class Place:
     """One agent on a chain: its name, its box ("" for none), the address of its left facing, and the labels of the
-    subsessions on both sides of it (0 at an end)."""
+    subsessions on both sides of it (0 at an end).
+
+    steady: its box leaves the length of the stream alone; then the sums are what this host adds to numbers, for ever.
+    """
 
     agent: str
     box: str
@@ -57,6 +60,9 @@ class Place:
     left: int
     right: int
     mandatory: bool = False
+    steady: bool = True
+    forward_sum: int = 0
+    backward_sum: int = 0
 
 
 class Places(tuple[Place, ...]):
@@ -389,7 +395,8 @@ class StateTransferred:
 class Trace:
     """Who is on a chain: goes to its left end, then collects to the right end, then goes back to who asked.
 
-    leg: 0 to the left end, 1 collecting, 2 on the way back. number: names the question.
+    leg: 0 to the left end, 1 collecting, 2 on the way back. number: names the question. Without an origin nobody asks:
+    it goes back to the left end, and everybody on the way learns who is on the chain.
     """
 
     chain_id: bytes
@@ -536,6 +543,19 @@ def decode(datagram: bytes | bytearray | memoryview) -> list[Message]:
     return messages
 
 
+def encode_places(places: Places) -> bytes:
+    """The bytes of places, as they are in a message."""
+    return _pack("places", places)
+
+
+def decode_places(data: bytes) -> Places:
+    """Read places; raises WireError."""
+    reader = _Reader("Places", data)
+    places = Places(reader.value(Place) for _ in range(reader.count("places", _MOST_PLACES)))
+    reader.end()
+    return places
+
+
 def _pack_fields(value: Any) -> bytes:
     return b"".join(_pack(field.name, getattr(value, field.name)) for field in fields(value))
 
@@ -609,9 +629,9 @@ class _Reader:
         if hint is Part:
             return Part(self._take(_U16.unpack(self._take(_U16.size, name))[0], name))
         if hint is Hops:
-            return Hops(self._hop() for _ in range(self._count(name, MAX_HOPS)))
+            return Hops(self._hop() for _ in range(self.count(name, MAX_HOPS)))
         if hint is Places:
-            return Places(self.value(Place) for _ in range(self._count(name, _MOST_PLACES)))
+            return Places(self.value(Place) for _ in range(self.count(name, _MOST_PLACES)))
         raw = self._take(self._take(1, name)[0], name)
         if hint is FiveTuple:
             return FiveTuple(raw)
@@ -630,7 +650,8 @@ class _Reader:
             raise WireError("a hop's address is neither IPv4 nor IPv6")
         return Hop(address, _U32.unpack(self._take(_U32.size, "hops"))[0])
 
-    def _count(self, name: str, most: int) -> int:
+    def count(self, name: str, most: int) -> int:
+        """How many entries follow."""
         count = self._take(1, name)[0]
         if count > most:
             raise WireError(f"{self._name}.{name} has {count} entries, more than {most}")
