@@ -27,15 +27,16 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "dataplane": _CONFIG | {"protocol"},
     "transport": _CONFIG | {"protocol"},
     "host": _CONFIG | {"protocol", "dataplane"},
+    "adapters": _CONFIG,
     "sim": _BOTTOM | {"protocol"},
     "middlebox": _BOTTOM,
     "views": {"errors"},
-    "service": _CONFIG | {"protocol", "dataplane", "transport", "host", "middlebox", "views"},
+    "service": _CONFIG | {"protocol", "dataplane", "transport", "host", "adapters", "middlebox", "views"},
     "chains": {"errors", "views"},
     "client": _BOTTOM | {"views", "chains"},
     "lab": _CONFIG | {"client", "host", "transport"},
     "cli": _CONFIG | {"chains", "client", "views", "host", "transport", "lab", "service"},
-    "dysco": {"errors", "chains", "client", "middlebox", "service", "wire"},
+    "dysco": {"errors", "adapters", "chains", "client", "middlebox", "service", "wire"},
 }
 
 # Who asks a running agent asks through the client. Only the command that becomes the agent starts one.
