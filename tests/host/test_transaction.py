@@ -13,7 +13,7 @@ from dysco.errors import HostError
 from dysco.host import changes
 from dysco.host.changes import Change, ReservePorts, SetSysctl, State, from_record
 from dysco.host.journal import Journal
-from dysco.host.links import AddRoute, AddRule, AttachClassifier, CreateTun, LinkUp
+from dysco.host.links import AddRoute, AddRule, AttachClassifier, AttachProgram, CreateTun, LinkUp
 from dysco.host.netns import Kernel, prefix
 from dysco.host.plan import Plan
 from dysco.host.transaction import Transaction, clean
@@ -175,6 +175,7 @@ def test_every_kind_comes_back_from_its_record() -> None:
         AttachClassifier(
             device="eth0", direction="egress", name="x", preference=1, handle=2, program=lambda: 0
         ),
+        AttachProgram(device="eth0", direction="egress", name="x", program=lambda: 0),
     ):
         assert from_record(change.record()) == change
         assert change.show().startswith(prefix(change.netns))

@@ -102,6 +102,7 @@ class StaticAgent:
             underlay=["eth0"],
             kernel_box=0 < self.role.place < len(hosts) - 1,
             programs=steering.programs(),
+            by_tcx=settings["by_tcx"],
         )
         self.transaction = Transaction(plan, directory / "run", name="static", locks=directory / "locks")
         self.transaction.up()

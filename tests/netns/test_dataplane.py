@@ -106,7 +106,9 @@ class World:
             "http://127.0.0.1/",
         )  # fmt: skip
 
-    def start(self, *, offload: bool = True, shift: int = 0, fast: bool = False) -> None:
+    def start(
+        self, *, offload: bool = True, shift: int = 0, fast: bool = False, by_tcx: bool | None = None
+    ) -> None:
         """Start an agent on every host."""
         hosts = [[ipaddress.ip_address(one).packed.hex() for one in both] for both in self.addresses]
         environment = dict(os.environ, PYTHONPATH=f"{SOURCES}:{Path(__file__).parents[1]}")
@@ -114,7 +116,7 @@ class World:
             directory = self.directory / f"agent{number}"
             directory.mkdir(exist_ok=True)
             settings: dict[str, Any] = {
-                "place": number, "hosts": hosts, "offload": offload, "shift": shift, "fast": fast,
+                "place": number, "hosts": hosts, "offload": offload, "shift": shift, "fast": fast, "by_tcx": by_tcx,
                 "directory": str(directory),
             }  # fmt: skip
             argv = self._argv(number, sys.executable, "-m", "netns.static_agent", json.dumps(settings))
@@ -201,6 +203,15 @@ def test_a_file_through_a_chain(world: World, fast: bool, offload: bool, transmi
         assert report["steering"]["no_route"] == 0
         assert report["steering"]["reset_kept_back"] == 0
     assert reports[0]["steering"]["syn_captured"] == 4
+
+
+def test_a_file_through_a_chain_of_kernels_without_tcx(world: World) -> None:
+    data = os.urandom(SIZE // 8)
+    world.serve(data)
+    world.start(fast=True, by_tcx=False)
+    for family in (4, 6):
+        assert world.fetch(family) == hashlib.sha256(data).hexdigest()
+    assert all(report["steering"]["rewritten"] > 2 * SIZE / 8 / 65536 for report in world.stop())
 
 
 def test_a_stopped_and_a_killed_agent(world: World) -> None:

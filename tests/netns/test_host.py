@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
 
+from dysco.dataplane import tcx
 from dysco.dataplane.steer import OUT, Steering, _pack_key
 from dysco.errors import HostError
 from dysco.host import NamespaceBox, Plan, Transaction, clean, for_agent, run_in
@@ -17,7 +20,7 @@ from dysco.host.changes import ForwardIPv6, SetSysctl
 from dysco.host.netns import Namespace, enter, path_of
 from dysco.wire.tuples import FiveTuple
 from netns import program
-from netns.worlds import Space, dump, run
+from netns.worlds import Space, attached, dump, run
 
 
 class Rig:
@@ -27,13 +30,14 @@ class Rig:
         self.spaces = spaces
         self.run_directory = directory / "run"
         self.locks = directory / "locks"
+        self.by_tcx: bool | None = None  # as the kernel can
 
     def plan(self) -> Plan:
         """Compute the plan; the calling thread stands in the namespace."""
         loaded: list[int] = []
 
-        def fresh() -> int:
-            loaded.append(program.load())
+        def fresh(name: str) -> int:
+            loaded.append(program.load(f"dysco_{name}"))
             if len(loaded) > 1:
                 os.close(loaded[-2])
             return loaded[-1]
@@ -43,7 +47,8 @@ class Rig:
             underlay=["eth0"],
             kernel_box=True,
             boxes=[box],
-            programs={"egress": fresh, "ingress": fresh, "inject": fresh},
+            programs={name: partial(fresh, name) for name in ("egress", "ingress", "inject")},
+            by_tcx=self.by_tcx,
         )
 
     def transaction(self, at: object = None) -> Transaction:
@@ -83,6 +88,9 @@ class Rig:
         return os.WIFSIGNALED(status)
 
 
+by_tcx = pytest.mark.parametrize("by_tcx", [True, False], ids=["tcx", "cls_bpf"])
+
+
 @pytest.fixture
 def rig(spaces: list[Space], tmp_path: Path) -> Rig:
     for space in spaces:
@@ -111,7 +119,9 @@ def test_killed_at_every_point(rig: Rig) -> None:
     assert not any(rig.run_directory.iterdir())
 
 
-def test_an_agent_takes_over_what_a_killed_one_left(rig: Rig) -> None:
+@by_tcx
+def test_an_agent_takes_over_what_a_killed_one_left(rig: Rig, by_tcx: bool) -> None:
+    rig.by_tcx = by_tcx
     before = rig.dumps()
     assert rig.killed(70, down=False)
 
@@ -141,10 +151,11 @@ def test_what_is_there_while_it_is_up(rig: Rig) -> None:
         it = rig.transaction()
         it.up()
         try:
-            shown = run(["tc", "filter", "show", "dev", "eth0", "egress"])
-            assert "dysco_egress direct-action" in shown
-            assert "dysco_ingress direct-action" in run(["tc", "filter", "show", "dev", "eth0", "ingress"])
-            assert "dysco_inject direct-action" in run(["tc", "filter", "show", "dev", "dysco1", "ingress"])
+            assert attached() == [
+                "eth0 ingress dysco_ingress",
+                "eth0 egress dysco_egress",
+                "dysco1 ingress dysco_inject",
+            ]
             conf = Path("/proc/sys/net/ipv4")
             assert (conf / "ip_local_reserved_ports").read_text() == "7000,61000-65535\n"
             assert (conf / "conf/all/rp_filter").read_text() == "0\n"
@@ -193,6 +204,7 @@ def dump_small(space: Space) -> str:
 
 def test_what_others_did_meanwhile_stays(rig: Rig) -> None:
     name = rig.spaces[0].name
+    rig.by_tcx = False
 
     def work() -> list[str]:
         it = rig.transaction()
@@ -214,6 +226,35 @@ def test_what_others_did_meanwhile_stays(rig: Rig) -> None:
     assert len(kept) == 2
     assert "clsact of eth0 stays" in kept[0]
     assert "net.ipv4.conf.eth0.rp_filter is 1 now" in kept[1]
+
+
+def test_programs_of_others_stay_where_ours_come_and_go(rig: Rig) -> None:
+    """Ours is known by its name, also when it has to be replaced; one that the journal does not know is refused."""
+    rig.by_tcx = True
+
+    def work() -> None:
+        index = socket.if_nametoindex("eth0")
+        theirs = program.load("theirs")
+        tcx.attach(index, "ingress", theirs, None)
+        for _ in range(2):
+            it = rig.transaction()
+            it.up()
+            assert [line for line in attached() if line.startswith("eth0 ingress")] == [
+                "eth0 ingress theirs",
+                "eth0 ingress dysco_ingress",
+            ]
+            it.leave()
+        assert rig.transaction().plan.show()[-1].startswith("bpftool net attach tcx_")
+        assert clean(rig.run_directory, locks=rig.locks) == []
+        assert attached() == ["eth0 ingress theirs"]
+        ours = program.load("dysco_egress")
+        tcx.attach(index, "egress", ours, None)
+        with pytest.raises(HostError, match="a program of this name that the journal does not know"):
+            rig.transaction().up()
+        for descriptor in (theirs, ours):
+            os.close(descriptor)
+
+    run_in(rig.spaces[0].name, work)
 
 
 def test_foreign_things_are_refused_and_left(rig: Rig) -> None:
@@ -290,7 +331,8 @@ def test_the_command_line_of_a_namespace_by_path(rig: Rig) -> None:
         process.stdout.close()
 
 
-def test_the_real_classifiers_and_their_maps_are_taken_over(rig: Rig) -> None:
+@by_tcx
+def test_the_real_classifiers_and_their_maps_are_taken_over(rig: Rig, by_tcx: bool) -> None:
     """A restarted agent finds the maps of the programs that still run, and attaches its own to them."""
     name = rig.spaces[0].name
     run(["ip", "-n", name, "tuntap", "add", "dev", "wan0", "mode", "tun"])  # has no Ethernet header
@@ -299,7 +341,7 @@ def test_the_real_classifiers_and_their_maps_are_taken_over(rig: Rig) -> None:
 
     def open_and_attach() -> tuple[Steering, Transaction]:
         steering = Steering.open("dysco1")
-        plan = for_agent(underlay=["eth0", "wan0"], programs=steering.programs())
+        plan = for_agent(underlay=["eth0", "wan0"], programs=steering.programs(), by_tcx=by_tcx)
         it = Transaction(plan, rig.run_directory, name="test", locks=rig.locks)
         it.up()
         return steering, it
@@ -311,7 +353,9 @@ def test_the_real_classifiers_and_their_maps_are_taken_over(rig: Rig) -> None:
         flows = steering.maps["flows"]
         key = _pack_key(session, OUT)
         assert flows.get(key) is not None
-        assert "dysco_egress_l3 direct-action" in run(["tc", "filter", "show", "dev", "wan0", "egress"])
+        assert ("wan0 egress dysco_egress_l3" in attached()) == by_tcx
+        filters = run(["tc", "filter", "show", "dev", "wan0", "egress"])
+        assert ("dysco_egress_l3 direct-action" in filters) != by_tcx
         steering.close()
         it.leave()
         steering, it = open_and_attach()

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dysco.host import run_in
 from dysco.lab import Lab
 from netns.conftest import MakeLab
 from netns.labs import MEGABYTE, fetch, lab_text, log_of, put_file, sessions, until, url
+from netns.worlds import attached
 
 BOX = """
 [[host]]
@@ -115,7 +117,7 @@ def fetches(lab: Lab, wanted: str) -> bool:
 
 def routes(lab: Lab) -> str:
     """What an agent changes most visibly."""
-    return lab.exec("a", ["sh", "-c", "ip -br link; tc filter show dev eth0 egress"]).stdout
+    return lab.exec("a", ["ip", "-br", "link"]).stdout + " ".join(run_in(lab.netns("a"), attached))
 
 
 def test_metrics_over_http(make_lab: MakeLab) -> None:

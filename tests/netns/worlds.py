@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dysco.dataplane import tcx
+from dysco.dataplane.bpf import program_by_id, program_name
 from dysco.host import run_in
 
 
@@ -66,8 +69,22 @@ def dump(space: Space) -> list[str]:
         *_batch(["ip", *named, "-6"], common),
         *_batch(["tc", *named, "-force"], ["qdisc", *places]),
         *run_in(space.name, run, ["nft", "list", "ruleset"]).splitlines(),
+        *run_in(space.name, attached),
         *run_in(space.name, _sysctls),
     ]
+
+
+def attached() -> list[str]:
+    """Give the programs that hang on devices of the thread's namespace themselves, as lines."""
+    directions: tuple[tcx.Direction, ...] = ("ingress", "egress")
+    lines = []
+    for index, device in socket.if_nameindex():
+        for direction in directions:
+            for number in tcx.attached(index, direction):
+                descriptor = program_by_id(number)
+                lines.append(f"{device} {direction} {program_name(descriptor)}")
+                os.close(descriptor)
+    return lines
 
 
 def _batch(argv: Sequence[str], commands: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from dysco.dataplane import tcx
 from dysco.dataplane.bpf import program_by_id
+from dysco.host import run_in
 
 CLIENT, MIDDLE, SERVER = "client", "middle", "server"
 ADDRESSES = {
@@ -32,6 +35,7 @@ ADDRESSES = {
 UNDERLAY = {CLIENT: ["eth0"], MIDDLE: ["eth0", "eth1"], SERVER: ["eth0"]}
 HTTP_PORT, IPERF_PORT, PROXY_HTTP, PROXY_IPERF, DIRECT_HTTP, DIRECT_IPERF = 8080, 5201, 8081, 5202, 9080, 9201
 START_LIMIT_S = 60.0
+_SIDES: tuple[tcx.Direction, ...] = ("ingress", "egress")
 
 
 class BenchError(Exception):
@@ -166,13 +170,10 @@ class Testbed:
         seconds, runs = 0.0, 0
         for host in hosts:
             for device in (*UNDERLAY[host], "dysco1"):
-                for side in ("ingress", "egress"):
-                    listed = self.sh(host, "tc", "-j", "filter", "show", "dev", device, side)
-                    for entry in json.loads(listed or "[]"):
-                        number = entry.get("options", {}).get("prog", {}).get("id")
-                        if number is not None:
-                            found = _ran(number)
-                            seconds, runs = seconds + found[0], runs + found[1]
+                for side in _SIDES:
+                    for number in run_in(self.netns(host), _attached, device, side):
+                        found = _ran(number)
+                        seconds, runs = seconds + found[0], runs + found[1]
         return seconds, runs
 
     def listening(self, host: str, port: int) -> bool:
@@ -202,6 +203,10 @@ def counting_programs() -> Iterator[None]:
         yield
     finally:
         switch.write_text(before)
+
+
+def _attached(device: str, side: tcx.Direction) -> list[int]:
+    return tcx.attached(socket.if_nametoindex(device), side)
 
 
 def _ran(number: int) -> tuple[float, int]:

@@ -155,7 +155,7 @@ def create_map(spec: MapSpec) -> Map:
     flags = _NO_PREALLOC if spec.type == HASH else 0
     sizes = (spec.type, spec.key_size, spec.value_size, spec.entries, flags)
     attribute = struct.pack("=IIIIIII16s", *sizes, 0, 0, spec.name.encode()[:15])
-    return Map(spec, _call(_MAP_CREATE, attribute, f"the map {spec.name!r} cannot be made"))
+    return Map(spec, call(_MAP_CREATE, attribute, f"the map {spec.name!r} cannot be made"))
 
 
 def load_program(object_file: Path, section: str, maps: dict[str, Map]) -> int:
@@ -163,7 +163,7 @@ def load_program(object_file: Path, section: str, maps: dict[str, Map]) -> int:
     code = _relocated(object_file, section, maps)
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"Dual MIT/GPL")
-    name = section.rpartition("/")[2].encode()[:15]
+    name = f"dysco_{section.rpartition('/')[2]}".encode()[:15]
     for log_size in (0, _LOG_BYTES):
         log = ctypes.create_string_buffer(log_size or 1)
         attribute = struct.pack(
@@ -180,7 +180,7 @@ def load_program(object_file: Path, section: str, maps: dict[str, Map]) -> int:
             name,
         )
         try:
-            return _call(_PROG_LOAD, attribute, f"the program {section!r} cannot be loaded")
+            return call(_PROG_LOAD, attribute, f"the program {section!r} cannot be loaded")
         except PermissionDeniedError:
             raise
         except HostError as error:
@@ -203,7 +203,14 @@ def run_program(fd: int, frame: bytes) -> int:
 
 def program_by_id(number: int) -> int:
     """A descriptor for a program that the kernel has. Raises HostError."""
-    return _call(_PROG_FD_BY_ID, struct.pack("=III", number, 0, 0), f"program {number} is gone")
+    return call(_PROG_FD_BY_ID, struct.pack("=III", number, 0, 0), f"program {number} is gone")
+
+
+def program_name(fd: int) -> str:
+    """The name of a loaded program, of at most 15 characters."""
+    info = ctypes.create_string_buffer(256)
+    call(_OBJ_INFO, struct.pack("=IIQ", fd, 256, ctypes.addressof(info)), "the program tells nothing")
+    return info.raw[64:80].split(b"\0")[0].decode()  # struct bpf_prog_info: name
 
 
 def maps_of_program(fd: int, specs: tuple[MapSpec, ...]) -> dict[str, Map]:
@@ -213,12 +220,12 @@ def maps_of_program(fd: int, specs: tuple[MapSpec, ...]) -> dict[str, Map]:
     info = ctypes.create_string_buffer(256)
     struct.pack_into("=IQ", info, 52, 64, ctypes.addressof(ids))
     attribute = struct.pack("=IIQ", fd, 256, ctypes.addressof(info))
-    _call(_OBJ_INFO, attribute, "the program cannot be asked for its maps")
+    call(_OBJ_INFO, attribute, "the program cannot be asked for its maps")
     found: dict[str, Map] = {}
     for number in ids[: struct.unpack_from("=I", info, 52)[0]]:
-        map_fd = _call(_MAP_FD_BY_ID, struct.pack("=III", number, 0, 0), f"map {number} is gone")
+        map_fd = call(_MAP_FD_BY_ID, struct.pack("=III", number, 0, 0), f"map {number} is gone")
         about = ctypes.create_string_buffer(128)
-        _call(
+        call(
             _OBJ_INFO,
             struct.pack("=IIQ", map_fd, 128, ctypes.addressof(about)),
             f"map {number} tells nothing",
@@ -257,8 +264,13 @@ def _possible_cpus() -> int:
         raise HostError(f"{_POSSIBLE_CPUS} cannot be read, so that per-CPU counters cannot be") from None
 
 
-def _call(command: int, attribute: bytes, what: str) -> int:
-    buffer = ctypes.create_string_buffer(attribute, max(len(attribute), 128))
+def call(command: int, attribute: bytes | ctypes.Array[ctypes.c_char], what: str) -> int:
+    """Ask the kernel by bpf(2), in a buffer that it may answer into. Raises HostError that begins with `what`."""
+    buffer = (
+        ctypes.create_string_buffer(attribute, max(len(attribute), 128))
+        if isinstance(attribute, bytes)
+        else attribute
+    )
     result = int(_libc.syscall(_SYS_BPF, command, buffer, len(buffer)))
     if result < 0:
         raise _error(what)

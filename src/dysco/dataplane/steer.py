@@ -1,8 +1,8 @@
 """Steering: the kernel programs that divert packets to the agent, and the maps that tell them which.
 
 Knows the layout of the maps of steer.bpf.c; attaching the programs is the host layer's work. A new agent takes the
-maps of the running programs over, so that what was captured stays captured; programs and maps live as long as
-they are attached, without a pin.
+maps of the running programs over, so that what was captured stays captured. Programs live as long as they are
+attached and maps as long as a program uses them: nothing is pinned, and nothing is left behind when a namespace goes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from dysco.dataplane import tcx
 from dysco.dataplane.bpf import (
     ARRAY,
     HASH,
@@ -27,6 +28,7 @@ from dysco.dataplane.bpf import (
     load_program,
     maps_of_program,
     program_by_id,
+    program_name,
     run_program,
 )
 from dysco.policy.clauses import Clause
@@ -67,7 +69,8 @@ _TCA_BPF_ID: Final = 11  # linux/pkt_cls.h
 _NLA_HEADER: Final = 4
 _INGRESS_PARENT: Final = 0xFFFFFFF2
 _EGRESS_PARENT: Final = 0xFFFFFFF3
-_OWN: Final = "dysco_"  # our filters are called so (host.plan)
+_DIRECTIONS: Final[tuple[tcx.Direction, ...]] = ("ingress", "egress")
+_OWN: Final = "dysco_"  # our programs and filters are called so
 
 ENTRIES: Final = 1 << 20
 
@@ -129,6 +132,8 @@ class Steering:
         for number in _running(underlay_tun):
             fd = program_by_id(number)
             try:
+                if not program_name(fd).startswith(_OWN):
+                    continue
                 for name, one in maps_of_program(fd, SPECS).items():
                     if name in found:
                         one.close()
@@ -267,7 +272,9 @@ class Steering:
 
 
 def _running(underlay_tun: str) -> list[int]:
-    """The ids of our programs that are attached in this namespace; none if the underlay TUN is not there.
+    """The ids of our programs that are attached in this namespace, by tcx or cls_bpf.
+
+    None if the underlay TUN is not there.
 
     One program does not use all maps, so that all of them are asked.
     """
@@ -275,6 +282,10 @@ def _running(underlay_tun: str) -> list[int]:
     with IPRoute() as ip:
         if not ip.link_lookup(ifname=underlay_tun):
             return numbers
+        if tcx.is_here():
+            for link in ip.get_links():
+                for direction in _DIRECTIONS:
+                    numbers += tcx.attached(link["index"], direction)
         places = [qdisc["index"] for qdisc in ip.get_qdiscs() if qdisc.get_attr("TCA_KIND") == "clsact"]
         for index in places:
             for parent in (_INGRESS_PARENT, _EGRESS_PARENT):

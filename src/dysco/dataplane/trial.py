@@ -16,11 +16,12 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from dysco.dataplane import tcx
 from dysco.dataplane.fast import KernelFlowTable
 from dysco.dataplane.selftest import SEGMENT, arriving, in_own_namespace, switch_forwarding_on
 from dysco.dataplane.steer import OBJECT, Steering, SteeringConfig
@@ -36,8 +37,7 @@ from dysco.wire.tuples import FiveTuple
 PORTS: Final = (61000, 65535)
 ENTRIES: Final = 64
 _ETH_P_ALL: Final = 3
-_INGRESS: Final = 0xFFFFFFF2
-_EGRESS: Final = 0xFFFFFFF3
+_PARENT: Final = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 # Documentation prefixes (RFC 5737, RFC 3849): the namespace is closed to all others.
 _NETS: Final = {
     "in": ("192.0.2.0/24", "2001:db8:1::/64"),
@@ -64,12 +64,9 @@ class Range:
                 ip.link("set", index=index[name], mtu=1500, state="up")
                 for net in (ipaddress.ip_network(nets[family == 6]) for family in self.families):
                     ip.addr("add", index=index[name], address=str(net[1]), prefixlen=net.prefixlen)
-                ip.tc("add", "clsact", index[name])
-            for name, parent, program in (("in", _INGRESS, "ingress_l3"), ("out", _EGRESS, "egress_l3")):
-                ip.tc(
-                    "add-filter", "bpf", index[name], 1, parent=parent, prio=1, protocol=_ETH_P_ALL,
-                    fd=programs[program](), name=f"dysco_{program}", direct_action=True,
-                )  # fmt: skip
+            places: tuple[tuple[str, tcx.Direction], ...] = (("in", "ingress"), ("out", "egress"))
+            for name, program in places:
+                _attach(ip, index[name], program, programs[f"{program}_l3"]())
         own = tuple(host("in", family, 1) for family in self.families)
         self.steering.configure(
             SteeringConfig(index["in"], index["in"], index["in"], None, PORTS, own)
@@ -146,6 +143,17 @@ def flows(family: int, numbers: Translation | None = None) -> tuple[Flow, Flow]:
         Flow(UNDERLAY, before, FORWARD, session, translation=numbers),
         Flow(HOST, session, UNDERLAY, behind, translation=numbers),
     )
+
+
+def _attach(ip: Any, ifindex: int, direction: tcx.Direction, program: int) -> None:
+    if tcx.is_here():
+        tcx.attach(ifindex, direction, program, None)
+        return
+    ip.tc("add", "clsact", ifindex)
+    ip.tc(
+        "add-filter", "bpf", ifindex, 1, parent=_PARENT[direction], prio=1, protocol=_ETH_P_ALL,
+        fd=program, name="dysco_trial", direct_action=True,
+    )  # fmt: skip
 
 
 def _fault_here() -> str | None:

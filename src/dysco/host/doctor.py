@@ -23,6 +23,7 @@ from typing import Any, Final, Literal
 
 from pyroute2 import IPRoute
 
+from dysco.dataplane import tcx
 from dysco.dataplane.selftest import offload_fault
 from dysco.dataplane.trial import rewriting_fault
 from dysco.errors import DyscoError
@@ -78,8 +79,9 @@ def machine() -> Iterator[Finding]:
     except DyscoError as error:
         fault = str(error)
     if fault is None:
+        way = "tcx" if tcx.is_here() else "cls_bpf"
         yield Finding(
-            "ebpf", "good", "programs load, attach by cls_bpf, and rewrite a packet to oneself rightly"
+            "ebpf", "good", f"programs load, attach by {way}, and rewrite a packet to oneself rightly"
         )
     else:
         remedy = 'agents take dataplane.mode = "tun" by "auto", which costs throughput'

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from pyroute2.netlink.exceptions import NetlinkError
 
+from dysco.dataplane import tcx
 from dysco.errors import HostError, PermissionDeniedError
 from dysco.host.changes import Change, State
 from dysco.host.netns import Kernel
@@ -418,3 +419,46 @@ class AttachClassifier(Change):
                 )
             )
             return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachProgram(Change):
+    """Attach an eBPF program to a device itself (tcx), behind what others have attached there.
+
+    `program` as for `AttachClassifier`. One of the same name that a crashed agent left is replaced in one step.
+    """
+
+    device: str
+    direction: tcx.Direction
+    name: str
+    program: Callable[[], int] | None = field(default=None, compare=False, repr=False)
+    _volatile: ClassVar[frozenset[str]] = frozenset({"program"})
+
+    def command(self) -> str:
+        """Give the change in bpftool's syntax."""
+        return f"bpftool net attach tcx_{self.direction} name {self.name} dev {self.device}"
+
+    def look(self, kernel: Kernel) -> State:
+        """Refuse a program of ours that dysco has attached neither now nor before a crash."""
+        index = kernel.index(self.device)
+        if index is not None and tcx.own(index, self.direction, self.name) is not None:
+            raise HostError(
+                f"{self.show()}: there is a program of this name that the journal does not know. Detach it: "
+                f"bpftool net detach tcx_{self.direction} dev {self.device}"
+            )
+        return {}
+
+    def apply(self, kernel: Kernel, before: State) -> None:
+        """Attach the program, in place of an older one of ours."""
+        if self.program is None:
+            raise HostError(f"{self.show()}: there is no program")
+        index = _index(kernel, self, self.device)
+        tcx.attach(index, self.direction, self.program(), tcx.own(index, self.direction, self.name))
+
+    def undo(self, kernel: Kernel, before: State) -> str | None:
+        """Detach the program."""
+        index = kernel.index(self.device)
+        number = tcx.own(index, self.direction, self.name) if index is not None else None
+        if index is not None and number is not None:
+            tcx.detach(index, self.direction, number)
+        return None

@@ -20,9 +20,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from dysco.dataplane import tcx
 from dysco.errors import HostError
 from dysco.host.changes import Change, ForwardIPv6, ReservePorts, ReversePathPerDevice, SetSysctl
-from dysco.host.links import AddClsact, AddRoute, AddRule, AttachClassifier, CreateTun, Family, LinkUp
+from dysco.host.links import (
+    AddClsact,
+    AddRoute,
+    AddRule,
+    AttachClassifier,
+    AttachProgram,
+    CreateTun,
+    Family,
+    LinkUp,
+)
 from dysco.host.netns import Kernel, Namespace
 
 QUEUE: Final = (
@@ -38,6 +48,37 @@ _ETHERNET: Final = 1  # ARPHRD_ETHER, linux/if_arp.h
 
 Direction = Literal["ingress", "egress"]
 Programs = Mapping[str, Callable[[], int]]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Where programs are attached: to devices themselves, or as classifiers of tc on kernels before 6.6."""
+
+    programs: Programs
+    by_tcx: bool
+
+    def on(self, device: str, names: Mapping[Direction, str]) -> list[Change]:
+        """Give the changes that attach programs to a device."""
+        if self.by_tcx:
+            return [
+                AttachProgram(
+                    device=device, direction=direction, name=f"dysco_{name}", program=self.programs.get(name)
+                )
+                for direction, name in names.items()
+            ]
+        return [
+            AddClsact(device=device),
+            *(
+                AttachClassifier(
+                    device=device,
+                    direction=direction,
+                    name=f"dysco_{name}",
+                    preference=FILTER_PREFERENCE,
+                    program=self.programs.get(name),
+                )
+                for direction, name in names.items()
+            ),
+        ]
 
 
 @dataclass(frozen=True)
@@ -72,14 +113,16 @@ def for_agent(
     kernel_box: bool = False,
     boxes: Sequence[NamespaceBox] = (),
     programs: Programs | None = None,
+    by_tcx: bool | None = None,
 ) -> Plan:
     """Compute the changes for an agent in the calling thread's network namespace; changes nothing.
 
     `mtu` in bytes, None for the smallest of the underlay devices. `programs` gives loaded classifiers by
-    name (egress, ingress, inject); without them the plan can only be shown. Raises HostError for devices and
+    name (egress, ingress, inject); without them the plan can only be shown. `by_tcx` attaches them to devices
+    themselves, else as classifiers of tc; None: as the kernel can. Raises HostError for devices and
     namespaces that are not there.
     """
-    programs = programs or {}
+    hooks = Hooks(programs or {}, tcx.is_here() if by_tcx is None else by_tcx)
     own = Namespace(None)
     try:
         links = own.call(lambda kernel: _links(kernel, underlay))
@@ -101,8 +144,8 @@ def for_agent(
         changes += more
         notes += said
     changes += [
-        *_classifiers(underlay_tun, {"ingress": "inject"}, programs),
-        *(change for link in links for change in _capture(link, programs)),
+        *hooks.on(underlay_tun, {"ingress": "inject"}),
+        *(change for link in links for change in _capture(link, hooks)),
     ]
     return Plan(tuple(changes), tuple(notes))
 
@@ -183,23 +226,8 @@ def _box(box: NamespaceBox, number: int, mtu: int) -> tuple[list[Change], list[s
     return changes, notes
 
 
-def _capture(link: Any, programs: Programs) -> list[Change]:
+def _capture(link: Any, hooks: Hooks) -> list[Change]:
     """Give the classifiers of an underlay device; one without Ethernet headers (WireGuard, for one) has its own."""
     suffix = "" if link["ifi_type"] == _ETHERNET else "_l3"
     names: dict[Direction, str] = {"ingress": f"ingress{suffix}", "egress": f"egress{suffix}"}
-    return _classifiers(link.get_attr("IFLA_IFNAME"), names, programs)
-
-
-def _classifiers(device: str, names: Mapping[Direction, str], programs: Programs) -> list[Change]:
-    changes: list[Change] = [AddClsact(device=device)]
-    for direction, name in names.items():
-        changes.append(
-            AttachClassifier(
-                device=device,
-                direction=direction,
-                name=f"dysco_{name}",
-                preference=FILTER_PREFERENCE,
-                program=programs.get(name),
-            )
-        )
-    return changes
+    return hooks.on(link.get_attr("IFLA_IFNAME"), names)
