@@ -86,12 +86,13 @@ class Changing:
     LocalError if it is impossible; other sessions are changed all the same.
     """
 
-    def __init__(self, streams: Streams, fields: dict[str, Any]) -> None:
+    def __init__(self, streams: Streams, fields: dict[str, Any], command: str = "change") -> None:
         self._streams = streams
         self._fields = fields
+        self._command = command
 
     async def __aiter__(self) -> AsyncIterator[Step]:
-        async for item in self._streams.stream("change", **self._fields):
+        async for item in self._streams.stream(self._command, **self._fields):
             yield Step.of(item)
 
     def __await__(self) -> Generator[Any, None, list[Step]]:
@@ -135,6 +136,11 @@ class ChainHandle:
 
     def _change(self, kind: str, **fields: Any) -> Changing:
         return Changing(self._streams, {"session": self._session, "kind": kind, **fields})
+
+
+def splice(agent: Streams, left: str, right: str, **terms: Any) -> Changing:
+    """Take out the proxy between two sessions; see `dysco.client.Dysco.splice`."""
+    return Changing(agent, {"left": left, "right": right, **terms}, "splice")
 
 
 def check(ends: Iterable[Step]) -> None:

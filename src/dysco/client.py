@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from dysco.chains import ChainHandle, Drained, Trace
+from dysco.chains import ChainHandle, Changing, Drained, Trace, splice
 from dysco.errors import (
     ConfigError,
     DyscoError,
@@ -113,7 +113,17 @@ class Dysco:
 
         A text is a chain id or its beginning, a five-tuple (`10.0.0.1:1 > 10.0.0.2:80`), or a match expression.
         """
-        return SessionHandle(self, session.session if isinstance(session, Session) else str(session))
+        return SessionHandle(self, _text(session))
+
+    def splice(
+        self, left: str | FiveTuple | Session, right: str | FiveTuple | Session, **terms: Any
+    ) -> Changing:
+        """Take out an unmodified proxy of the agent's host: `left` ends at it, `right` begins there.
+
+        Await it, or iterate over its steps. terms: added_right, added_left (bytes that the proxy has written more in
+        that direction than it has read, 0), timeout (seconds, 30).
+        """
+        return splice(self, _text(left), _text(right), **terms)
 
     async def stop(self) -> None:
         """Tell the agent to stop, as SIGTERM does."""
@@ -225,6 +235,10 @@ class SessionHandle(ChainHandle):
         """Say that the session will leave its box with another five-tuple."""
         done = await self.agent.command("expect", session_in=str(self), session_out=str(session_out))
         return bool(done)
+
+
+def _text(session: str | FiveTuple | Session) -> str:
+    return session.session if isinstance(session, Session) else str(session)
 
 
 def _check(reply: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
-from dysco.cli import doctor, drain, keys, lab, offline, options, reconfigure, show, top, tun
+from dysco.cli import doctor, drain, keys, lab, offline, options, reconfigure, show, splice, top, tun
 from dysco.errors import ConfigError, DyscoError, ExitStatus
 
 _INTERRUPTED: Final = 130  # what shells give for SIGINT: 128 + 2
@@ -41,6 +41,7 @@ def build() -> typer.Typer:
     app.command("sessions")(show.sessions)
     app.command("chains")(show.chains)
     app.add_typer(reconfigure.app, name="chain", help="Change the chains of live sessions.")
+    app.command("splice")(splice.splice)
     app.command("drain")(drain.drain)
     app.command("undrain")(drain.undrain)
     app.command("peers")(show.peers)

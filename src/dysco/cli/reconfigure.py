@@ -7,6 +7,7 @@ wanted cannot be; the sentence on stderr says who and why.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ import typer
 from dysco.chains import Changing, Step, check
 from dysco.cli.options import JsonOption, socket_of
 from dysco.cli.output import console, print_json
-from dysco.client import SessionHandle
+from dysco.client import Dysco
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -126,20 +127,19 @@ def set_hops(
 
 
 def _run(context: typer.Context, session: str, as_json: bool, change: Any) -> None:
-    ends = asyncio.run(_follow(socket_of(context), session, as_json, change))
+    ends = asyncio.run(follow(socket_of(context), as_json, lambda agent: change(agent.session(session))))
     check(ends)
 
 
-async def _follow(socket: Path | None, session: str, as_json: bool, change: Any) -> list[Step]:
+async def follow(socket: Path | None, as_json: bool, begin: Callable[[Dysco], Changing]) -> list[Step]:
+    """Show the steps of a change as they come; returns the last ones."""
     from dysco.cli import render
     from dysco.client import connect
 
     shown = None if as_json else console()
     ends: list[Step] = []
     async with connect(socket) as agent:
-        handle: SessionHandle = agent.session(session)
-        changing: Changing = change(handle)
-        async for step in changing:
+        async for step in begin(agent):
             if shown is None:
                 print_json(step, one_line=True)
             elif (step.kind, step.phase) != ("phase", "done"):  # the end says so

@@ -27,9 +27,10 @@ from dysco.protocol.chain import Chain, FacingInfo, SessionInfo, role
 from dysco.protocol.changes import MESSAGES, Changes
 from dysco.protocol.events import Event, PeerDown, PeerUp
 from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
-from dysco.protocol.ground import Ground
+from dysco.protocol.ground import Ground, name_of
 from dysco.protocol.icmp import IcmpErrors
 from dysco.protocol.inside import BoxSums
+from dysco.protocol.joints import Added
 from dysco.protocol.life import Life
 from dysco.protocol.neighbours import SELF, Neighbours
 from dysco.protocol.output import MessageOut, Output, PacketOut
@@ -212,6 +213,27 @@ class Agent:
             self._changes.ask(chain, change, now, rightward=rightward)
         return chain is not None
 
+    def splice(
+        self,
+        left: bytes,
+        right: bytes,
+        request: int,
+        now: float,
+        *,
+        added_right: int = 0,
+        added_left: int = 0,
+    ) -> bool:
+        """Take out the proxy of this host between the chains with these keys; ChangeMoved events tell how it goes.
+
+        left: the chain that ends at the proxy; right: the one that begins there. added_right, added_left: bytes that
+        it has written more in that direction than it has read. False: no such chains.
+        """
+        chains = self._life.chains.get(left), self._life.chains.get(right)
+        if chains[0] is None or chains[1] is None or chains[0] is chains[1]:
+            return False
+        self._changes.splice(chains[0], chains[1], request, Added(added_right, added_left), now)
+        return True
+
     def state_exported(
         self, key: bytes, request: int, data: bytes | None, now: float, reason: str = ""
     ) -> None:
@@ -273,8 +295,8 @@ class Agent:
                 chain.session_out,
                 chain.policy,
                 None if chain.box is None else chain.box.name,
-                FacingInfo(chain.left.peer, chain.left.tuple, chain.left.hop),
-                None if right is None else FacingInfo(right.peer, right.tuple, right.hop),
+                FacingInfo(chain.left.peer, chain.left.tuple, name_of(chain, chain.left)),
+                None if right is None else FacingInfo(right.peer, right.tuple, name_of(chain, right)),
                 max(0.0, now - chain.created_at),
                 packets,
                 octets,

@@ -27,11 +27,12 @@ from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN, Egress, Hop
 from dysco.wire.messages import Places
 from dysco.wire.options import syn_options
-from dysco.wire.packet import Located, Packet
+from dysco.wire.packet import ACK, CWR, ECE, Located, Packet
 from dysco.wire.tuples import FiveTuple
 
 if TYPE_CHECKING:
     from dysco.protocol.changing import ChangeInfo, Changing
+    from dysco.protocol.joints import Joint
 
 FORWARD_FIN: Final = 1
 BACKWARD_FIN: Final = 2
@@ -52,6 +53,7 @@ HALF: Final = struct.Struct("!IHBB")
 SEEN: Final = 1
 WITH_SACK: Final = 2
 WITH_TIMESTAMPS: Final = 4
+WITH_ECN: Final = 8
 NO_HANDSHAKE: Final = bytes(2 * HALF.size)
 NOWHERE: Final = Places()
 
@@ -59,9 +61,25 @@ NOWHERE: Final = Places()
 def announced(packet: Packet, at: Located) -> bytes:
     """What a SYN or SYN-ACK announces, packed as a `Half`."""
     options = syn_options(packet, at)
-    flags = SEEN | WITH_SACK * options.sack | WITH_TIMESTAMPS * (options.tsval is not None)
+    # RFC 3168 section 6.1.1: a SYN offers ECN with both flags, a SYN-ACK accepts it with ECE alone.
+    ecn = at.flags & (ECE | CWR) == (ECE if at.flags & ACK else ECE | CWR)
+    flags = SEEN | WITH_SACK * options.sack | WITH_TIMESTAMPS * (options.tsval is not None) | WITH_ECN * ecn
     wscale = 255 if options.wscale is None else options.wscale
     return HALF.pack(at.seq, options.mss or 0, wscale, flags)
+
+
+class Seam:
+    """What a facing has of two chains that were joined into one session.
+
+    chain_id: by which both neighbours know this subsession; empty: the id of the chain. stamp: what is added to
+    timestamps that come in here, and taken off their echoes.
+    """
+
+    __slots__ = ("chain_id", "stamp")
+
+    def __init__(self, chain_id: bytes = b"", stamp: int = 0) -> None:
+        self.chain_id = chain_id
+        self.stamp = stamp
 
 
 class Facing:
@@ -73,9 +91,10 @@ class Facing:
 
     hop: the label by which both neighbours know the subsession, 0 on the host's side. sums: what an earlier change
     has left to this facing to translate (see `translations`). lock: of the subsession that begins here; None: free.
+    seam: what joined chains have left here.
     """
 
-    __slots__ = ("handshake", "hop", "lock", "opened", "peer", "read", "sums", "tuple", "write")
+    __slots__ = ("handshake", "hop", "lock", "opened", "peer", "read", "seam", "sums", "tuple", "write")
 
     def __init__(
         self, read: int, write: int, tuple_: FiveTuple, peer: str | None, opened: bool = False
@@ -89,6 +108,7 @@ class Facing:
         self.hop = 0
         self.sums: tuple[int, int] | None = None
         self.lock: Lock | None = None
+        self.seam: Seam | None = None
 
     def translations(self) -> tuple[Translation | None, Translation | None]:
         """What flows add that come in here and go out here (DESIGN section 9).
@@ -96,10 +116,11 @@ class Facing:
         With sums (Df, Db): inside = outside + Df and its ack - Db on the way in, outside = inside + Db and its ack - Df
         on the way out.
         """
-        if self.sums is None or self.sums == (0, 0):
+        stamp = 0 if self.seam is None else self.seam.stamp
+        if not stamp and (self.sums is None or self.sums == (0, 0)):
             return None, None
-        forward, backward = self.sums
-        return Translation(forward, -backward), Translation(backward, -forward)
+        forward, backward = self.sums or (0, 0)
+        return Translation(forward, -backward, stamp), Translation(backward, -forward, 0, -stamp)
 
     @property
     def forward(self) -> Half:
@@ -150,6 +171,7 @@ class Chain:
 
     places: who was on the chain when its agents were last told. active: packets that the flows had counted when the
     timer was set. fins: FORWARD_FIN, BACKWARD_FIN. queued: when the entry of its timer comes up, `deadline` or sooner.
+    joint: while a proxy's other session is being joined to it.
     """
 
     __slots__ = (
@@ -159,6 +181,7 @@ class Chain:
         "created_at",
         "deadline",
         "fins",
+        "joint",
         "key",
         "left",
         "opening",
@@ -190,6 +213,7 @@ class Chain:
         self.opening = opening
         self.changing: Changing | None = None
         self.places = NOWHERE
+        self.joint: Joint | None = None
         self.state = State.NEW
         self.fins = 0
         self.active = 0
@@ -231,21 +255,21 @@ class Chain:
         """The flows between the box and the right facing, or between both facings without a box."""
         if self.right is None:
             return
-        into: Translation | None = None
-        out: Translation | None = None
+        backward, forward = self.right.translations()
         if self.box is None:
             read, write, session = self.left.read, self.left.write, self.left.tuple
             into, out = self.left.translations()
+            forward, backward = _both(into, forward), _both(backward, out)
         else:
             read, write, session = self.box.right_read, self.box.right_write, self.session_out
-        yield Flow(read, session, self.right.write, self.right.tuple, owner=self, translation=into)
+        yield Flow(read, session, self.right.write, self.right.tuple, owner=self, translation=forward)
         yield Flow(
             self.right.read,
             self.right.tuple.reversed(),
             write,
             session.reversed(),
             owner=self,
-            translation=out,
+            translation=backward,
         )
 
     def flow_keys(self) -> Iterator[tuple[int, FiveTuple]]:
@@ -265,6 +289,10 @@ class Chain:
         if flow.port == self.left.read and flow.match == self.left.tuple:
             return True
         return self.box is not None and flow.port == self.box.right_read and flow.match == self.session_out
+
+
+def _both(one: Translation | None, other: Translation | None) -> Translation | None:
+    return one + other if one is not None and other is not None else one or other
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,17 @@ from dysco.protocol.chain import Chain, Facing
 from dysco.protocol.changing import Anchor, LeftAnchor, Phase
 from dysco.protocol.events import ChangeMoved
 from dysco.protocol.flow import UNDERLAY, Flow
-from dysco.protocol.ground import Ground, Side, readdress
+from dysco.protocol.ground import FIRST_DRAWN, Ground, Side, leftward, means, name_of, readdress
+from dysco.protocol.ground import rightward as to_the_right
 from dysco.protocol.inside import Hosts
+from dysco.protocol.joints import Added
 from dysco.protocol.left import Left
 from dysco.protocol.right import Right
+from dysco.protocol.stamps import Stamps, raw_stamp
 from dysco.protocol.switching import hold, patience
 from dysco.protocol.traces import Traces
 from dysco.protocol.transfers import ARRIVED, Transfers
+from dysco.wire.chain_header import Hop
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -42,6 +46,7 @@ from dysco.wire.messages import (
     CancelLock,
     Change,
     CopyState,
+    Hops,
     LockQuery,
     LockStatus,
     Message,
@@ -109,7 +114,7 @@ class Changes:
         wish = Wish(chain, change, now, rightward=rightward)
         self._wishes[change.request] = wish
         right = chain.right
-        if right is not None and right.hop == change.first and right.hop:
+        if right is not None and means(chain, right, change.first):
             refusal = self.left.start(chain, change, now)
             if refusal is not None:
                 self._heard(
@@ -118,6 +123,23 @@ class Changes:
         else:
             self._ask(wish, now)
         self.settle_local(now)
+
+    def splice(self, left: Chain, right: Chain, request: int, added: Added, now: float) -> None:
+        """Join two chains whose ends a proxy is on this host, and take it out; ChangeMoved events tell how it goes."""
+        refusal = self.hosts.joints.make(left, right, request, added, now)
+        if refusal is not None:
+            me = self._ground.settings.name
+            moved = ChangeMoved(
+                left.chain_id, left.hop_index, left.session_in, request, Phase.REFUSED.words, me, refusal
+            )
+            self._ground.output.event(moved)
+            return
+        assert right.right is not None
+        hops = Hops((Hop(right.right.tuple.dst),))
+        first, last = name_of(left, left.left), name_of(right, right.right)
+        self.ask(
+            left, Change(request, first, last, hops, origin=self._ground.settings.name), now, rightward=False
+        )
 
     def _ask(self, wish: Wish, now: float) -> None:
         chain, change = wish.chain, wish.change
@@ -129,7 +151,7 @@ class Changes:
             self._heard(silent, now, chain)
             return
         message = RightRequest(chain.chain_id, 0, change, wish.rightward)
-        self._ground.send(chain.right if wish.rightward else chain.left, message)
+        self._ground.send(along(chain, rightward=wish.rightward), message)
         wait = patience(wish.tries)
         wish.tries += 1
         self._ground.alarm(now + wait, lambda at: self._ask_again(wish, at))
@@ -155,6 +177,8 @@ class Changes:
         wish.phase = max(wish.phase, phase)
         if phase.is_final:
             del self._wishes[message.request]
+            if phase is not Phase.DONE:
+                self.hosts.joints.part(wish.chain, message.request)
 
     def _report(self, chain: Chain, anchor: Anchor, phase: Phase, by: str, reason: str, now: float) -> None:
         """A phase of a change at one of its anchors: the left one tells who asked for it."""
@@ -179,7 +203,7 @@ class Changes:
     def _tell(self, chain: Chain, message: Progress) -> None:
         rightward = self._askers.get(message.request)
         if rightward is not None:
-            facing = chain.right if rightward else chain.left
+            facing = along(chain, rightward=rightward)
             self._ground.send(facing, replace(message, rightward=rightward))
             if Phase(message.phase).is_final:
                 del self._askers[message.request]
@@ -258,18 +282,20 @@ class Changes:
                 if message.request in self._wishes:
                     self._heard(message, now, chain)
                 else:
-                    self._ground.send(chain.right if message.rightward else chain.left, message)
+                    self._ground.send(along(chain, rightward=message.rightward), message)
             case RequestLock():
                 self._request_lock(chain, message, now)
             case AckLock() if left is not None and left.change.request == message.request:
-                self.left.ack_lock(chain, left, now)
+                self.left.ack_lock(chain, left, message, now)
             case AckLock():
                 self.hosts.ack_lock(chain, message, now)
             case NackLock() if left is not None and left.change.request == message.request:
                 self.left.nack_lock(chain, left, message, now)
             case NackLock():
                 self.hosts.nack_lock(chain, message, now)
-            case CancelLock() if facing.hop == message.last or (right is not None and facing is right.new):
+            case CancelLock() if means(chain, facing, message.last) or (
+                right is not None and facing is right.new
+            ):
                 if right is not None and right.change.request == message.request:
                     self.right.cancel(chain, right, now)
                 self._ground.send(facing, AckCancel(chain.chain_id, 0, message.request))
@@ -279,11 +305,11 @@ class Changes:
                 if facing is left.old:
                     self.left.ack_cancel(chain, left, now)
             case AckCancel():
-                self._ground.send(chain.left, message)
-            case RenewLock() if facing.hop != message.last:
+                self._ground.send(leftward(chain), message)
+            case RenewLock() if not means(chain, facing, message.last):
                 self.hosts.renew(chain, message, now)
             case SynAck() if left is not None and facing is left.new:
-                self.left.syn_ack(chain, left, now)
+                self.left.syn_ack(chain, left, message, now)
             case SynAck():
                 self._ground.send(chain.left, message)
             case NackSyn() if left is not None and facing is left.new:
@@ -326,6 +352,11 @@ class Changes:
             refusal = self.hosts.syn(peer, message, now)
         else:
             chain = self._ground.find("left", message.chain_id, message.last)
+            if chain is None:
+                # A chain that is joined to that one further left; its lock says so, and the syn comes again after it.
+                chain = self._ground.requested.get(message.request)
+                if chain is None and message.last >= FIRST_DRAWN:
+                    return
             refusal = None if chain is not None else "not found"
             if chain is not None:
                 if not self._ground.allowed(chain, peer, message.anchor):
@@ -344,34 +375,33 @@ class Changes:
     def _request_lock(self, chain: Chain, message: RequestLock, now: float) -> None:
         if not self._ground.allowed(chain, chain.left.peer or "", message.anchor, message.change.origin):
             refusal: str | None = f"{message.anchor} may not change this session"
-        elif chain.left.hop == message.change.last:
+        elif means(chain, chain.left, message.change.last):
             refusal = self.right.request(chain, message, now)
         else:
             refusal = self.hosts.request(chain, message, now)
         if refusal is not None:
             self._ground.counters["change_nacked"] += 1
             me = self._ground.settings.name
-            self._ground.send(chain.left, NackLock(chain.chain_id, 0, message.change.request, me, refusal))
+            nack = NackLock(chain.chain_id, 0, message.change.request, me, refusal)
+            self._ground.send(leftward(chain), nack)
 
     def _right_request(self, chain: Chain, message: RightRequest, now: float) -> None:
         change, right = message.change, chain.right
         back = not message.rightward
         done = self._outcomes.get(change.request)
         if done is not None:
-            facing = chain.right if back else chain.left
-            self._ground.send(facing, replace(done, rightward=back))
+            self._ground.send(along(chain, rightward=back), replace(done, rightward=back))
             return
         running = None if chain.changing is None else chain.changing.left
         if running is not None and running.change.request == change.request:
             self._askers[change.request] = back
             self._tell(chain, Progress(chain.chain_id, 0, change.request, running.phase))
             return
-        if right is not None and right.hop == change.first:
+        if right is not None and means(chain, right, change.first):
             self._askers[change.request] = back
             refusal = self.left.start(chain, change, now)
         else:
-            onward = chain.right if message.rightward else chain.left
-            if self._ground.send(onward, message):
+            if self._ground.send(along(chain, rightward=message.rightward), message):
                 return
             self._askers[change.request] = back
             refusal = self._ground.settings.name, "not found"
@@ -430,7 +460,7 @@ class Changes:
                 self.left.peer_done(chain, roles.left, now)
             return
         if roles is not None and roles.inside is not None and roles.inside.request == message.request:
-            self._ground.send(chain.right if message.rightward else chain.left, message)
+            self._ground.send(along(chain, rightward=message.rightward), message)
             inside = roles.inside
             self.hosts.old_done(chain, message, now)
             if not inside.new and inside.left_done and inside.right_done:
@@ -443,7 +473,7 @@ class Changes:
             if message.waiting:
                 self._ground.send(facing, replace(message, rightward=not message.rightward, waiting=False))
         elif message.request in self._ground.passing or not message.last:
-            self._ground.send(chain.right if message.rightward else chain.left, message)
+            self._ground.send(along(chain, rightward=message.rightward), message)
         elif roles is None:
             # This agent has restarted since the lock: it is inside, and knows that from here on.
             self.hosts.remember(chain, message, now)
@@ -460,7 +490,7 @@ class Changes:
         elif anchor is not None and anchor.change.request == message.request:
             anchor.know(message)
         elif message.request in self._ground.passing or (roles is not None and roles.inside is not None):
-            self._ground.send(chain.right if message.rightward else chain.left, message)
+            self._ground.send(along(chain, rightward=message.rightward), message)
 
     def _lock_query(self, chain: Chain, facing: Facing, message: LockQuery) -> None:
         left = None if chain.changing is None else chain.changing.left
@@ -472,7 +502,7 @@ class Changes:
             if left.two is not None:
                 status, cutoff = COMMITTED, left.two.cutoff
         elif inside is not None and inside.request == message.request:
-            self._ground.send(chain.left, message)
+            self._ground.send(leftward(chain), message)
             return
         elif message.request in self._outcomes:
             status = CANCELLED
@@ -488,7 +518,7 @@ class Changes:
             elif message.status == COMMITTED:
                 self.right.ack(chain, right, Ack(chain.chain_id, 0, message.request, message.cutoff), now)
         elif roles is not None and roles.inside is not None:
-            self._ground.send(chain.right, message)
+            self._ground.send(to_the_right(chain), message)
 
     def _unknown(self, peer: str, message: Message, side: Side) -> None:
         """Nothing of the kind is here; what would be repeated for ever is answered."""
@@ -553,7 +583,7 @@ class Changes:
         assert roles is not None
         inside = roles.inside
         if inside is not None and not inside.new and inside.committed:
-            self.hosts.closing(chain, packet, at)
+            self.hosts.closing(chain, at, now)
             return
         if inside is not None and at.flags & SYN and not self._is_new(chain, flow):
             self.hosts.rehearse(chain, flow, packet, at, now)
@@ -613,10 +643,13 @@ class Changes:
         right = None if chain.changing is None else chain.changing.right
         facing = right.new if right is not None and new else chain.left
         assert facing is not None
-        forward, backward = facing.sums or (0, 0)
-        inner = chain.session_in
-        readdress(packet, inner, forward, -backward)
+        stamps = None if right is None else right.stamps
+        if stamps is not None and right is not None and new:
+            self._measure(right, stamps, packet)
+        readdress(packet, chain.session_in, facing.translations()[0])
         at = _located(packet)
+        if stamps is not None:
+            _take(stamps, packet, at, facing, new=new)
         if right is not None and right.two is not None:
             accept = right.two.receive_new if new else right.two.receive_old
             if not accept(packet, at):
@@ -632,8 +665,15 @@ class Changes:
     def _from_right(self, chain: Chain, packet: Packet, now: float, *, new: bool) -> None:
         """A packet has come on one of the right paths: bring it inside."""
         left = None if chain.changing is None else chain.changing.left
-        readdress(packet, chain.session_out.reversed())
+        facing = left.new if left is not None and new else chain.right
+        assert facing is not None
+        stamps = None if left is None else left.stamps
+        if stamps is not None and left is not None and new:
+            self._measure(left, stamps, packet)
+        readdress(packet, chain.session_out.reversed(), facing.translations()[0])
         at = _located(packet)
+        if stamps is not None:
+            _take(stamps, packet, at, facing, new=new)
         if left is not None and left.two is not None:
             accept = left.two.receive_new if new else left.two.receive_old
             if not accept(packet, at):
@@ -651,30 +691,48 @@ class Changes:
         left = None if chain.changing is None else chain.changing.left
         right = chain.right
         assert right is not None
+        stamps = None if left is None else left.stamps
+        if stamps is not None:
+            stamps.from_inside(packet, _located(packet))
         if left is None or left.two is None:
-            self._ground.emit(right.write, right.tuple, packet)
+            self._ground.to_right(right, packet)
+            if left is not None and stamps is not None:
+                self.left.seen_inside(chain, left, now)
             return
         old, new = left.two.send(packet, _located(packet))
         assert left.new is not None
         for one in old:
-            self._ground.emit(left.old.write, left.old.tuple, one)
+            if stamps is not None:
+                stamps.to_old(one, _located(one))
+            self._ground.to_right(left.old, one)
         for one in hold(self._ground, left, new):
-            self._ground.emit(left.new.write, left.new.tuple, one)
+            self._ground.to_right(left.new, one)
         self.left.look(chain, left, now)
 
     def _to_left(self, chain: Chain, packet: Packet, now: float) -> None:
         """A packet from inside goes to the left, on one path or on two."""
         right = None if chain.changing is None else chain.changing.right
+        stamps = None if right is None else right.stamps
+        if stamps is not None:
+            stamps.from_inside(packet, _located(packet))
         if right is None or right.two is None:
-            forward, backward = chain.left.sums or (0, 0)
-            self._ground.emit(chain.left.write, chain.left.tuple.reversed(), packet, backward, -forward)
+            self._ground.to_left(chain.left, packet)
             return
         old, new = right.two.send(packet, _located(packet))
         for one in old:
+            if stamps is not None:
+                stamps.to_old(one, _located(one))
             self.right.to_path(right, one, old=True)
         for one in hold(self._ground, right, new):
             self.right.to_path(right, one, old=False)
         self.right.look(chain, right, now)
+
+    def _measure(self, anchor: Anchor, stamps: Stamps, packet: Packet) -> None:
+        """The first timestamp of the new path, where the messages have not told one."""
+        if stamps.peer is None:
+            stamps.peer = raw_stamp(packet, _located(packet))
+        if anchor.new is not None:
+            stamps.settle(anchor.new)
 
     # Beginnings and endings.
 
@@ -709,6 +767,7 @@ class Changes:
                 chain.chain_id, 0, wish.change.request, Phase.ABORTED, False, me, "the session has ended"
             )
             self._heard(over, now, chain)
+        self.hosts.end_joint(chain)
         roles = chain.changing
         if roles is not None:
             if roles.left is not None:
@@ -731,6 +790,18 @@ def _is_new_left(chain: Chain, flow: Flow) -> bool:
     roles = chain.changing
     new = None if roles is None or roles.right is None else roles.right.new
     return new is not None and flow.match == new.tuple
+
+
+def along(chain: Chain, *, rightward: bool) -> Facing | None:
+    """The facing along which a message goes on."""
+    return to_the_right(chain) if rightward else leftward(chain)
+
+
+def _take(stamps: Stamps, packet: Packet, at: Located, facing: Facing, *, new: bool) -> None:
+    if new:
+        stamps.from_new(packet, at, facing)
+    else:
+        stamps.from_old(packet, at)
 
 
 def _located(packet: Packet) -> Located:

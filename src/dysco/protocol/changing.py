@@ -11,7 +11,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from dysco.protocol.anchors import LeftState, RightState
+from dysco.protocol.chain import WITH_TIMESTAMPS
 from dysco.protocol.paths import TwoPaths
+from dysco.protocol.stamps import Stamps
 from dysco.wire.messages import Change, OldDoneAck, Syn
 from dysco.wire.packet import Packet
 from dysco.wire.tuples import FiveTuple
@@ -64,7 +66,8 @@ class Anchor:
     old, new: the facings of the two paths on this side of the agent; new is None before it is known. two: while there
     are two paths. isn: of the path handshake; peer_next: the number that the other anchor announced in it as its next.
     tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty; told_old, told_new:
-    it knows the same of this half, and so do the hosts of that path. holding: while a frozen box's state is under way,
+    it knows the same of this half, and so do the hosts of that path. joined: chains are joined between the anchors;
+    then stamps translates timestamps, if the session has them. holding: while a frozen box's state is under way,
     what the new path shall get, and how many bytes that is; None: nothing is held. since: when each phase began
     (seconds).
     """
@@ -75,6 +78,7 @@ class Anchor:
         "held_bytes",
         "holding",
         "isn",
+        "joined",
         "new",
         "old",
         "peer_done",
@@ -82,6 +86,7 @@ class Anchor:
         "phase",
         "renew_at",
         "since",
+        "stamps",
         "told_new",
         "told_old",
         "tries",
@@ -93,6 +98,8 @@ class Anchor:
         self.old = old
         self.new: Facing | None = None
         self.two: TwoPaths | None = None
+        self.joined = False
+        self.stamps: Stamps | None = None
         self.holding: list[Packet] | None = None
         self.held_bytes = 0
         self.isn = 0
@@ -105,6 +112,18 @@ class Anchor:
         self.renew_at = now
         self.phase = Phase.REQUESTED
         self.since = {Phase.REQUESTED: now}
+
+    def join(self) -> None:
+        """Chains are joined between the anchors."""
+        self.joined = True
+        halves = self.old.forward, self.old.backward
+        if self.stamps is None and all(half.flags & WITH_TIMESTAMPS for half in halves):
+            self.stamps = Stamps()
+
+    @property
+    def knows_stamps(self) -> bool:
+        """Whether timestamps need not be waited for."""
+        return self.stamps is None or self.stamps.is_known
 
     def know(self, message: OldDoneAck) -> None:
         """The other anchor knows, and so do the hosts of the path along which the message came that told it."""

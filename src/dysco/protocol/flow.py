@@ -47,6 +47,15 @@ class Translation:
         self.tsval_delta = tsval_delta
         self.tsecr_delta = tsecr_delta
 
+    def __add__(self, other: Translation) -> Translation:
+        """Both, one after the other."""
+        return Translation(
+            self.seq_delta + other.seq_delta,
+            self.ack_delta + other.ack_delta,
+            self.tsval_delta + other.tsval_delta,
+            self.tsecr_delta + other.tsecr_delta,
+        )
+
 
 class Flow:
     """One direction of a session at one place: packets `match` read from `port` leave as `rewrite` by `out`.

@@ -8,6 +8,7 @@ draw are kept in two dictionaries.
 from __future__ import annotations
 
 import heapq
+import zlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sized
 from dataclasses import replace
@@ -22,9 +23,10 @@ from dysco.protocol.neighbours import SELF, Neighbours
 from dysco.protocol.output import Output
 from dysco.protocol.settings import Settings
 from dysco.protocol.states import State
+from dysco.wire.chain_header import MAX_HOPS
 from dysco.wire.messages import Message, RequestLock
 from dysco.wire.numbers import MASK32, later
-from dysco.wire.packet import Located, Packet, locate
+from dysco.wire.packet import ACK, Located, Packet, build_tcp, locate
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
 
@@ -32,8 +34,10 @@ Side = Literal["left", "right"]
 LIVE: Final = frozenset((State.ESTABLISHED, State.HALF_CLOSED))
 FIRST_DRAWN: Final = 256
 LIFETIME_S: Final = 60.0  # how long a copy of a packet may wander, as with the quarantine of ports
+MOST_FIRST: Final = MAX_HOPS  # labels that follow from the hop index
 _MOST_OVERTAKEN: Final = 1024
 _MOST_COMPLETED: Final = 16_384
+_FAR: Final = 1 << 30  # ours: no window reaches so far back, and it is not ahead by wrapping (RFC 7323, 2.3)
 
 
 class Numbers(NamedTuple):
@@ -74,6 +78,7 @@ class Ground:
         self.again: deque[tuple[Chain, RequestLock]] = deque()
         self.report: Callable[[Chain, Anchor, Phase, str, str, float], None] = lambda *_: None
         self._rehearsed: dict[FiveTuple, int] = {}
+        self.requested: dict[int, Chain] = {}
         self._labels: dict[tuple[Side, bytes, int], bytes] = {}
         self._alarms: list[tuple[float, int, Callable[[float], None]]] = []
         self._alarm_number = 0
@@ -82,6 +87,8 @@ class Ground:
 
     def find(self, side: Side, chain_id: bytes, hop: int) -> Chain | None:
         """The chain that has the subsession with this label on this side of the agent, on any of its paths."""
+        if hop >= FIRST_DRAWN and (side, chain_id, hop) not in self._labels:
+            hop = next((one for one in range(1, MOST_FIRST + 1) if alias(chain_id, one) == hop), hop)
         key = self._labels.get((side, chain_id, hop))
         if key is None:
             if not 0 < hop < FIRST_DRAWN:
@@ -93,7 +100,7 @@ class Ground:
     def facing(self, chain: Chain, side: Side, hop: int) -> Facing | None:
         """The facing with this label."""
         current = chain.left if side == "left" else chain.right
-        if current is not None and current.hop == hop:
+        if current is not None and current.hop == hop and hop:
             return current
         anchor = self.anchor(chain, side)
         for one in (anchor.old, anchor.new) if anchor is not None else ():
@@ -115,18 +122,21 @@ class Ground:
     def label(self, side: Side, chain: Chain, facing: Facing) -> None:
         """Let the facing be found."""
         if facing.hop >= FIRST_DRAWN:
-            self._labels[side, chain.chain_id, facing.hop] = chain.key
+            self._labels[side, id_of(chain, facing), facing.hop] = chain.key
 
     def unlabel(self, side: Side, chain: Chain, facing: Facing) -> None:
-        self._labels.pop((side, chain.chain_id, facing.hop), None)
+        self._labels.pop((side, id_of(chain, facing), facing.hop), None)
 
     # Messages and alarms.
 
     def send(self, facing: Facing | None, message: Any) -> bool:
-        """Send a message along a subsession; False if there is no agent at its other end."""
+        """Send a message along a subsession, under the id that its other end knows; False if there is no agent."""
         if facing is None or facing.peer is None:
             return False
-        message = replace(message, hop=facing.hop)
+        if facing.seam is not None and facing.seam.chain_id:
+            message = replace(message, hop=facing.hop, chain_id=facing.seam.chain_id)
+        else:
+            message = replace(message, hop=facing.hop)
         if facing.peer == SELF:
             self.local.append(message)
         else:
@@ -231,6 +241,7 @@ class Ground:
             "alarms": self._alarms,
             "rehearsed": self._rehearsed,
             "telling": self.telling,
+            "requested": self.requested,
         }
 
     # Flows.
@@ -246,13 +257,13 @@ class Ground:
                 flows.append(
                     Flow(new.read, new.tuple.reversed(), new.write, new.tuple, owner=chain, slow=True)
                 )
-            if changing.left.two is not None:
+            if changing.left.two is not None or changing.left.stamps is not None:
                 slow.update(self._keys(chain, "right"))
         if changing is not None and changing.right is not None:
             new = changing.right.new
             if new is not None:
                 flows.append(Flow(new.read, new.tuple, new.write, new.tuple, owner=chain, slow=True))
-            if changing.right.two is not None:
+            if changing.right.two is not None or changing.right.stamps is not None:
                 slow.update(self._keys(chain, "left"))
         for flow in flows:
             old = self.table.get(flow.port, flow.match)
@@ -360,10 +371,37 @@ class Ground:
 
     # Packets.
 
-    def emit(self, port: int, new: FiveTuple, packet: Packet, seq: int = 0, ack: int = 0) -> None:
-        """Write a packet with another tuple and shifted numbers."""
-        readdress(packet, new, seq, ack)
-        self.output.packet(port, packet)
+    def to_right(self, facing: Facing, packet: Packet) -> None:
+        """Write a packet from inside to a facing on the right."""
+        readdress(packet, facing.tuple, facing.translations()[1])
+        self.output.packet(facing.write, packet)
+
+    def to_left(self, facing: Facing, packet: Packet) -> None:
+        """Write a packet from inside to a facing on the left."""
+        readdress(packet, facing.tuple.reversed(), facing.translations()[1])
+        self.output.packet(facing.write, packet)
+
+    def ask_inside(self, chain: Chain, side: Side) -> None:
+        """Let the end behind an anchor with its paths on `side` show its timestamps.
+
+        It is sent an ACK far behind its window, which it answers with one of its own (RFC 9293 section 3.10.7.4).
+        """
+        numbers = self.numbers(chain, side)
+        if numbers is None or chain.right is None:
+            return
+        seq, ack = (numbers.received - _FAR) & MASK32, numbers.acked
+        if side == "right":
+            packet = build_tcp(chain.session_out.reversed(), seq, ack, ACK, 0)
+            if chain.box is not None:
+                self.output.packet(chain.box.right_write, packet)
+            else:
+                self.to_left(chain.left, packet)
+        else:
+            packet = build_tcp(chain.session_in, seq, ack, ACK, 0)
+            if chain.box is not None:
+                self.output.packet(chain.box.left_write, packet)
+            else:
+                self.to_right(chain.right, packet)
 
 
 def _remember(known: OrderedDict[int, int], request: int, value: int) -> None:
@@ -372,14 +410,43 @@ def _remember(known: OrderedDict[int, int], request: int, value: int) -> None:
         known.popitem(last=False)
 
 
-def readdress(packet: Packet, new: FiveTuple, seq: int = 0, ack: int = 0) -> None:
+def readdress(packet: Packet, new: FiveTuple, numbers: Translation | None = None) -> None:
     """Give a packet another tuple, and add to its numbers."""
     at = locate(packet)
     assert at is not None
-    flow = Flow(0, at.five_tuple, 0, new)
-    if seq or ack:
-        flow.translation = Translation(seq, ack)
-    apply(packet, flow, at)
+    apply(packet, Flow(0, at.five_tuple, 0, new, translation=numbers), at)
+
+
+def leftward(chain: Chain) -> Facing:
+    """The facing along which messages go on to the left; where chains are joined, that of the left one."""
+    return chain.left if chain.joint is None else chain.joint.left.left
+
+
+def rightward(chain: Chain) -> Facing | None:
+    """The facing along which messages go on to the right; where chains are joined, that of the right one."""
+    return chain.right if chain.joint is None else chain.joint.right.right
+
+
+def id_of(chain: Chain, facing: Facing) -> bytes:
+    """The chain id by which a subsession is known."""
+    return facing.seam.chain_id if facing.seam is not None and facing.seam.chain_id else chain.chain_id
+
+
+def alias(chain_id: bytes, hop: int) -> int:
+    """A label that means one subsession wherever chains are joined; drawn labels do so by themselves."""
+    if not 0 < hop < FIRST_DRAWN:
+        return hop
+    return zlib.crc32(chain_id + bytes((hop,))) % (MASK32 - FIRST_DRAWN) + FIRST_DRAWN
+
+
+def name_of(chain: Chain, facing: Facing | None) -> int:
+    """The label of a facing as others may know it; 0: it has none."""
+    return 0 if facing is None else alias(id_of(chain, facing), facing.hop)
+
+
+def means(chain: Chain, facing: Facing, label: int) -> bool:
+    """Whether a label names the subsession of a facing."""
+    return label != 0 and label in (facing.hop, name_of(chain, facing))
 
 
 def shifted(half: Half, by: int) -> bytes:

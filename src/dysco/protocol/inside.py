@@ -15,7 +15,8 @@ from dysco.protocol.chain import Chain, facing_agent
 from dysco.protocol.changing import Inside
 from dysco.protocol.events import SessionEstablished, SessionOpened
 from dysco.protocol.flow import UNDERLAY, Flow
-from dysco.protocol.ground import LIVE, Ground
+from dysco.protocol.ground import LIVE, Ground, leftward, rightward
+from dysco.protocol.joints import LINGER_S, Joint, Joints, members
 from dysco.protocol.locks import LEASE_S, Lock, LockAction, LockInput, LockState, step
 from dysco.protocol.neighbours import SELF
 from dysco.protocol.settings import LocalBox
@@ -40,7 +41,6 @@ from dysco.wire.packet import ACK, FIN, Located, Packet, build_tcp
 from dysco.wire.rewrite import apply
 
 READY_S: Final = 2.0  # DESIGN section 7: how long a box may delay a lock because its sums are not final
-LINGER_S: Final = 2.0  # ours: longer than the repetitions of oldDone that this host may still have to pass on
 HEADERS: Final = {4: 40, 6: 60}  # IP and TCP header without options, which an MSS does not count (RFC 6691)
 _FIRST_KEY: Final = 128
 _WINDOW: Final = 0xFFFF
@@ -54,6 +54,7 @@ class Hosts:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
+        self.joints = Joints(ground)
         self.settle: BoxSums = lambda chain: (0, 0)
         self.unsettle: Callable[[Chain], None] = lambda chain: None
         self._not_ready: dict[bytes, float] = {}
@@ -62,9 +63,17 @@ class Hosts:
 
     def request(self, chain: Chain, message: RequestLock, now: float) -> str | None:
         """A requestLock passes; why it is refused, if it is."""
-        ground, change, right = self._ground, message.change, chain.right
-        if right is None or right.peer is None:
+        ground, change, joint = self._ground, message.change, chain.joint
+        right = rightward(chain)
+        if right is None or right.peer is None or (joint is not None and joint.request != change.request):
             return "not found"
+        if joint is not None:
+            chain = joint.right  # which has the lock
+            refusal = self.joints.refusal(joint)
+            if refusal is not None:
+                return refusal
+            if len(change.hops) > 1:
+                return "nothing can take the place of a proxy"
         if chain.opening is not None or chain.state not in LIVE:
             return "the session is not established"
         if chain.box is not None and chain.box.mandatory and len(change.hops) < 2:
@@ -96,10 +105,13 @@ class Hosts:
             return "not ready: its middlebox is in the middle of something"
         self._not_ready.pop(chain.key, None)
         lock.state, lock.request = found[1], change.request
-        changing = ground.changing(chain)
-        if changing.inside is None or (changing.inside.new and changing.inside.committed):
-            changing.inside = Inside(change.request, change.last, new=False, state=change.state)
-        own = ground.sums(chain)
+        known = ground.changing(chain).inside
+        if known is None or (known.new and known.committed):
+            inside = Inside(change.request, change.last, new=False, state=change.state)
+            for one in members(chain):
+                ground.changing(one).inside = inside
+        own = ground.sums(chain) if joint is None else self.joints.sums(joint)
+        seams = any(one is not None and one.seam is not None for one in (chain.left, chain.right))
         passed = RequestLock(
             chain.chain_id,
             0,
@@ -107,6 +119,7 @@ class Hosts:
             message.anchor,
             (message.forward_sum + own[0] + extra[0]) & MASK32,
             (message.backward_sum + own[1] + extra[1]) & MASK32,
+            message.joined or seams,
         )
         ground.send(right, passed)
         return None
@@ -118,9 +131,24 @@ class Hosts:
         found = None if lock is None else step(lock.state, LockInput.ACK_LOCK)
         if lock is None or found is None or lock.request != message.request:
             return
+        if chain.joint is not None and self._is_wrong(chain, chain.joint):
+            return
         lock.state = found[1]
         self._lease(chain, lock, now + LEASE_S)
-        self._ground.send(chain.left, message)
+        self._ground.send(leftward(chain), message)
+
+    def _is_wrong(self, chain: Chain, joint: Joint) -> bool:
+        """Look once more at what the proxy does to numbers; if that was wrong, the lock is given up to both sides."""
+        refusal = self.joints.refusal(joint)
+        changing = chain.changing
+        if refusal is None or changing is None or changing.inside is None:
+            return False
+        request, last = changing.inside.request, changing.inside.last
+        right, left = rightward(chain), leftward(chain)
+        self._free(chain)
+        self._ground.send(right, CancelLock(chain.chain_id, 0, request, last))
+        self._ground.send(left, NackLock(chain.chain_id, 0, request, self._ground.settings.name, refusal))
+        return True
 
     def nack_lock(self, chain: Chain, message: NackLock, now: float) -> None:
         """The lock is refused further on; once an anchor is done that can only be a late repetition."""
@@ -132,15 +160,16 @@ class Hosts:
         ):
             return
         self._release(chain, message.request, LockInput.NACK_LOCK)
-        self._ground.send(chain.left, message)
+        self._ground.send(leftward(chain), message)
 
     def cancel(self, chain: Chain, message: CancelLock, now: float) -> None:
         """The left anchor gives up: free the lock, or leave the new path."""
         inside = None if chain.changing is None else chain.changing.inside
-        lock = None if chain.right is None else chain.right.lock
+        right = rightward(chain)
+        lock = None if right is None else right.lock
         if lock is not None and lock.held is not None and lock.held.change.request == message.request:
             lock.held = None
-        self._ground.send(chain.right, message)
+        self._ground.send(right, message)
         if inside is not None and inside.request == message.request:
             if inside.new and not inside.committed:
                 self._ground.life.close(chain, "cancelled", now)
@@ -149,7 +178,7 @@ class Hosts:
 
     def renew(self, chain: Chain, message: RenewLock, now: float) -> None:
         """The change goes on: so does the lock."""
-        right = chain.right
+        right = rightward(chain)
         if right is not None and right.lock is not None and right.lock.request == message.request:
             self._lease(chain, right.lock, now + LEASE_S)
         self._ground.send(right, message)
@@ -187,23 +216,40 @@ class Hosts:
         ground.alarm(now + LEASE_S, ended)
 
     def _release(self, chain: Chain, request: int, what: LockInput) -> None:
-        lock = None if chain.right is None else chain.right.lock
+        right = rightward(chain)
+        lock = None if right is None else right.lock
         if lock is not None and lock.request == request and step(lock.state, what) is not None:
             self._free(chain)
 
     def _free(self, chain: Chain) -> None:
-        if chain.right is not None:
-            chain.right.lock = None
-        if chain.changing is not None:
-            chain.changing.inside = None
-            self._ground.tidy(chain)
+        right = rightward(chain)
+        if right is not None:
+            right.lock = None
+        for one in members(chain):
+            if one.changing is not None:
+                one.changing.inside = None
+                self._ground.tidy(one)
         self.unsettle(chain)
+
+    def end_joint(self, chain: Chain) -> None:
+        """A chain ends: what was joined to it goes on alone."""
+        joint = chain.joint
+        if joint is None:
+            return
+        for one in members(chain):
+            inside = None if one.changing is None else one.changing.inside
+            if one is not chain and one.changing is not None and inside is not None and not inside.committed:
+                one.changing.inside = None
+                self._ground.tidy(one)
+        if joint.right.right is not None:
+            joint.right.right.lock = None
+        joint.left.joint = joint.right.joint = None
 
     def _lease(self, chain: Chain, lock: Lock, until: float) -> None:
         lock.until = until
 
         def ended(now: float) -> None:
-            right = chain.right
+            right = rightward(chain)
             if right is not None and right.lock is lock and lock.until == until:
                 self._free(chain)
 
@@ -214,6 +260,9 @@ class Hosts:
         if chain.changing is None or chain.changing.inside is not inside or inside.committed:
             return
         inside.committed = True
+        if chain.joint is not None:
+            self.joints.leave(chain.joint, now)
+            return
         ground, box, right = self._ground, chain.box, chain.right
         assert right is not None
         if box is not None and (numbers := ground.numbers(chain, "left")) is not None:
@@ -232,8 +281,11 @@ class Hosts:
                 ground.table.delete(flow.port, flow.match)
         ground.alarm(now + LINGER_S, lambda at: ground.life.close(chain, "moved", at))
 
-    def closing(self, chain: Chain, packet: Packet, at: Located) -> None:
+    def closing(self, chain: Chain, at: Located, now: float) -> None:
         """Answer the FIN that has come out of the middlebox with one of our own, and the last one with an ACK."""
+        if chain.joint is not None:
+            self.joints.closing(chain, chain.joint, at, now)
+            return
         box, ground = chain.box, self._ground
         if box is None:
             return

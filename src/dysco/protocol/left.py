@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Final
 
 from dysco.protocol.anchors import LeftAction, LeftInput, LeftState, left
-from dysco.protocol.chain import Chain, Facing, facing_agent
+from dysco.protocol.chain import Chain, Facing, Seam, facing_agent
 from dysco.protocol.changing import Changing, LeftAnchor, Phase
-from dysco.protocol.ground import LIVE, Ground, Numbers
+from dysco.protocol.ground import LIVE, Ground, Numbers, leftward
 from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.locks import step as lock_step
 from dysco.protocol.switching import (
@@ -31,6 +31,7 @@ from dysco.protocol.transfers import COPY, FAILED, FREEZE, Transfers
 from dysco.wire.messages import (
     Ack,
     AckAck,
+    AckLock,
     CancelLock,
     Change,
     Handshake,
@@ -40,6 +41,7 @@ from dysco.wire.messages import (
     RequestLock,
     StateTransferred,
     Syn,
+    SynAck,
 )
 from dysco.wire.numbers import MASK32, earlier
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, build_tcp
@@ -76,6 +78,8 @@ class Left:
         anchor = LeftAnchor(change, right, now)
         anchor.new = facing_agent(found[0], found[1], ground.draw_label(), opened=True)
         anchor.new.handshake = right.handshake
+        if right.seam is not None:
+            anchor.new.seam = Seam(right.seam.chain_id, right.seam.stamp)
         ground.life.via[found[0].dst] += 1
         right.lock = Lock(LockState.OWN, change.request, now + LEASE_S)
         ground.changing(chain).left = anchor
@@ -84,7 +88,7 @@ class Left:
         self._input(chain, anchor, LeftInput.START, now)
         return None
 
-    def ack_lock(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+    def ack_lock(self, chain: Chain, anchor: LeftAnchor, message: AckLock, now: float) -> None:
         """The right anchor has granted the lock."""
         lock = anchor.old.lock
         if anchor.state is LeftState.REQUESTING and lock is not None:
@@ -92,17 +96,31 @@ class Left:
             lock.until = now + LEASE_S
             self._input(chain, anchor, LeftInput.ACK_LOCK, now)
             self._ground.move(chain, anchor, Phase.LOCKED, now)
+            if message.joined:
+                # Only now does the right anchor know by which id the new path comes.
+                anchor.join()
+                self._ground.install(chain)
+                self._syn(chain, anchor)
+                self._rehearse(chain, anchor)
+                self._repeat(chain, anchor, now)
+                self._ask_inside(chain, anchor)
             self._ready(chain, anchor, now)
+
+    def _ask_inside(self, chain: Chain, anchor: LeftAnchor) -> None:
+        if not anchor.knows_stamps:
+            self._ground.ask_inside(chain, "right")
 
     def nack_lock(self, chain: Chain, anchor: LeftAnchor, message: NackLock, now: float) -> None:
         """Somebody refuses the lock."""
         anchor.reason = (message.by, message.reason)
         self._input(chain, anchor, LeftInput.NACK_LOCK, now)
 
-    def syn_ack(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+    def syn_ack(self, chain: Chain, anchor: LeftAnchor, message: SynAck, now: float) -> None:
         """All new hops have agreed."""
         if not anchor.agreed:
             anchor.agreed = True
+            if anchor.stamps is not None:
+                anchor.stamps.peer = message.stamp
             if not anchor.shaken:
                 self._rehearse(chain, anchor)
             self._ready(chain, anchor, now)
@@ -143,6 +161,10 @@ class Left:
         elif anchor.peer_done:
             self._input(chain, anchor, LeftInput.DONE, now)
 
+    def seen_inside(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """The inner side has shown its timestamps."""
+        self._ready(chain, anchor, now)
+
     def state_moved(self, chain: Chain, anchor: LeftAnchor, message: StateTransferred, now: float) -> None:
         """The state has come to its new place, or cannot: before the switch that ends the change."""
         if message.status == FAILED and anchor.two is None:
@@ -159,7 +181,7 @@ class Left:
         new = anchor.new
         for packet in held or ():
             assert new is not None
-            self._ground.emit(new.write, new.tuple, packet)
+            self._ground.to_right(new, packet)
         anchor.held_bytes = 0
         self.look(chain, anchor, now)
 
@@ -199,6 +221,7 @@ class Left:
         if anchor.state is not LeftState.TWO_PATHS:
             self._cancel(chain, anchor, anchor.old, anchor.new)
         anchor.reason = (self._ground.settings.name, "the session has ended")
+        anchor.stamps = None
         self._drop(chain, anchor, now)
 
     def _input(self, chain: Chain, anchor: LeftAnchor, what: LeftInput, now: float) -> None:
@@ -231,7 +254,7 @@ class Left:
                 self._complete(chain, anchor, now)
 
     def _ready(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
-        if not (anchor.agreed and anchor.shaken):
+        if not (anchor.agreed and anchor.shaken and anchor.knows_stamps):
             return
         if anchor.state is LeftState.SETTING_UP:
             if now - anchor.begun_at > COMMIT_S:
@@ -304,6 +327,10 @@ class Left:
                     what = "does not carry packets" if anchor.agreed else "was not answered"
                     self.fail(chain, anchor, f"the new path {what}", now)
                     return
+                if locked and anchor.tries > SYN_TRIES and not anchor.knows_stamps:
+                    self.fail(chain, anchor, "not ready: the end of the session shows no timestamps", now)
+                    return
+                self._ask_inside(chain, anchor)
                 if not locked:
                     self._request(chain, anchor)
                 if not anchor.agreed:
@@ -334,7 +361,7 @@ class Left:
         if Phase.STUCK not in anchor.since:
             self._measure(anchor)
             if not anchor.peer_done and (reminder := two.remind()) is not None:
-                self._ground.emit(anchor.old.write, anchor.old.tuple, reminder)
+                self._ground.to_right(anchor.old, reminder)
         if now >= anchor.renew_at:
             anchor.renew_at = now + RENEW_S
             renewal = RenewLock(chain.chain_id, 0, change.request, change.last)
@@ -346,7 +373,8 @@ class Left:
         two = anchor.two
         assert two is not None
         drained = two.forced or two.acked == two.cutoff
-        message = Ack(chain.chain_id, 0, anchor.change.request, two.cutoff, two.told_old, drained)
+        own = 0 if anchor.stamps is None else anchor.stamps.own or 0
+        message = Ack(chain.chain_id, 0, anchor.change.request, two.cutoff, two.told_old, drained, own)
         self._ground.send(anchor.new, message)
 
     # Switching.
@@ -356,6 +384,8 @@ class Left:
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
         anchor.two.ack_limit = anchor.peer_next
+        if anchor.stamps is not None and anchor.new is not None:
+            anchor.stamps.settle(anchor.new)
         if anchor.change.state == FREEZE:
             anchor.holding = []
             self._ground.alarm(now + FROZEN_S, lambda at: self.let_go(chain, anchor, at))
@@ -409,6 +439,8 @@ class Left:
         give_back(ground, new, now)
         if changing is not None:
             changing.left = None
+        if anchor.stamps is not None:
+            ground.install(chain)  # its packets need not be seen any more
         anchor.state = LeftState.ONE_PATH
         lock, anchor.old.lock = anchor.old.lock, None
         refused = anchor.phase is Phase.REQUESTED
@@ -426,4 +458,4 @@ class Left:
         if action is LockAction.NACK_HELD and lock.held is not None:
             held, lock.held = lock.held, None
             nack = NackLock(chain.chain_id, 0, held.change.request, self._ground.settings.name, "busy")
-            self._ground.send(chain.left, nack)
+            self._ground.send(leftward(chain), nack)

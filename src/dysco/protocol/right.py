@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from dysco.protocol.anchors import RightAction, RightInput, RightState, right
-from dysco.protocol.chain import Chain, facing_agent
+from dysco.protocol.chain import Chain, Facing, Seam, facing_agent
 from dysco.protocol.changing import Phase, RightAnchor
 from dysco.protocol.ground import LIVE, Ground, Numbers, shifted
 from dysco.protocol.locks import LEASE_S, RENEW_S
@@ -55,6 +55,12 @@ class Right:
             )
             anchor = RightAnchor(message.change, chain.left, message.anchor, sums, now)
             ground.changing(chain).right = anchor
+            if message.joined:
+                anchor.join()
+                ground.requested[message.change.request] = chain
+                ground.install(chain)
+                if not anchor.knows_stamps:
+                    ground.ask_inside(chain, "left")
         elif anchor.change.request != message.change.request:
             return "busy"
         self._input(chain, anchor, RightInput.REQUEST_LOCK, now)
@@ -72,8 +78,12 @@ class Right:
             self._ground.alarm(now + LEASE_S, lambda at: self._forget_early(chain, message))
             return
         if anchor.change.request != message.request:
-            busy = NackSyn(chain.chain_id, message.hop, message.request, self._ground.settings.name, "busy")
+            me = self._ground.settings.name
+            busy = NackSyn(message.chain_id, message.hop, message.request, me, "busy")
             self._ground.output.message(peer, busy)
+            return
+        if not anchor.knows_stamps:
+            self._ground.ask_inside(chain, "left")  # the syn comes again
             return
         if anchor.new is None:
             new = facing_agent(message.subsession, peer, message.hop, opened=False)
@@ -82,6 +92,8 @@ class Right:
             new.handshake = shifted(old.forward, inside[0] - anchor.sums[0]) + shifted(
                 old.backward, anchor.sums[1] - inside[1]
             )
+            if anchor.joined:
+                join(chain, new, old, message)
             anchor.new = new
             self._ground.label("left", chain, new)
             self._ground.install(chain)
@@ -90,6 +102,8 @@ class Right:
 
     def ack(self, chain: Chain, anchor: RightAnchor, message: Ack, now: float) -> None:
         """The left anchor has switched."""
+        if anchor.stamps is not None and anchor.stamps.peer is None and message.stamp:
+            anchor.stamps.peer = message.stamp
         self._input(chain, anchor, RightInput.ACK, now)
         two = anchor.two
         if two is not None and two.peer_cutoff is None:
@@ -153,6 +167,7 @@ class Right:
 
     def gone(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """The session ends."""
+        anchor.stamps = None
         self._drop(chain, anchor, now, "the session has ended")
 
     def _input(self, chain: Chain, anchor: RightAnchor, what: RightInput, now: float) -> None:
@@ -168,12 +183,13 @@ class Right:
                 if action is RightAction.GRANT:
                     ground.move(chain, anchor, Phase.LOCKED, now)
                     self._wait(chain, anchor, now + LEASE_S)
-                ground.send(anchor.old, AckLock(chain.chain_id, 0, anchor.change.request))
+                ground.send(anchor.old, AckLock(chain.chain_id, 0, anchor.change.request, anchor.joined))
             case RightAction.AGREE | RightAction.REPEAT if what is RightInput.SYN:
                 if action is RightAction.AGREE:
                     self._wait(chain, anchor, now + QUERY_S)
                     ground.life.record(chain)
-                ground.send(anchor.new, SynAck(chain.chain_id, 0, anchor.change.request))
+                own = 0 if anchor.stamps is None else anchor.stamps.own or 0
+                ground.send(anchor.new, SynAck(chain.chain_id, 0, anchor.change.request, own))
             case RightAction.COMMIT:
                 self._commit(chain, anchor, now)
             case RightAction.REPEAT:
@@ -233,8 +249,7 @@ class Right:
         """Write a packet in this anchor's numbers to one of its paths."""
         facing = anchor.old if old else anchor.new
         assert facing is not None
-        forward, backward = facing.sums or (0, 0)
-        self._ground.emit(facing.write, facing.tuple.reversed(), packet, backward, -forward)
+        self._ground.to_left(facing, packet)
 
     def _ack_ack(self, chain: Chain, anchor: RightAnchor) -> None:
         two = anchor.two
@@ -246,6 +261,8 @@ class Right:
         numbers = self._ground.stop(chain, "left")
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
+        if anchor.stamps is not None and anchor.new is not None:
+            anchor.stamps.settle(anchor.new)
         if anchor.change.state == FREEZE:
             anchor.holding = []
             self._ground.alarm(now + FROZEN_S, lambda at: self.let_go(chain, anchor, at))
@@ -289,6 +306,7 @@ class Right:
         ground.set_tops(chain, "left", Numbers(two.top, two.rcvd, two.acked, two.answered))
         ground.tidy(chain)
         ground.complete(anchor.change.request, (two.cutoff + anchor.sums[1]) & MASK32)
+        ground.requested.pop(anchor.change.request, None)
         ground.life.record(chain)
         ground.move(chain, anchor, Phase.DONE, now)
 
@@ -299,6 +317,9 @@ class Right:
             ground.unlabel("left", chain, new)
         if chain.changing is not None:
             chain.changing.right = None
+        ground.requested.pop(anchor.change.request, None)
+        if anchor.stamps is not None:
+            ground.install(chain)  # its packets need not be seen any more
         anchor.state = RightState.ONE_PATH
         ground.move(chain, anchor, Phase.ABORTED, now, anchor.anchor, reason)
         ground.tidy(chain)
@@ -308,3 +329,13 @@ class Right:
         if changing is not None and changing.early is not None and changing.early[1] is message:
             changing.early = None
             self._ground.tidy(chain)
+
+
+def join(chain: Chain, new: Facing, old: Facing, message: Syn) -> None:
+    """Let a facing be the end of another chain's subsession; messages that pass here change their id."""
+    new.seam = Seam(message.chain_id, 0 if old.seam is None else old.seam.stamp)
+    right = chain.right
+    if right is not None and right.peer is not None:
+        if right.seam is None:
+            right.seam = Seam()
+        right.seam.chain_id = right.seam.chain_id or chain.chain_id

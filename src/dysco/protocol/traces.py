@@ -16,7 +16,7 @@ from typing import Final
 
 from dysco.protocol.chain import Chain, Facing
 from dysco.protocol.events import Traced
-from dysco.protocol.ground import LIVE, Ground, Side
+from dysco.protocol.ground import LIVE, Ground, Side, name_of
 from dysco.wire.messages import Place, Places, Trace
 
 REPEAT_S: Final = 0.5
@@ -83,10 +83,10 @@ class Traces:
             self._ground.settings.name,
             "" if box is None else box.name,
             address,
-            left.hop,
-            right.hop,
+            name_of(chain, left),
+            name_of(chain, right),
             box is not None and box.mandatory,
-            box is None or box.steady,
+            (box is None or box.steady) and left.seam is None and right.seam is None,
             *sums,
         )
         collected = replace(message, places=Places((*message.places, place)))
@@ -136,7 +136,7 @@ class Traces:
             self._ground.alarm(self._queue[0][0], self._due)
 
     def _learn(self, chain: Chain, places: Places) -> None:
-        left, right = chain.left.hop, 0 if chain.right is None else chain.right.hop
+        left, right = name_of(chain, chain.left), name_of(chain, chain.right)
         me = self._ground.settings.name
         if not any((one.agent, one.left, one.right) == (me, left, right) for one in places):
             return  # collected while the chain was being changed here; another one follows

@@ -144,6 +144,15 @@ class ChainChanges:
             raise LocalError(f"no session here is {text!r}")
         return found
 
+    def single(self, text: str, role: str) -> SessionInfo:
+        """The one session that a text means and in whose chain this host has a role; LocalError if not exactly one."""
+        found = [info for info in self.select(text) if info.role == role]
+        if len(found) != 1:
+            where = "ends" if role == "last" else "begins"
+            many = f"{len(found)} sessions" if found else "no session"
+            raise LocalError(f"{many} whose chain {where} at this host: {text!r}")
+        return found[0]
+
     # Who is on a chain.
 
     async def trace(self, info: SessionInfo) -> tuple[Place, ...]:
@@ -213,6 +222,48 @@ class ChainChanges:
             raise kinds.get(ended.outcome, RemoteError)(
                 f"{session}: {ended.outcome} by {ended.by}: {ended.reason}"
             )
+
+    async def splice(
+        self, left: SessionInfo, right: SessionInfo, added: tuple[int, int], timeout: float, tell: Tell
+    ) -> Outcome:
+        """Take out the proxy of this host that stands between two sessions; tells phases and the outcome.
+
+        added: bytes that it has written more than it has read, to the right and to the left. timeout: seconds.
+        """
+        began = self._owner.now()
+        run = _Run(left, tell, self._owner.now, began)
+        try:
+            async with self._gate, asyncio.timeout(timeout):
+                ended = await self._splice(run, right, added)
+        except TimeoutError:
+            ended = Outcome("timed out", run.by, run.reason or f"after {timeout:g} s")
+        except DyscoError as error:
+            ended = Outcome("impossible", self._owner.name, str(error))
+        await run.say("end", phase=ended.outcome, by=ended.by, reason=ended.reason)
+        return ended
+
+    async def _splice(self, run: _Run, right: SessionInfo, added: tuple[int, int]) -> Outcome:
+        owner, wait = self._owner, 0.02
+        while True:
+            request = random.getrandbits(64)
+            queue = self._runs[request] = asyncio.Queue()
+            try:
+                keys = _key(run.info), _key(right)
+                if not owner.core.splice(
+                    *keys, request, owner.now(), added_right=added[0], added_left=added[1]
+                ):
+                    raise LocalError("one of the two sessions has ended")
+                owner.transmit()
+                await run.say("phase", phase=_ORDER[0], by="", reason="")
+                ended = await _follow(run, queue)
+            finally:
+                del self._runs[request]
+            if ended.outcome == "done" or not ended.reason.startswith(_PASSING):
+                return ended
+            run.by, run.reason = ended.by, ended.reason
+            await run.say("phase", phase="waiting", by=ended.by, reason=ended.reason)
+            await asyncio.sleep(random.uniform(wait / 2, wait))
+            wait = min(2 * wait, _LONGEST_WAIT_S)
 
     async def one(self, info: SessionInfo, wish: Wish, terms: Terms, tell: Tell) -> Outcome:
         """Change one chain and tell how it goes; trying again while somebody is busy, until the time is over."""

@@ -12,6 +12,7 @@ from dysco.service.draining import Draining
 from dysco.service.planning import Kind, Wish
 
 LONGEST_S: Final = 3600.0
+MOST_ADDED: Final = 1 << 30
 STATES: Final = ("none", "copy", "freeze")  # in the order of the numbers in `dysco.wire.messages.Change`
 _FIELDS: Final = {"insert": ("hops",), "remove": ("box",), "replace": ("box", "hops"), "set": ()}
 
@@ -25,7 +26,12 @@ class ChainCommands:
 
     def streams(self) -> dict[str, Do]:
         """The commands by name."""
-        return {"trace": self._changes.traces, "change": self._change, "drain": self._drain}
+        return {
+            "trace": self._changes.traces,
+            "change": self._change,
+            "splice": self._splice,
+            "drain": self._drain,
+        }
 
     async def _change(
         self,
@@ -45,6 +51,28 @@ class ChainCommands:
         wish = _wish(kind, box, tuple(hops or ()), after)
         terms = Terms(_seconds(timeout), dry_run, wait, force, _state(state))
         return await self._changes.change(self._changes.select(session), wish, terms, tell)
+
+    async def _splice(
+        self,
+        tell: Tell,
+        left: str,
+        right: str,
+        added_right: int = 0,
+        added_left: int = 0,
+        timeout: float = TIMEOUT_S,
+    ) -> dict[str, int]:
+        """Take out the proxy between the sessions that `left` and `right` mean; the answer counts how it has ended."""
+        for name, value in (("added_right", added_right), ("added_left", added_left)):
+            if not isinstance(value, int) or abs(value) > MOST_ADDED:
+                raise ConfigError(f"{name} is a number of bytes of at most {MOST_ADDED}")
+        ended = await self._changes.splice(
+            self._changes.single(left, "last"),
+            self._changes.single(right, "first"),
+            (added_right, added_left),
+            _seconds(timeout),
+            tell,
+        )
+        return {ended.outcome: 1}
 
     async def _drain(
         self, tell: Tell, box: str, to: str = "", timeout: float = DRAIN_S, state: str = "none"

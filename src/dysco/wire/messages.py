@@ -51,7 +51,7 @@ class Place:
     """One agent on a chain: its name, its box ("" for none), the address of its left facing, and the labels of the
     subsessions on both sides of it (0 at an end).
 
-    steady: its box leaves the length of the stream alone; then the sums are what this host adds to numbers, for ever.
+    steady: its box leaves the length of the stream alone, and no chains were joined here; then the sums are what this host adds to numbers, for ever.
     """
 
     agent: str
@@ -181,7 +181,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RequestLock:
-    """Lock a segment, from the left anchor to the right; the sums are of what lies between."""
+    """Lock a segment, from the left anchor to the right; the sums are of what lies between.
+
+    joined: an agent in between joins two chains, so timestamps do not pass unchanged.
+    """
 
     chain_id: bytes
     hop: int
@@ -189,15 +192,17 @@ class RequestLock:
     anchor: str = ""
     forward_sum: int = 0
     backward_sum: int = 0
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AckLock:
-    """The segment is locked, says the right anchor."""
+    """The segment is locked, says the right anchor. joined: as in the RequestLock that has come there."""
 
     chain_id: bytes
     hop: int
     request: int
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,11 +266,12 @@ class Syn:
 
 @dataclass(frozen=True, slots=True)
 class SynAck:
-    """The new path stands as far as the right anchor."""
+    """The new path stands as far as the right anchor. stamp: latest timestamp behind it, if chains are joined."""
 
     chain_id: bytes
     hop: int
     request: int
+    stamp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +288,7 @@ class NackSyn:
 @dataclass(frozen=True, slots=True)
 class Ack:
     """The left anchor has switched: the point of no return. cutoff in its numbers; done: its half is empty if the
-    right cutoff is `acked`."""
+    right cutoff is `acked`. stamp: latest timestamp behind it, if chains are joined."""
 
     chain_id: bytes
     hop: int
@@ -290,6 +296,7 @@ class Ack:
     cutoff: int
     acked: int = 0
     done: bool = False
+    stamp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,6 +493,7 @@ _INTEGERS = {
     "backward_sum": "!I",
     "cutoff": "!I",
     "acked": "!I",
+    "stamp": "!I",
     "state": "!B",
     "phase": "!B",
     "status": "!B",

@@ -100,6 +100,11 @@ def shift32(data: bytearray, position: int, delta: int) -> int:
     return int(new - old) % 0xFFFF
 
 
+def shift_at(data: bytearray, tcp: int, position: int, delta: int) -> int:
+    """As shift32, at any position of the TCP header that begins at `tcp`."""
+    return _shift_odd(data, position, delta, (position - tcp) & 1)
+
+
 def _shift_odd(data: bytearray, position: int, delta: int, odd: int) -> int:
     """As shift32; at an odd offset the bytes of the change stand swapped in the sum (RFC 1071 section 2)."""
     change = shift32(data, position, delta)
