@@ -79,11 +79,14 @@ def seen(lab: Lab, counter: str) -> int:
 
 
 @contextlib.contextmanager
-def download(lab: Lab, family: int, rate: str = "8M") -> Iterator[subprocess.Popen[bytes]]:
-    """Begin a download of `file` from d to a, and wait until it is under way."""
+def download(
+    lab: Lab, family: int, rate: str = "8M", *, node: str = "d", port: int = 80
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Begin a download of `file` from d, or by way of another node, to a, and wait until it is under way."""
     arrived = lab.directory / "a" / "arrived"
     arrived.unlink(missing_ok=True)
-    argv = ["curl", "-sS", "-f", "--limit-rate", rate, "-o", str(arrived), url(lab, family)]
+    argv = ["curl", "-sS", "-f", "--limit-rate", rate, "-o", str(arrived)]
+    argv.append(url(lab, family, node=node, port=port))
     process = subprocess.Popen(lab.command("a", argv))
     try:
         until("nothing arrives", lambda: arrived.exists() and arrived.stat().st_size > MEGABYTE)

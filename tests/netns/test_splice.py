@@ -1,0 +1,83 @@
+"""A proxy that knows nothing of it is taken out of live sessions: bytes, its log and its sockets are looked at."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import dysco
+from dysco.chains import Step
+from dysco.lab import Lab
+from netns.conftest import MakeLab
+from netns.labs import MEGABYTE, lab_text, log_of, put_file, sessions, until
+from netns.test_changes import download, finish, seen, watch
+
+PROXY = """
+[[host]]
+name = "b"
+[[host.config.policy]]
+name = "behind"
+match = "dst port 80"
+hops = []
+[[host.program]]
+name = "haproxy"
+argv = ["haproxy", "-db", "-f", "haproxy.cfg"]
+listen = [8080]
+[host.files]
+"haproxy.cfg" = '''
+global
+  maxconn 100
+  log stdout format raw local0
+defaults
+  mode tcp
+  log global
+  option tcplog
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+listen web
+  bind :::8080 v4v6
+  server d DESTINATION:80
+'''
+"""
+
+
+def proxy_lab(family: int) -> str:
+    """Client a, HAProxy on b, web server d; two chains of one hop each."""
+    target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
+    return lab_text("splice", PROXY.replace("DESTINATION", target), hops="[]", match="dst port 8080")
+
+
+def splice(lab: Lab, left: str = "dst port 8080", right: str = "dst port 80", **terms: object) -> list[Step]:
+    """Ask the proxy's agent to take it out; returns the steps."""
+
+    async def run() -> list[Step]:
+        async with dysco.connect(lab.socket("b")) as agent:
+            return [one async for one in agent.splice(left, right, **terms)]
+
+    return asyncio.run(run())
+
+
+def sockets(lab: Lab) -> str:
+    """TCP sockets of the proxy's host that are not listening."""
+    return lab.exec("b", ["ss", "-Htan", "state", "all", "exclude", "listening"]).stdout.strip()
+
+
+@pytest.mark.parametrize(("mode", "family"), [("tun", 4), ("ebpf", 6)], indirect=["mode"])
+def test_haproxy_is_taken_out_during_a_download(make_lab: MakeLab, family: int) -> None:
+    lab = make_lab(proxy_lab(family))
+    lab.up()
+    watch(lab, "b")
+    wanted = put_file(lab, 12 * MEGABYTE)
+    with download(lab, family, node="b", port=8080) as process:
+        steps = splice(lab)
+        assert steps[-1].phase == "done", steps
+        until("the proxy's host has left", lambda: sessions(lab, "b") == [])
+        before = seen(lab, "passing")
+        assert finish(lab, process) == wanted
+    assert seen(lab, "passing") == before
+    assert seen(lab, "resets") == 0
+    # HAProxy's two letters for the end of a session: both ends have closed, and nobody has given up.
+    until("the proxy logs an ordinary end", lambda: " -- " in log_of(lab, "b", "haproxy.log"))
+    assert sockets(lab) == ""
