@@ -31,8 +31,8 @@ from dysco.protocol.chain import (
 )
 from dysco.protocol.changing import Inside
 from dysco.protocol.flow import HOST
-from dysco.protocol.ground import LIVE, Ground
-from dysco.wire.numbers import MASK32, distance
+from dysco.protocol.ground import LIVE, Ground, Numbers
+from dysco.wire.numbers import MASK32, distance, later
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, build_tcp
 
 LINGER_S: Final = 2.0  # ours: longer than the repetitions of oldDone that this host may still have to pass on
@@ -52,15 +52,19 @@ class Added(NamedTuple):
 
 
 class Joint:
-    """Two chains that are being joined: left ends at the proxy, right begins there. over: sides that have ended."""
+    """Two chains that are being joined: left ends at the proxy, right begins there.
 
-    __slots__ = ("added", "left", "over", "request", "right")
+    ends: where each stood when this host left. over: chains whose socket has ended.
+    """
+
+    __slots__ = ("added", "ends", "left", "over", "request", "right")
 
     def __init__(self, left: Chain, right: Chain, request: int, added: Added) -> None:
         self.left = left
         self.right = right
         self.request = request
         self.added = added
+        self.ends: dict[bytes, Numbers | None] = {}
         self.over: set[bytes] = set()
 
 
@@ -163,6 +167,9 @@ class Joints:
             if numbers is not None and not chain.fins & fin:
                 packet = build_tcp(towards, numbers.received, numbers.sent, FIN | ACK, _WINDOW)
                 ground.output.packet(facing.write, packet)
+            joint.ends[chain.key] = numbers
+            if chain.fins & ~fin:
+                joint.over.add(chain.key)  # the proxy has closed this side before
             for flow in (*chain.left_flows(), *chain.right_flows()):
                 old = ground.table.get(flow.port, flow.match)
                 if flow.port == facing.read and flow.match == towards.reversed():
@@ -181,11 +188,18 @@ class Joints:
             self._gone(joint, now)  # the proxy has taken the port for another session; its SYN comes again
             return
         facing = next(one for of, _, _, one in self._sides(joint) if of is chain)
-        numbers = ground.numbers(chain, "left" if chain is joint.left else "right")
+        numbers = joint.ends.get(chain.key)
         is_probe = numbers is not None and distance(at.seq, numbers.sent) < 0
+        back = at.five_tuple.reversed()
         if not at.flags & RST and (at.flags & FIN or at.payload_len or is_probe):
-            answer = build_tcp(at.five_tuple.reversed(), at.ack, at.next_seq, ACK, _WINDOW)
-            ground.output.packet(facing.write, answer)
+            # Behind the FIN that it has got, also if it did not know it yet.
+            seq = at.ack if numbers is None else later(at.ack, (numbers.received + 1) & MASK32)
+            ground.output.packet(facing.write, build_tcp(back, seq, at.next_seq, ACK, _WINDOW))
+        if at.flags & FIN and numbers is not None and at.ack == numbers.received:
+            # Both FINs have crossed, so the socket is in TIME-WAIT now, which nobody needs: no copy of a packet of the
+            # session can come here any more. A reset ends that unseen (RFC 9293 section 3.10.7.4, TIME-WAIT).
+            after = (numbers.received + 1) & MASK32
+            ground.output.packet(facing.write, build_tcp(back, after, at.next_seq, RST | ACK, _WINDOW))
         if at.flags & (FIN | RST) and chain.key not in joint.over:
             joint.over.add(chain.key)
             if len(joint.over) == len((joint.left, joint.right)):

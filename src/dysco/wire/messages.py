@@ -51,7 +51,8 @@ class Place:
     """One agent on a chain: its name, its box ("" for none), the address of its left facing, and the labels of the
     subsessions on both sides of it (0 at an end).
 
-    steady: its box leaves the length of the stream alone, and no chains were joined here; then the sums are what this host adds to numbers, for ever.
+    steady: its box leaves the length of the stream alone, and no chains were joined here; then the sums are what this
+    host adds to numbers, for ever.
     """
 
     agent: str
