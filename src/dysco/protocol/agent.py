@@ -39,7 +39,7 @@ from dysco.protocol.settings import Decide, Settings
 from dysco.protocol.setup import Setup
 from dysco.wire.chain_header import Hop
 from dysco.wire.decode import Malformed, decode
-from dysco.wire.messages import Change, Gone, Hello, Message, SynRefused
+from dysco.wire.messages import Change, Gone, Hello, Message, Place, SynRefused
 from dysco.wire.packet import ACK, FIN, RST, SYN, Packet, Reason, locate, why
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
@@ -262,6 +262,11 @@ class Agent:
             self._changes.traces.ask(chain, number, now)
             self._changes.settle_local(now)
         return chain is not None
+
+    def places(self, key: bytes) -> tuple[Place, ...]:
+        """Who was on a chain when its agents were last told; empty if they were not, or there is no such chain."""
+        chain = self._life.chains.get(key)
+        return () if chain is None else tuple(chain.places)
 
     def leftovers(self) -> list[str]:
         """What changes have left behind when there is no session any more; nothing, unless there is a defect."""

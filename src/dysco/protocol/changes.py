@@ -12,9 +12,11 @@
     paths.py       which packet goes where while there are two paths
     switching.py   what both anchors do alike
     traces.py      who is on a chain
+    bypass.py      past hosts that are dead
     this           who gets what
 
-Every message names its subsession; one that comes from anyone but the neighbour on that subsession is dropped.
+Every message names its subsession; one that comes from anyone but the neighbour on that subsession is dropped, unless
+it comes past dead hosts from somebody who may.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import Final
 
+from dysco.protocol.bypass import Bypass
 from dysco.protocol.chain import Chain, Facing
 from dysco.protocol.changing import Anchor, LeftAnchor, Phase
 from dysco.protocol.events import ChangeMoved
@@ -99,8 +102,10 @@ class Changes:
         self.right = Right(ground)
         self.hosts = Hosts(ground)
         self.traces = Traces(ground)
+        self.bypass = Bypass(ground, self.left, self.right)
         self._wishes: dict[int, Wish] = {}
-        self._askers: dict[int, bool] = {}
+        # To the right, to the left, or to an agent past dead hosts.
+        self._askers: dict[int, bool | str] = {}
         self._outcomes: OrderedDict[int, Progress] = OrderedDict()
         ground.report = self._report
         ground.life.established = self._established
@@ -151,7 +156,10 @@ class Changes:
             self._heard(silent, now, chain)
             return
         message = RightRequest(chain.chain_id, 0, change, wish.rightward)
-        self._ground.send(along(chain, rightward=wish.rightward), message)
+        facing = along(chain, rightward=wish.rightward)
+        self._ground.send(facing, message)
+        if change.force and (wish.tries or facing is None or not self._ground.is_up(facing.peer)):
+            self.bypass.ask(chain, change)
         wait = patience(wish.tries)
         wish.tries += 1
         self._ground.alarm(now + wait, lambda at: self._ask_again(wish, at))
@@ -201,12 +209,18 @@ class Changes:
         self._tell(chain, message)
 
     def _tell(self, chain: Chain, message: Progress) -> None:
-        rightward = self._askers.get(message.request)
-        if rightward is not None:
-            facing = along(chain, rightward=rightward)
-            self._ground.send(facing, replace(message, rightward=rightward))
-            if Phase(message.phase).is_final:
-                del self._askers[message.request]
+        asker = self._askers.get(message.request)
+        if asker is None:
+            return
+        self._answer(chain, message, asker)
+        if Phase(message.phase).is_final:
+            del self._askers[message.request]
+
+    def _answer(self, chain: Chain, message: Progress, asker: bool | str) -> None:
+        if isinstance(asker, str):
+            self.bypass.answer(chain, message, asker)
+        else:
+            self._ground.send(along(chain, rightward=asker), replace(message, rightward=asker))
 
     def leftovers(self) -> list[str]:
         """Names of what is not empty although it should be once all is at rest."""
@@ -266,10 +280,34 @@ class Changes:
         side: Side = "left" if rightward else "right"
         chain = ground.find(side, message.chain_id, message.hop)
         facing = None if chain is None else ground.facing(chain, side, message.hop)
-        if chain is None or facing is None or facing.peer != peer:
+        if chain is None or facing is None:
             self._unknown(peer, message, side)
             return
+        if facing.peer != peer:
+            if not self._past(chain, facing, side, peer, message, now):
+                self._unknown(peer, message, side)
+            return
         self._dispatch(chain, facing, message, now)
+
+    def _past(
+        self, chain: Chain, facing: Facing, side: Side, peer: str, message: Message, now: float
+    ) -> bool:
+        """Take a message that does not come along its subsession; False if it is not to be believed."""
+        peer = peer or self._ground.settings.name
+        if isinstance(message, RightRequest):
+            if not self.bypass.asks(chain, peer, message):
+                return False
+            self._right_request(chain, message, now, peer)
+            return True
+        if isinstance(message, Progress):
+            wish = self._wishes.get(message.request)
+            if wish is None or wish.chain is not chain or not wish.change.force:
+                return False
+            if peer != self.bypass.left_anchor(chain, wish.change):
+                return False
+            self._heard(message, now, chain)
+            return True
+        return self.bypass.receive(chain, facing, side, peer, message, now)
 
     def _dispatch(self, chain: Chain, facing: Facing, message: Message, now: float) -> None:
         roles = chain.changing
@@ -385,12 +423,14 @@ class Changes:
             nack = NackLock(chain.chain_id, 0, message.change.request, me, refusal)
             self._ground.send(leftward(chain), nack)
 
-    def _right_request(self, chain: Chain, message: RightRequest, now: float) -> None:
+    def _right_request(
+        self, chain: Chain, message: RightRequest, now: float, direct: str | None = None
+    ) -> None:
         change, right = message.change, chain.right
-        back = not message.rightward
+        back: bool | str = not message.rightward if direct is None else direct
         done = self._outcomes.get(change.request)
         if done is not None:
-            self._ground.send(along(chain, rightward=back), replace(done, rightward=back))
+            self._answer(chain, done, back)
             return
         running = None if chain.changing is None else chain.changing.left
         if running is not None and running.change.request == change.request:

@@ -69,12 +69,13 @@ class Anchor:
     it knows the same of this half, and so do the hosts of that path. joined: chains are joined between the anchors;
     then stamps translates timestamps, if the session has them. holding: while a frozen box's state is under way,
     what the new path shall get, and how many bytes that is; None: nothing is held. since: when each phase began
-    (seconds).
+    (seconds). direct: name of the other anchor, if what lies between may be dead (see `bypass`).
     """
 
     __slots__ = (
         "change",
         "deadline",
+        "direct",
         "held_bytes",
         "holding",
         "isn",
@@ -109,6 +110,7 @@ class Anchor:
         self.told_old = False
         self.tries = 0
         self.deadline: float | None = None
+        self.direct = ""
         self.renew_at = now
         self.phase = Phase.REQUESTED
         self.since = {Phase.REQUESTED: now}
@@ -141,10 +143,10 @@ class Anchor:
 class LeftAnchor(Anchor):
     """The left anchor's part. begun_at: when requestLock first went out. reason: why it failed, and who said so.
 
-    moved: the box's state is in its new place.
+    moved: the box's state is in its new place. unsteady: what lies between and had changed the stream, if it is known.
     """
 
-    __slots__ = ("agreed", "begun_at", "moved", "reason", "shaken", "state")
+    __slots__ = ("agreed", "begun_at", "moved", "reason", "shaken", "state", "unsteady")
 
     def __init__(self, change: Change, old: Facing, now: float) -> None:
         super().__init__(change, old, now)
@@ -153,6 +155,7 @@ class LeftAnchor(Anchor):
         self.shaken = False
         self.moved = False
         self.begun_at = now
+        self.unsteady = ""
         self.reason: tuple[str, str] = ("", "")
 
 

@@ -21,6 +21,7 @@ COUNTERS: Final[dict[str, str]] = {
     "closed_evicted": "sessions being opened that made room for new ones",
     "closed_refused": "sessions whose chain could not be made",
     "closed_replaced": "sessions that a new one with the same tuple replaced",
+    "closed_bypassed": "sessions that were reset because what a dead middlebox held is lost",
     "closed_stopped": "sessions that were ended because the agent stops",
     "probed_after_reset": "sessions whose endpoints were asked whether they believed a RST",
     "embryonic_evicted": "times that a session being opened made room for a new one",

@@ -143,6 +143,18 @@ class Ground:
             self.output.message(facing.peer, message)
         return True
 
+    def is_up(self, peer: str | None) -> bool:
+        """Whether there is an association with a neighbour."""
+        neighbour = None if peer is None else self.neighbours.by_name.get(peer)
+        return neighbour is not None and neighbour.up
+
+    def tell(self, agent: str, message: Message) -> None:
+        """Send a message to an agent by its name, past the subsessions that lie between."""
+        if agent == self.settings.name:
+            self.local.append(message)
+        else:
+            self.output.message(agent, message)
+
     def alarm(self, at: float, action: Callable[[float], None]) -> None:
         """Call `action` at a time; it sees for itself whether that still matters."""
         self._alarm_number += 1

@@ -78,6 +78,9 @@ class Hosts:
             return "the session is not established"
         if chain.box is not None and chain.box.mandatory and len(change.hops) < 2:
             return f"{chain.box.name} is mandatory"
+        anchor = None if chain.changing is None else chain.changing.right
+        if anchor is not None and anchor.direct:
+            return "busy"  # who asks stands where that change has found nobody alive, and has no lock of it
         lock = right.lock
         if lock is None or now >= lock.until:
             lock = right.lock = Lock(LockState.FREE, change.request, now + LEASE_S)

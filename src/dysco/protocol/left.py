@@ -8,6 +8,7 @@ oldDone     <-->  both paths, when all below both cutoffs is acknowledged
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from dysco.protocol.anchors import LeftAction, LeftInput, LeftState, left
@@ -23,6 +24,7 @@ from dysco.protocol.switching import (
     give_back,
     patience,
     raise_alarm,
+    rehearsed_isn,
     rehearsed_options,
     say_done,
     tell_done,
@@ -56,6 +58,7 @@ class Left:
     def __init__(self, ground: Ground, transfers: Transfers) -> None:
         self._ground = ground
         self.transfers = transfers
+        self.past: Callable[[Chain, LeftAnchor], None] = lambda chain, anchor: None
 
     def start(self, chain: Chain, change: Change, now: float) -> tuple[str, str] | None:
         """Begin a change; if it cannot begin, by whom and why it is refused."""
@@ -68,7 +71,8 @@ class Left:
         if not ground.allowed(chain, change.origin):
             return me, f"{change.origin} may not change this session"
         lock = right.lock
-        if lock is not None and now < lock.until:
+        running = None if chain.changing is None else chain.changing.left
+        if running is not None or (lock is not None and now < lock.until):
             return me, "busy"
         if ground.numbers(chain, "right") is None:
             return me, "not ready: no packets have passed since the agent began"
@@ -272,6 +276,8 @@ class Left:
     def _request(self, chain: Chain, anchor: LeftAnchor) -> None:
         me = self._ground.settings.name
         self._ground.send(anchor.old, RequestLock(chain.chain_id, 0, anchor.change, me))
+        if anchor.change.force and (anchor.tries or not self._ground.is_up(anchor.old.peer)):
+            self.past(chain, anchor)
 
     def _syn(self, chain: Chain, anchor: LeftAnchor) -> None:
         new, change = anchor.new, anchor.change
@@ -294,8 +300,7 @@ class Left:
         new = anchor.new
         assert new is not None
         if not anchor.isn:
-            numbers = self._ground.numbers(chain, "right")
-            anchor.isn = ((numbers.sent if numbers else 0) - 1) & MASK32
+            anchor.isn = rehearsed_isn(self._ground.numbers(chain, "right"), forced=anchor.change.force)
         options = rehearsed_options(new, forward=True)
         self._ground.output.packet(
             new.write, build_tcp(new.tuple, anchor.isn, 0, SYN, REHEARSED_WINDOW, options)
@@ -305,6 +310,9 @@ class Left:
         change = anchor.change
         for facing in facings:
             self._ground.send(facing, CancelLock(chain.chain_id, 0, change.request, change.last))
+        if anchor.direct:
+            direct = CancelLock(chain.chain_id, change.last, change.request, change.last)
+            self._ground.tell(anchor.direct, direct)
 
     def _repeat(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """Plan to send again what is not answered."""

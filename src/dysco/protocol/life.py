@@ -28,6 +28,7 @@ from dysco.protocol.states import GRACE_S, Action, Default, Input, State, step
 from dysco.wire.packet import ACK, RST, Located, build_tcp
 from dysco.wire.tuples import FiveTuple
 
+RESET_S: Final = 5.0  # ours: how long the ends of a session may take to answer so that they can be reset
 _LEAST_STALE: Final = 1024
 _REASONS: Final = {State.TIME_WAIT: "closed", State.PROBED: "reset", State.DENIED: "denied"}
 
@@ -52,6 +53,7 @@ class Life:
         self.embryonic: dict[bytes, Chain] = {}
         self.via: Counter[bytes] = Counter()
         self.resetting: dict[bytes, int] = {}
+        self._why_reset: dict[bytes, str] = {}
         self.opening_over: Callable[[Chain, Opening], None] = lambda chain, opening: None
         self.no_association: Callable[[Chain, float], None] = lambda chain, now: None
         self.established: Callable[[Chain, float], None] = lambda chain, now: None
@@ -166,6 +168,9 @@ class Life:
 
     def expired(self, chain: Chain, now: float) -> None:
         """The timer of a session."""
+        if chain.key in self._why_reset:
+            self.close(chain, self._why_reset[chain.key], now)
+            return
         if chain.opening is not None:
             self.advance(chain, Input.TIMER, now)
             return
@@ -189,6 +194,7 @@ class Life:
         chain.state = State.CLOSED
         self.chains.pop(chain.key, None)
         self.resetting.pop(chain.key, None)
+        self._why_reset.pop(chain.key, None)
         self._counters[f"closed_{reason}"] += 1
         self._output.event(
             SessionClosed(
@@ -211,8 +217,15 @@ class Life:
             del self.via[subsession.dst]
         self._neighbours.release(subsession, now)
 
+    def reset(self, chain: Chain, reason: str, now: float) -> None:
+        """End a session that cannot go on; it is gone when its ends have answered, or soon."""
+        self._why_reset[chain.key] = reason
+        self.begin_reset(chain, now)
+        if chain.state is not State.CLOSED:
+            self.arm(chain, now + RESET_S)
+
     def begin_reset(self, chain: Chain, now: float) -> None:
-        """Begin to reset both ends of a session, because this agent goes down for good.
+        """Begin to reset both ends of a session: this agent goes down for good, or the session cannot go on.
 
         A reset must carry the number that its receiver expects next (RFC 5961 section 3.2), which nobody here knows.
         So each end is sent an ACK far out of its window; it answers with one that says what it expects (RFC 9293
@@ -252,7 +265,7 @@ class Life:
             self._output.packet(facing.write, build_tcp(towards, seq, ack, RST | ACK, 0))
         self.resetting[chain.key] |= sender[0]
         if self.resetting[chain.key] == 3:
-            self.close(chain, "stopped", now)
+            self.close(chain, self._why_reset.get(chain.key, "stopped"), now)
 
     def traffic(self, chain: Chain) -> tuple[int, int]:
         """Packets and bytes that the flows of a session have counted."""

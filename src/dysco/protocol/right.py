@@ -6,6 +6,7 @@ Once it has agreed it gives up only if it is told to, and takes the first data o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from dysco.protocol.anchors import RightAction, RightInput, RightState, right
@@ -21,6 +22,7 @@ from dysco.protocol.switching import (
     give_back,
     patience,
     raise_alarm,
+    rehearsed_isn,
     rehearsed_options,
     say_done,
     tell_done,
@@ -39,8 +41,8 @@ class Right:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
 
-    def request(self, chain: Chain, message: RequestLock, now: float) -> str | None:
-        """A requestLock has come to its end; why it is refused, if it is."""
+    def request(self, chain: Chain, message: RequestLock, now: float, direct: str = "") -> str | None:
+        """A requestLock has come to its end; why it is refused, if it is. direct: who has sent it past dead hosts."""
         ground = self._ground
         anchor = None if chain.changing is None else chain.changing.right
         if anchor is None:
@@ -63,6 +65,7 @@ class Right:
                     ground.ask_inside(chain, "left")
         elif anchor.change.request != message.change.request:
             return "busy"
+        anchor.direct = anchor.direct or direct
         self._input(chain, anchor, RightInput.REQUEST_LOCK, now)
         changing = ground.changing(chain)
         early, changing.early = changing.early, None
@@ -145,8 +148,8 @@ class Right:
                 self._ground.rehearse(at.five_tuple, at.seq, now)
                 anchor.peer_next = (at.seq + 1) & MASK32
                 if not anchor.isn:
-                    numbers = self._ground.numbers(chain, "left")
-                    anchor.isn = ((numbers.sent if numbers else 0) + anchor.sums[1] - 1) & MASK32
+                    own = rehearsed_isn(self._ground.numbers(chain, "left"), forced=anchor.change.force)
+                    anchor.isn = (own + anchor.sums[1]) & MASK32
                 options = rehearsed_options(new, forward=False)
                 answer = build_tcp(back, anchor.isn, anchor.peer_next, SYN | ACK, REHEARSED_WINDOW, options)
                 self._ground.output.packet(new.write, answer)
@@ -168,7 +171,7 @@ class Right:
     def gone(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """The session ends."""
         anchor.stamps = None
-        self._drop(chain, anchor, now, "the session has ended")
+        self.drop(chain, anchor, now, "the session has ended")
 
     def _input(self, chain: Chain, anchor: RightAnchor, what: RightInput, now: float) -> None:
         found = right(anchor.state, what)
@@ -183,7 +186,10 @@ class Right:
                 if action is RightAction.GRANT:
                     ground.move(chain, anchor, Phase.LOCKED, now)
                     self._wait(chain, anchor, now + LEASE_S)
-                ground.send(anchor.old, AckLock(chain.chain_id, 0, anchor.change.request, anchor.joined))
+                granted = AckLock(chain.chain_id, 0, anchor.change.request, anchor.joined)
+                ground.send(anchor.old, granted)
+                if anchor.direct:
+                    ground.tell(anchor.direct, replace(granted, hop=anchor.change.first))
             case RightAction.AGREE | RightAction.REPEAT if what is RightInput.SYN:
                 if action is RightAction.AGREE:
                     self._wait(chain, anchor, now + QUERY_S)
@@ -195,7 +201,7 @@ class Right:
             case RightAction.REPEAT:
                 self._ack_ack(chain, anchor)
             case RightAction.DROP:
-                self._drop(chain, anchor, now, "cancelled by the left anchor")
+                self.drop(chain, anchor, now, "cancelled by the left anchor")
             case RightAction.COMPLETE:
                 self._complete(chain, anchor, now)
             case _:
@@ -310,7 +316,8 @@ class Right:
         ground.life.record(chain)
         ground.move(chain, anchor, Phase.DONE, now)
 
-    def _drop(self, chain: Chain, anchor: RightAnchor, now: float, reason: str) -> None:
+    def drop(self, chain: Chain, anchor: RightAnchor, now: float, reason: str) -> None:
+        """Forget the new path; the session stays as it is."""
         ground, new = self._ground, anchor.new
         if new is not None:
             ground.table.delete(new.read, new.tuple)

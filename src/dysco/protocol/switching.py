@@ -10,6 +10,7 @@ from dysco.protocol.changing import Anchor, Phase
 from dysco.protocol.ground import Ground, Numbers
 from dysco.protocol.paths import TwoPaths
 from dysco.wire.messages import OldDone
+from dysco.wire.numbers import MASK32
 from dysco.wire.packet import Packet
 
 FIRST_WAIT_S: Final = 0.2  # DESIGN section 6: requesters repeat, 200 ms doubling
@@ -34,6 +35,17 @@ def begin_two(numbers: Numbers, *, forced: bool) -> TwoPaths:
     two = TwoPaths(cutoff, received, numbers.acked, numbers.answered, forced=forced)
     two.top = numbers.sent
     return two
+
+
+def rehearsed_isn(numbers: Numbers | None, *, forced: bool) -> int:
+    """The initial number for a path handshake, before what is sent next; if the old path is dead, acknowledged next.
+
+    A copy of the handshake may come when the change is done, and looks like any other acknowledgement then: it must not
+    acknowledge what a dead path has swallowed.
+    """
+    if numbers is None:
+        return MASK32
+    return ((numbers.acked if forced else numbers.sent) - 1) & MASK32
 
 
 def hold(ground: Ground, anchor: Anchor, packets: list[Packet]) -> list[Packet]:
