@@ -24,7 +24,7 @@ from typing import Final
 from dysco.protocol.anchors import RightState
 from dysco.protocol.chain import Chain, Facing
 from dysco.protocol.changing import Anchor, LeftAnchor
-from dysco.protocol.ground import Ground, Side
+from dysco.protocol.ground import Ground, Side, id_of, means
 from dysco.protocol.left import Left
 from dysco.protocol.right import Right
 from dysco.wire.messages import (
@@ -65,14 +65,14 @@ class Bypass:
         anchor.unsteady = next((_label(place) for place in between if not place.steady), "")
         forward = sum(one.forward_sum for one in between) & MASK32
         backward = sum(one.backward_sum for one in between) & MASK32
-        request = RequestLock(chain.chain_id, change.last, change, me, forward, backward)
+        request = RequestLock(id_of(chain, anchor.old), change.last, change, me, forward, backward)
         self._ground.tell(anchor.direct, request)
 
     def ask(self, chain: Chain, change: Change) -> None:
         """Ask the left anchor for a change, past what lies between."""
         name = self.left_anchor(chain, change)
         if name:
-            self._ground.tell(name, RightRequest(chain.chain_id, change.first, change))
+            self._ground.tell(name, RightRequest(id_of(chain, chain.left), change.first, change))
 
     @staticmethod
     def left_anchor(chain: Chain, change: Change) -> str:
@@ -99,7 +99,7 @@ class Bypass:
             case CancelLock() if roles is not None and roles.right is not None:
                 if not _is_with(roles.right, peer, message.request):
                     return False
-                answer = AckCancel(chain.chain_id, roles.right.change.first, message.request)
+                answer = AckCancel(id_of(chain, chain.left), roles.right.change.first, message.request)
                 self._right.cancel(chain, roles.right, now)
                 self._ground.tell(peer, answer)
             case AckLock() | NackLock() | AckCancel() if roles is not None and roles.left is not None:
@@ -118,7 +118,7 @@ class Bypass:
             change.force
             and change.origin == peer
             and right is not None
-            and right.hop == change.first
+            and means(chain, right, change.first)
             and any(place.agent == peer for place in chain.places)
             and any(place.agent == me for place in chain.places)
         )
@@ -141,7 +141,9 @@ class Bypass:
         """The right anchor is asked for the lock."""
         change = message.change
         between = _between(chain, peer, change.first, change.last)
-        if not (change.force and peer == message.anchor and chain.left.hop == change.last and between):
+        if not (
+            change.force and peer == message.anchor and means(chain, chain.left, change.last) and between
+        ):
             return False
         refusal = self._refusal(chain, peer, message, between, now)
         unsteady = next((_label(place) for place in between if not place.steady), "")
@@ -152,7 +154,7 @@ class Bypass:
         if refusal is not None:
             self._ground.counters["change_nacked"] += 1
             me = self._ground.settings.name
-            nack = NackLock(chain.chain_id, change.first, change.request, me, refusal)
+            nack = NackLock(id_of(chain, chain.left), change.first, change.request, me, refusal)
             self._ground.tell(peer, nack)
             if refusal.endswith(UNSTEADY):
                 self._ground.life.reset(chain, "bypassed", now)

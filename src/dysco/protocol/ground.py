@@ -106,6 +106,8 @@ class Ground:
         for one in (anchor.old, anchor.new) if anchor is not None else ():
             if one is not None and one.hop == hop:
                 return one
+        if current is not None and hop >= FIRST_DRAWN and means(chain, current, hop):
+            return current
         return None
 
     @staticmethod

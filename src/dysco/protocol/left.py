@@ -14,7 +14,7 @@ from typing import Final
 from dysco.protocol.anchors import LeftAction, LeftInput, LeftState, left
 from dysco.protocol.chain import Chain, Facing, Seam, facing_agent
 from dysco.protocol.changing import Changing, LeftAnchor, Phase
-from dysco.protocol.ground import LIVE, Ground, Numbers, leftward
+from dysco.protocol.ground import LIVE, Ground, Numbers, id_of, leftward
 from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.locks import step as lock_step
 from dysco.protocol.switching import (
@@ -311,7 +311,7 @@ class Left:
         for facing in facings:
             self._ground.send(facing, CancelLock(chain.chain_id, 0, change.request, change.last))
         if anchor.direct:
-            direct = CancelLock(chain.chain_id, change.last, change.request, change.last)
+            direct = CancelLock(id_of(chain, anchor.old), change.last, change.request, change.last)
             self._ground.tell(anchor.direct, direct)
 
     def _repeat(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:

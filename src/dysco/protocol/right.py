@@ -12,7 +12,7 @@ from typing import Final
 from dysco.protocol.anchors import RightAction, RightInput, RightState, right
 from dysco.protocol.chain import Chain, Facing, Seam, facing_agent
 from dysco.protocol.changing import Phase, RightAnchor
-from dysco.protocol.ground import LIVE, Ground, Numbers, shifted
+from dysco.protocol.ground import LIVE, Ground, Numbers, id_of, shifted
 from dysco.protocol.locks import LEASE_S, RENEW_S
 from dysco.protocol.switching import (
     FIRST_WAIT_S,
@@ -189,7 +189,8 @@ class Right:
                 granted = AckLock(chain.chain_id, 0, anchor.change.request, anchor.joined)
                 ground.send(anchor.old, granted)
                 if anchor.direct:
-                    ground.tell(anchor.direct, replace(granted, hop=anchor.change.first))
+                    past = replace(granted, chain_id=id_of(chain, anchor.old), hop=anchor.change.first)
+                    ground.tell(anchor.direct, past)
             case RightAction.AGREE | RightAction.REPEAT if what is RightInput.SYN:
                 if action is RightAction.AGREE:
                     self._wait(chain, anchor, now + QUERY_S)
