@@ -13,8 +13,20 @@ import pytest
 from dysco.host import run_in
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, ask, counters, fetch, put_file, sessions, until, url
+from netns.labs import (
+    MEGABYTE,
+    ask,
+    counters,
+    fetch,
+    lab_text,
+    nft_counter,
+    put_file,
+    sessions,
+    until,
+    url,
+)
 from netns.test_life import configured
+from netns.test_middleboxes import NAMESPACE
 from netns.worlds import attached
 
 pytestmark = pytest.mark.parametrize("mode", ["ebpf"], indirect=True)
@@ -64,6 +76,35 @@ def test_the_agents_see_beginning_and_end_and_know_the_rest(
         passes = 2 if node == "b" else 1  # into the box and out of it
         assert passes * SIZE < session["bytes"] < passes * 1.1 * SIZE
         assert session["packets"] > passes * SIZE / 65536
+
+
+@pytest.mark.parametrize(("family", "transmit"), [(4, False), (6, True)], ids=["complete-checksums", "offload"])
+def test_a_box_in_a_namespace_is_passed_without_the_agent(
+    make_lab: MakeLab, family: int, transmit: bool
+) -> None:
+    """Its firewall sees its own devices; the agent sees the ends, and its successor takes the way over."""
+    lab = make_lab(lab_text("passage", NAMESPACE, hops='["b"]'))
+    lab.up()
+    if not transmit:
+        for node in NODES:
+            lab.exec(node, ["ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off"])
+    wanted = put_file(lab, SIZE // 4)
+    assert fetch(lab, url(lab, family)) == wanted
+    until("the session does not end", lambda: states(lab, "b") == ["time-wait"])
+    assert nft_counter(lab, "b", "firewall", "web", netns="box") == 1
+    assert captured(lab, "b") < 20
+    assert rewritten(lab, "b") > 2 * SIZE / 4 / 65536
+    (session,) = sessions(lab, "b")
+    assert 2 * SIZE / 4 < session["bytes"] < 2.2 * SIZE / 4
+    with Client(lab, family) as client:
+        assert client.fetch() == wanted
+        kill(lab, "b")
+        assert client.fetch() == wanted
+        lab.start_agent("b")
+        lab.wait_for_agents()
+        before = rewritten(lab, "b")
+        assert client.fetch() == wanted
+        assert rewritten(lab, "b") > before + 2 * SIZE / 4 / 65536
 
 
 class Client:

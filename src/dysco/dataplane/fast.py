@@ -6,16 +6,17 @@ the other mode, and a flow goes from kernel to agent, or back, by being inserted
 
     UNDERLAY -> HOST       up the stack          HOST -> UNDERLAY   to the wire
     UNDERLAY -> FORWARD    into the kernel's forwarding, as though it had arrived on the session TUN
-    UNDERLAY -> UNDERLAY   to the wire           all others         the agent
+    UNDERLAY -> UNDERLAY   to the wire           UNDERLAY -> box in a namespace of its own     by our veth pair
+    all others             the agent             such a box -> UNDERLAY                        to the wire
 """
 
 from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dysco.dataplane.steer import DIVERT, IN, NOTHING, OUT, Tally
 from dysco.dataplane.table import PythonFlowTable, Steer
@@ -27,9 +28,13 @@ TO_AGENT: Final = 0
 TO_STACK: Final = 1
 TO_BOX: Final = 2
 TO_WIRE: Final = 3
+TO_DEVICE: Final = 4
 
 _REWRITE = struct.Struct("=16s16s4sHHBBB5x")
 _NUMBERS = struct.Struct("=IIIIII24x")
+_HOP = struct.Struct("=I")
+_HOP_AT: Final = 44  # hop_ifindex
+_BOX_AT: Final = 72  # hop_mac
 _NO_NUMBERS: Final = bytes(_NUMBERS.size)
 _SWAPS: Final = sys.byteorder == "little"
 _KNOWN_SEQ: Final = 1
@@ -47,12 +52,27 @@ class Counting(Steer, Protocol):
     def stop(self, match: FiveTuple, direction: int) -> Tally: ...
 
 
+class BoxDevice(NamedTuple):
+    """A device of a box in a namespace of its own: its index there, and that of our end of the veth pair."""
+
+    ifindex: int
+    veth_ifindex: int
+
+
 class KernelFlowTable(PythonFlowTable):
     """Implements `dysco.protocol.flow.FlowTable` with the kernel's help."""
 
-    def __init__(self, steer: Counting, addresses: tuple[bytes, ...], port_range: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        steer: Counting,
+        addresses: tuple[bytes, ...],
+        port_range: tuple[int, int],
+        boxes: Mapping[int, BoxDevice] | None = None,
+    ) -> None:
+        """`boxes`: by port."""
         super().__init__(steer, addresses, port_range)
         self._kernel = steer
+        self._boxes = dict(boxes or {})
         self._all: dict[tuple[FiveTuple, int], Tally] | None = None
         # What `refresh` has seen last; of flows that nobody has asked for, nothing is kept.
         self._seen: dict[Flow, Tally] = {}
@@ -124,16 +144,34 @@ class KernelFlowTable(PythonFlowTable):
                 return TO_WIRE
             if flow.out == FORWARD:
                 return TO_BOX
+            if flow.out in self._boxes:
+                return TO_DEVICE
+        elif flow.port in self._boxes and flow.out == UNDERLAY:
+            return TO_WIRE
         return TO_AGENT
 
     def _entry(self, flow: Flow) -> bytes:
         action = self.action(flow)
-        return DIVERT if action == TO_AGENT else pack(flow, action)
+        if action == TO_AGENT:
+            return DIVERT
+        entry = pack(flow, action)
+        if action != TO_DEVICE:
+            return entry
+        box = self._boxes[flow.out]
+        hop, device = _HOP.pack(box.veth_ifindex), _HOP.pack(box.ifindex)
+        return b"".join((entry[:_HOP_AT], hop, entry[_HOP_AT + 4 : _BOX_AT], device, entry[_BOX_AT + 4 :]))
 
     def _direction(self, port: int, match: FiveTuple) -> int:
         if port == HOST:
             return OUT
-        return IN if port == UNDERLAY else 0
+        if port == UNDERLAY:
+            return IN
+        return port if port in self._boxes else 0
+
+    def _is_wanted(self, match: FiveTuple, direction: int) -> bool:
+        if direction in self._boxes:
+            return match in self.ports[direction]
+        return super()._is_wanted(match, direction)
 
 
 def pack(flow: Flow, action: int) -> bytes:

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -80,7 +81,11 @@ SPECS: Final = (
     MapSpec("config", ARRAY, 4, _CONFIG.size, 1),
     MapSpec("counters", PERCPU_ARRAY, 4, 8, len(COUNTERS)),
 )
-PROGRAMS: Final = ("egress", "ingress", "inject", "egress_l3", "ingress_l3")
+PROGRAMS: Final = ("egress", "ingress", "inject", "egress_l3", "ingress_l3", "from_host", "from_box")
+LEAVE: Final = "leave"
+"""Stands on each device of a box in a namespace of its own; `Steering.programs` has one as `leave` and the port."""
+_PLACE = struct.Struct("=IHxx")
+_PLACE_SPEC: Final = MapSpec("place", ARRAY, 4, _PLACE.size, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,7 @@ class Steering:
         self.maps = dict(maps)
         self.taken_over = taken_over
         self._loaded: dict[str, int] = {}
+        self._places: dict[int, Map] = {}  # of each `leave`, by port
         self._flows = self.maps["flows"]
         self._config: SteeringConfig | None = None
         self._first = self._clauses = 0
@@ -153,9 +159,18 @@ class Steering:
         specs = (spec if spec.name != "flows" else replace(spec, entries=entries) for spec in SPECS)
         return cls({spec.name: create_map(spec) for spec in specs})
 
-    def programs(self) -> dict[str, Callable[[], int]]:
-        """The classifiers by name, each as a function that loads it when it is first needed."""
-        return {name: (lambda name=name: self._load(name)) for name in PROGRAMS}  # type: ignore[misc]
+    def programs(self, box_ports: Iterable[int] = ()) -> dict[str, Callable[[], int]]:
+        """The classifiers by name, each as a function that loads it when it is first needed.
+
+        box_ports: of boxes in namespaces of their own, both of each.
+        """
+        found: dict[str, Callable[[], int]] = {name: partial(self._load, name) for name in PROGRAMS}
+        found.update({f"{LEAVE}{port}": partial(self._load_leave, port) for port in box_ports})
+        return found
+
+    def join(self, port: int, veth_ifindex: int) -> None:
+        """Let packets leave a box's device by our veth pair; the index is that of its end in the box's namespace."""
+        self._places[port].put(_INDEX.pack(0), _PLACE.pack(veth_ifindex, port))
 
     def configure(self, config: SteeringConfig) -> None:
         """Tell the programs about devices and addresses."""
@@ -174,7 +189,7 @@ class Steering:
             self._write_config()
 
     def add(self, match: FiveTuple, direction: int, entry: bytes = DIVERT) -> None:
-        """Do with packets of this tuple what an entry says; direction OUT (leaving) or IN (arriving).
+        """Do with packets of this tuple what an entry says; direction OUT (leaving), IN (arriving), or a box's port.
 
         entry: struct flow of fast.bpf.h; in its place until now was another, or none. HostError if the map is full.
         """
@@ -227,7 +242,7 @@ class Steering:
 
     def close(self) -> None:
         """Give descriptors back; attached programs go on."""
-        for one in self.maps.values():
+        for one in (*self.maps.values(), *self._places.values()):
             one.close()
         for fd in self._loaded.values():
             os.close(fd)
@@ -242,6 +257,14 @@ class Steering:
     def _load(self, name: str) -> int:
         if name not in self._loaded:
             self._loaded[name] = load_program(OBJECT, f"tc/{name}", self.maps)
+        return self._loaded[name]
+
+    def _load_leave(self, port: int) -> int:
+        name = f"{LEAVE}{port}"
+        if name not in self._loaded:
+            self._places[port] = create_map(_PLACE_SPEC)
+            maps = {**self.maps, _PLACE_SPEC.name: self._places[port]}
+            self._loaded[name] = load_program(OBJECT, f"tc/{LEAVE}", maps)
         return self._loaded[name]
 
     def _written(self) -> bytes:

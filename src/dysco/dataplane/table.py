@@ -86,7 +86,7 @@ class PythonFlowTable:
     def _is_wanted(self, match: FiveTuple, direction: int) -> bool:
         if direction == OUT:
             return match in self.ports[HOST] or match in self._captured
-        return match in self.ports[UNDERLAY] and self._direction(UNDERLAY, match) == IN
+        return direction == IN and match in self.ports[UNDERLAY] and self._direction(UNDERLAY, match) == IN
 
     def refresh(self, flow: Flow) -> int:
         """Counters of this table are always up to date."""

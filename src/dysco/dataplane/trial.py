@@ -27,7 +27,7 @@ from dysco.dataplane.selftest import SEGMENT, arriving, in_own_namespace, switch
 from dysco.dataplane.steer import OBJECT, Steering, SteeringConfig
 from dysco.dataplane.tun import Tun
 from dysco.errors import DyscoError
-from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, Flow, Translation
+from dysco.protocol.flow import FIRST_BOX, FORWARD, HOST, UNDERLAY, Flow, Translation
 from dysco.wire import vnet
 from dysco.wire.checksum import add
 from dysco.wire.packet import ACK, PSH, Packet, build_tcp, fix_checksums, locate
@@ -57,7 +57,9 @@ class Range:
         self.source, self.target = Tun("in", offload=True), Tun("out", offload=True)
         undo.callback(self.source.close)
         undo.callback(self.target.close)
-        programs = self.steering.programs()
+        programs = self.steering.programs([FIRST_BOX])
+        for program in programs.values():
+            program()  # what the kernel refuses, it refuses here
         with IPRoute() as ip:
             index = {name: int(ip.link_lookup(ifname=name)[0]) for name in _NETS}
             for name, nets in _NETS.items():
@@ -65,8 +67,8 @@ class Range:
                 for net in (ipaddress.ip_network(nets[family == 6]) for family in self.families):
                     ip.addr("add", index=index[name], address=str(net[1]), prefixlen=net.prefixlen)
             places: tuple[tuple[str, tcx.Direction], ...] = (("in", "ingress"), ("out", "egress"))
-            for name, program in places:
-                _attach(ip, index[name], program, programs[f"{program}_l3"]())
+            for name, direction in places:
+                _attach(ip, index[name], direction, programs[f"{direction}_l3"]())
         own = tuple(host("in", family, 1) for family in self.families)
         self.steering.configure(
             SteeringConfig(index["in"], index["in"], index["in"], None, PORTS, own)

@@ -21,7 +21,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from dysco.dataplane import tcx
 from dysco.errors import HostError, PermissionDeniedError
 from dysco.host.changes import Change, State
-from dysco.host.netns import Kernel
+from dysco.host.netns import Kernel, path_of
 
 Family = Literal["inet", "inet6"]
 _FAMILY: Final[dict[str, int]] = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
@@ -121,6 +121,46 @@ def _unless_gone(work: Callable[[], Any]) -> None:
     except NetlinkError as error:
         if error.code not in _GONE:
             raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateVeth(Change):
+    """Make a veth pair, one end here, the other with the same name in another namespace."""
+
+    device: str
+    there: str
+
+    def command(self) -> str:
+        """Give the change in ip's syntax."""
+        return f"ip link add {self.device} type veth peer name {self.device} netns {self.there}"
+
+    def look(self, kernel: Kernel) -> State:
+        """Refuse a device that is there already: dysco made it neither now nor before a crash."""
+        if kernel.index(self.device) is not None:
+            raise HostError(
+                f"{self.show()}: there is a device of this name that the journal does not know. "
+                f"Delete it: ip link delete {self.device}"
+            )
+        return {}
+
+    def apply(self, kernel: Kernel, before: State) -> None:
+        """Make the pair, unless a crashed agent has left it."""
+        if kernel.index(self.device) is not None:
+            return
+        with _errors_of(self):
+            peer = {"ifname": self.device, "net_ns_fd": str(path_of(self.there))}
+            kernel.ip.link("add", ifname=self.device, kind="veth", peer=peer)
+
+    def undo(self, kernel: Kernel, before: State) -> str | None:
+        """Delete the pair; with the other namespace it has gone by itself."""
+        with _errors_of(self):
+            link = _link(kernel, self.device)
+            if link is None:
+                return None
+            if _kind(link) != "veth":
+                return f"{self.device} is no veth device any more: left as it is"
+            _unless_gone(lambda: kernel.ip.link("del", index=link["index"]))
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,10 +30,12 @@ from dysco.host.links import (
     AttachClassifier,
     AttachProgram,
     CreateTun,
+    CreateVeth,
     Family,
     LinkUp,
 )
 from dysco.host.netns import Kernel, Namespace
+from dysco.protocol.flow import FIRST_BOX
 
 QUEUE: Final = (
     1000  # packets that wait for the agent in a TUN device, ours: two bursts of 64 KiB at 1280 bytes
@@ -44,6 +46,7 @@ RULE_PREFERENCE: Final = 2016  # first preference of their rules: behind `local`
 _FORCE: Final = "net/ipv6/conf/all/force_forwarding"
 _FAMILIES: Final[tuple[Family, ...]] = ("inet", "inet6")
 
+_LARGEST_MTU: Final = 65535  # of a veth device; the devices at the ends of the way decide
 _ETHERNET: Final = 1  # ARPHRD_ETHER, linux/if_arp.h
 
 Direction = Literal["ingress", "egress"]
@@ -57,24 +60,31 @@ class Hooks:
     programs: Programs
     by_tcx: bool
 
-    def on(self, device: str, names: Mapping[Direction, str]) -> list[Change]:
-        """Give the changes that attach programs to a device."""
+    def on(
+        self, device: str, names: Mapping[Direction, str], *, netns: str | None = None, instance: str = ""
+    ) -> list[Change]:
+        """Give the changes that attach programs to a device; `instance` tells one of several of a name."""
         if self.by_tcx:
             return [
                 AttachProgram(
-                    device=device, direction=direction, name=f"dysco_{name}", program=self.programs.get(name)
+                    netns=netns,
+                    device=device,
+                    direction=direction,
+                    name=f"dysco_{name}",
+                    program=self.programs.get(name + instance),
                 )
                 for direction, name in names.items()
             ]
         return [
-            AddClsact(device=device),
+            AddClsact(netns=netns, device=device),
             *(
                 AttachClassifier(
+                    netns=netns,
                     device=device,
                     direction=direction,
                     name=f"dysco_{name}",
                     preference=FILTER_PREFERENCE,
-                    program=self.programs.get(name),
+                    program=self.programs.get(name + instance),
                 )
                 for direction, name in names.items()
             ),
@@ -95,12 +105,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class NamespaceBox:
-    """A middlebox in a namespace of its own (a name of `ip netns`, or a path) and its two devices there."""
+    """A middlebox in a namespace of its own (a name of `ip netns`, or a path) and its two devices there.
+
+    `port` is the left device's number in the flow table, the right one's is the next.
+    """
 
     name: str
     netns: str
     left: str
     right: str
+    port: int = FIRST_BOX
 
 
 def for_agent(
@@ -114,12 +128,14 @@ def for_agent(
     boxes: Sequence[NamespaceBox] = (),
     programs: Programs | None = None,
     by_tcx: bool | None = None,
+    carries: bool = False,
 ) -> Plan:
     """Compute the changes for an agent in the calling thread's network namespace; changes nothing.
 
     `mtu` in bytes, None for the smallest of the underlay devices. `programs` gives loaded classifiers by
     name (egress, ingress, inject); without them the plan can only be shown. `by_tcx` attaches them to devices
-    themselves, else as classifiers of tc; None: as the kernel can. Raises HostError for devices and
+    themselves, else as classifiers of tc; None: as the kernel can. `carries`: programs may carry packets into
+    boxes in namespaces and out of them. Raises HostError for devices and
     namespaces that are not there.
     """
     hooks = Hooks(programs or {}, tcx.is_here() if by_tcx is None else by_tcx)
@@ -143,6 +159,8 @@ def for_agent(
         more, said = _box(box, number, mtu)
         changes += more
         notes += said
+        if carries:
+            changes += _passage(box, number, hooks)
     changes += [
         *hooks.on(underlay_tun, {"ingress": "inject"}),
         *(change for link in links for change in _capture(link, hooks)),
@@ -224,6 +242,26 @@ def _box(box: NamespaceBox, number: int, mtu: int) -> tuple[list[Change], list[s
                 AddRule(netns=box.netns, family=family, device=here, table=table, preference=preference)
             )
     return changes, notes
+
+
+def veth_name(number: int) -> str:
+    """The device that leads to the box in a namespace with this number, from 0 on; it has the same name there."""
+    return f"dysco-b{number}"
+
+
+def _passage(box: NamespaceBox, number: int, hooks: Hooks) -> list[Change]:
+    """Give the veth pair by which programs carry packets to a box and back; nothing else passes there."""
+    device = veth_name(number)
+    changes: list[Change] = [CreateVeth(device=device, there=box.netns)]
+    for netns, name in ((None, "from_box"), (box.netns, "from_host")):
+        changes += [
+            SetSysctl(netns=netns, key=f"net/ipv6/conf/{device}/addr_gen_mode", value="1", optional=True),
+            *hooks.on(device, {"ingress": name}, netns=netns),
+            LinkUp(netns=netns, device=device, mtu=_LARGEST_MTU, queue=QUEUE),
+        ]
+    for port, side in enumerate((box.left, box.right), box.port):
+        changes += hooks.on(side, {"egress": "leave"}, netns=box.netns, instance=str(port))
+    return changes
 
 
 def _capture(link: Any, hooks: Hooks) -> list[Change]:

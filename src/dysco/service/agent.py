@@ -139,8 +139,11 @@ class AgentService:
         self._undo.push_async_callback(self._close_kernel)
         own, mtu = side.underlay.addresses, side.underlay.mtu
         self.policies: PolicySet = policy_set(config, own)
-        make_table = KernelFlowTable if side.in_kernel else PythonFlowTable
-        self.table: PythonFlowTable = make_table(side.steering, own, config.agent.port_range)
+        self.table: PythonFlowTable = (
+            KernelFlowTable(side.steering, own, config.agent.port_range, side.carried)
+            if side.in_kernel
+            else PythonFlowTable(side.steering, own, config.agent.port_range)
+        )
         self._settings = settings.core_settings(config, own, mtu)
         self.core = Agent(self._settings, self.table, settings.decider(self.policies, self), os.urandom)
         readers = {

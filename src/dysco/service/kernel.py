@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,13 +18,14 @@ from typing import Any, Final
 from pyroute2 import IPRoute
 
 from dysco.config.models import HostConfig
+from dysco.dataplane.fast import BoxDevice
 from dysco.dataplane.selftest import offload_fault
 from dysco.dataplane.steer import Steering, SteeringConfig
 from dysco.dataplane.trial import fault_since_boot
 from dysco.dataplane.tun import Tun
 from dysco.errors import HostError
 from dysco.host.netns import run_in
-from dysco.host.plan import Plan, for_agent
+from dysco.host.plan import Plan, for_agent, veth_name
 from dysco.host.transaction import Transaction
 from dysco.service.settings import box_ports, namespace_boxes
 
@@ -52,6 +54,7 @@ class KernelSide:
     session: Tun
     subsession: Tun
     boxes: dict[int, Tun] = field(default_factory=dict)
+    carried: dict[int, BoxDevice] = field(default_factory=dict)
     offload_refused: str = ""
     in_kernel: bool = False
     kernel_refused: str = ""
@@ -98,8 +101,11 @@ def look(config: HostConfig) -> Underlay:
     )
 
 
-def plan(config: HostConfig, programs: Any = None) -> Plan:
-    """The changes that an agent needs; without programs the plan can only be shown."""
+def plan(config: HostConfig, programs: Any = None, in_kernel: bool | None = None) -> Plan:
+    """The changes that an agent needs; without programs the plan can only be shown.
+
+    in_kernel: whether programs rewrite packets; None: as the configuration wants it.
+    """
     return for_agent(
         underlay=config.agent.underlay,
         session_tun=config.tun.session,
@@ -109,6 +115,7 @@ def plan(config: HostConfig, programs: Any = None) -> Plan:
         kernel_box=any(box.kind == "kernel" for box in config.box),
         boxes=namespace_boxes(config),
         programs=programs,
+        carries=config.dataplane.mode != "tun" if in_kernel is None else in_kernel,
     )
 
 
@@ -117,7 +124,8 @@ def up(config: HostConfig) -> KernelSide:
     underlay = look(config)
     in_kernel, kernel_refused = choose(config.dataplane.mode)
     steering = Steering.open(config.tun.underlay)
-    changes = plan(config, steering.programs())
+    ports = [port for box in namespace_boxes(config) for port in (box.port, box.port + 1)]
+    changes = plan(config, steering.programs(ports), in_kernel)
     transaction = Transaction(changes, config.run_directory, name=config.agent.name)
     transaction.up()
     with contextlib.ExitStack() as undo:
@@ -132,6 +140,7 @@ def up(config: HostConfig) -> KernelSide:
                 for port, device in ((one.left, one.box.left), (one.left + 1, one.box.right)):
                     boxes[port] = run_in(one.box.namespace, partial(Tun, device, offload=session.has_offload))
                     undo.callback(boxes[port].close)
+        carried = _join(config, steering) if in_kernel else {}
         steering.configure(_steering_config(config, underlay))
         undo.pop_all()
     return KernelSide(
@@ -142,10 +151,23 @@ def up(config: HostConfig) -> KernelSide:
         session,
         subsession,
         boxes,
+        carried,
         refused,
         in_kernel,
         kernel_refused,
     )
+
+
+def _join(config: HostConfig, steering: Steering) -> dict[int, BoxDevice]:
+    """Have the programs carry packets into boxes in namespaces and out of them; by port, the devices there."""
+    found: dict[int, BoxDevice] = {}
+    for number, box in enumerate(namespace_boxes(config)):
+        veth = veth_name(number)
+        here = socket.if_nametoindex(veth)
+        for port, device in enumerate((box.left, box.right), box.port):
+            found[port] = BoxDevice(run_in(box.netns, socket.if_nametoindex, device), here)
+            steering.join(port, run_in(box.netns, socket.if_nametoindex, veth))
+    return found
 
 
 def choose(mode: str) -> tuple[bool, str]:

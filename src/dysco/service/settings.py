@@ -142,9 +142,9 @@ def decider(policies: policy.PolicySet, view: View) -> Decide:
 def namespace_boxes(config: HostConfig) -> list[NamespaceBox]:
     """The boxes that get a TUN pair in a namespace of their own."""
     return [
-        NamespaceBox(box.name, box.namespace or "", box.left, box.right)
-        for box in config.box
-        if box.kind == "namespace"
+        NamespaceBox(box.name, box.namespace or "", box.left, box.right, left)
+        for box, left in ((one.box, one.left) for one in box_ports(config))
+        if box.kind == "namespace" and left is not None
     ]
 
 

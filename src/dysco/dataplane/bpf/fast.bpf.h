@@ -8,6 +8,7 @@
 #define TO_STACK 1 // up the host's own stack, as if it had come from the wire
 #define TO_BOX 2   // to the kernel's forwarding, as if the agent had written it to the session TUN
 #define TO_WIRE 3  // wherever the routes say, as if the agent had written it to the underlay TUN
+#define TO_DEVICE 4 // to a box in a namespace of its own, as if the agent had written it to the box's TUN there
 
 #define ASK_AGENT (-100) // no verdict: the packet is as it was
 #define TCP_LEAST 20
@@ -24,10 +25,15 @@ struct flow {
 	__u8 translates; // whether the numbers below are other than zero
 	__u8 known;	 // which of the highest numbers
 	__u8 pad;
-	__u32 hop_ifindex; // where packets left until lately; 0: not known
+	__u32 hop_ifindex; // where packets left until lately; 0: not known. TO_DEVICE: our end of the box's veth pair
 	__u32 seq_delta, ack_delta, tsval_delta, tsecr_delta;
 	__u32 top_seq, top_ack; // the number behind the last byte, and the highest acknowledgement, both as they came in
-	__u8 hop_mac[6];	// of the next hop
+	union {
+		__u8 hop_mac[6]; // of the next hop
+		struct {
+			__u16 ifindex_low, ifindex_high; // TO_DEVICE: of the TUN device in the box's namespace
+		} box;
+	};
 	__u16 hop_epoch;	// when it was looked up
 	__u64 packets, bytes; // counted here; bytes of IP packets
 };
@@ -213,6 +219,32 @@ static __always_inline int deliver(struct __sk_buff *skb, __u32 l2, const struct
 	return bpf_redirect(conf->device_ifindex, BPF_F_INGRESS);
 }
 
+// What goes to a box's namespace and back crosses a veth pair, and says so in place of the Ethernet addresses.
+struct passage {
+	__u8 kind;   // no multicast bit, for the kernel looks at it
+	__u8 action; // what becomes of it at the other end: TO_BOX or TO_AGENT
+	__u16 port;  // of `dysco.protocol.flow`: which device of which box it has left
+	__u32 ifindex; // of the TUN device in the box's namespace
+	__u8 pad[4];
+};
+
+#define PASSAGE 0x02
+
+static __always_inline int enter_box(struct __sk_buff *skb, __u32 l2, const struct flow *flow)
+{
+	struct passage passage = {
+		.kind = PASSAGE,
+		.action = TO_BOX,
+		.ifindex = flow->box.ifindex_low | (__u32)flow->box.ifindex_high << 16,
+	};
+	if (!l2 && push_ethernet(skb, 0))
+		return TC_ACT_SHOT;
+	if (bpf_skb_store_bytes(skb, 0, &passage, sizeof(passage), 0))
+		return TC_ACT_SHOT;
+	// Straight into the other namespace where the kernel knows the header's length.
+	return l2 ? bpf_redirect_peer(flow->hop_ifindex, 0) : bpf_redirect(flow->hop_ifindex, 0);
+}
+
 // Several CPUs may carry packets of one flow. When tries run out, others have raised it meanwhile.
 static __always_inline void raise(struct flow *flow, __u32 *top, __u8 bit, __u32 number)
 {
@@ -303,6 +335,8 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 	}
 	if (action == TO_STACK && (!arrives || (l2 != 0) != conf->device_has_mac))
 		return ASK_AGENT;
+	if (action == TO_DEVICE && !arrives)
+		return ASK_AGENT;
 	tally(flow, &tcp, size, size - at - header);
 	if (rewrite(skb, l2, l2 + at, family, ip_sum, &tcp, &options, flow))
 		return TC_ACT_SHOT;
@@ -311,6 +345,8 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 		return deliver(skb, l2, conf);
 	if (action == TO_BOX)
 		return bpf_redirect(conf->session_ifindex, BPF_F_INGRESS);
+	if (action == TO_DEVICE)
+		return enter_box(skb, l2, flow);
 	if (in_place)
 		return bpf_skb_store_bytes(skb, 0, flow->hop_mac, 6, 0) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	if (!l2 && push_ethernet(skb, 0))

@@ -6,12 +6,19 @@
 //   ingress  on each underlay device, incoming: subsessions, ICMP errors about them                     -> underlay TUN
 //   inject   on the underlay TUN, what the agent writes: to this host as if it came from the wire, else to the wire
 //
+// A box in a namespace of its own is reached by a veth pair, so that what is rewritten need not pass the agent:
+//
+//   from_host  there, on its end of the pair: as if it had come by one of the box's TUN devices
+//   leave      there, on these TUN devices, outgoing: by the pair if a flow says so, else to the agent
+//   from_box   on this host's end of the pair: to the wire; what cannot be carried goes back, and there to the agent
+//
 // What no map names passes at once; what the programs do not understand passes too, never is it dropped. Nothing here
 // touches netfilter: egress stands behind it, ingress before it, and what inject sends does not meet it again.
 // Addresses of both families are kept in 16 bytes, IPv4 in the first four.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -48,6 +55,8 @@ static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC
 static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *, int size,
 					__u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
+static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect_peer;
+static long (*const bpf_skb_change_type)(struct __sk_buff *, __u32 type) = (void *)BPF_FUNC_skb_change_type;
 static long (*const bpf_l4_csum_replace)(struct __sk_buff *, __u32 offset, __u64 from, __u64 to,
 					 __u64 flags) = (void *)BPF_FUNC_l4_csum_replace;
 static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *, int size,
@@ -62,6 +71,7 @@ static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *, int 
 #define ACK 0x10
 #define FLOW_OUT 1 // a session packet that leaves: egress
 #define FLOW_IN 2  // a packet that arrives, of a session without a subsession or of a fast flow: ingress
+// From 4 on: a packet that has left a box by the device with this number (FIRST_BOX of `dysco.protocol.flow`)
 
 // RESET_KEPT_BACK: this host's own reset for a subsession, which would end a session that goes on
 enum counter { CAPTURED_OUT, CAPTURED_IN, SYN_CAPTURED, TO_HOST, TO_WIRE, NO_ROUTE, TOO_BIG, RESET_KEPT_BACK, REWRITTEN,
@@ -132,6 +142,20 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } counters SEC(".maps");
+
+struct place {
+	__u32 veth_ifindex; // 0: not known yet
+	__u16 port;
+	__u16 pad;
+};
+
+// Each program `leave` has its own.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct place);
+} place SEC(".maps");
 
 static __always_inline void count(__u32 which)
 {
@@ -487,6 +511,63 @@ SEC("tc/inject") int inject(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	count(TO_WIRE);
 	return leave(skb, &fib);
+}
+
+SEC("tc/from_host") int from_host(struct __sk_buff *skb)
+{
+	struct passage passage;
+	if (bpf_skb_load_bytes(skb, 0, &passage, sizeof(passage)) || passage.kind != PASSAGE)
+		return TC_ACT_SHOT;
+	if (passage.action == TO_AGENT) {
+		skb->mark = OUR_MARK;
+		return bpf_redirect(passage.ifindex, 0);
+	}
+	if (bpf_skb_change_type(skb, PACKET_HOST))
+		return TC_ACT_SHOT;
+	return bpf_redirect(passage.ifindex, BPF_F_INGRESS);
+}
+
+SEC("tc/leave") int leave_box(struct __sk_buff *skb)
+{
+	if (skb->mark == OUR_MARK) {
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
+	__u32 zero = 0;
+	const struct place *here = bpf_map_lookup_elem(&place, &zero);
+	struct found found = {};
+	if (!here || !here->veth_ifindex || !parse(skb, 0, &found) || found.quoted)
+		return TC_ACT_UNSPEC;
+	found.key.direction = here->port;
+	const struct flow *flow = bpf_map_lookup_elem(&flows, &found.key);
+	if (!flow || !is_fast(&found, flow))
+		return TC_ACT_UNSPEC;
+	struct passage passage = { .kind = PASSAGE, .port = here->port, .ifindex = skb->ifindex };
+	if (push_ethernet(skb, 0) || bpf_skb_store_bytes(skb, 0, &passage, sizeof(passage), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(here->veth_ifindex, 0);
+}
+
+SEC("tc/from_box") int from_box(struct __sk_buff *skb)
+{
+	struct passage passage;
+	struct config *conf = settings();
+	if (!conf || bpf_skb_load_bytes(skb, 0, &passage, sizeof(passage)) || passage.kind != PASSAGE)
+		return TC_ACT_SHOT;
+	struct found found = {};
+	if (parse(skb, ETH_HLEN, &found)) {
+		found.key.direction = passage.port;
+		struct flow *flow = bpf_map_lookup_elem(&flows, &found.key);
+		if (flow && flow->action == TO_WIRE && is_fast(&found, flow)) {
+			int verdict = carry(skb, ETH_HLEN, 1, conf, found.key.family, flow);
+			if (verdict != ASK_AGENT)
+				return verdict;
+		}
+	}
+	passage.action = TO_AGENT;
+	if (bpf_skb_store_bytes(skb, 0, &passage, sizeof(passage), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
 }
 
 // Run by the agent and attached nowhere: packets of the flow whose key the frame carries go to the agent from now on.
