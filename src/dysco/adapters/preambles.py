@@ -164,12 +164,18 @@ class Added(NamedTuple):
     what: str
 
 
+def _same(left: Heads, right: Heads) -> bool:
+    return all(one[: len(other)] == other[: len(one)] for one, other in zip(left, right, strict=True))
+
+
 def compare(left: Heads, right: Heads) -> Added | None:
     """Say what a proxy has added between two sessions by their first bytes; None if they are different streams.
 
     Raises Unclear if that cannot be told from these bytes.
     """
     taken = consumed(left)
+    if _same(left, right) and len(right.sent) >= taken.sent:  # passed on, for another proxy behind this one
+        taken = Preamble(0, 0, "")
     put = 0 if left.sent[taken.sent :].startswith(right.sent[:6]) else proxy_line(right.sent)
     pairs = (
         (left.sent[taken.sent :], right.sent[put:]),
