@@ -283,6 +283,8 @@ class Ground:
             old = self.table.get(flow.port, flow.match)
             flow.slow = flow.slow or (flow.port, flow.match) in slow
             if old is not None and old.owner is chain:
+                if _is_same(old, flow):
+                    continue  # what moves its packets would have to stop for nothing
                 self.table.refresh(old)
                 flow.carry_over(old)
             self.table.insert(flow)
@@ -358,7 +360,7 @@ class Ground:
         return seq & MASK32, ack & MASK32
 
     def set_tops(self, chain: Chain, side: Side, numbers: Numbers) -> None:
-        """Let the flows of one side go on counting from here."""
+        """Let the flows of one side, whose packets the core sees by now, go on counting from here."""
         out_key, into_key = self.forward_key(chain, side), self.backward_key(chain, side)
         if side == "left":
             out_key, into_key = into_key, out_key
@@ -372,7 +374,6 @@ class Ground:
                 df, db = (chain.left.sums or (0, 0)) if from_left else (0, 0)
                 flow.top_seq = (seq - df) & MASK32
                 flow.top_ack = (ack + db) & MASK32
-                self.table.insert(flow)
 
     def sums(self, chain: Chain) -> tuple[int, int]:
         """What this host adds to forward and backward numbers, box and translation together (DESIGN section 9)."""
@@ -416,6 +417,20 @@ class Ground:
                 self.output.packet(chain.box.left_write, packet)
             else:
                 self.to_right(chain.right, packet)
+
+
+def _is_same(one: Flow, other: Flow) -> bool:
+    """Whether two flows of the same match do the same with packets."""
+    if (one.out, one.rewrite, one.slow) != (other.out, other.rewrite, other.slow):
+        return False
+    return _deltas(one) == _deltas(other)
+
+
+def _deltas(flow: Flow) -> tuple[int, int, int, int]:
+    numbers = flow.translation
+    if numbers is None:
+        return 0, 0, 0, 0
+    return numbers.seq_delta, numbers.ack_delta, numbers.tsval_delta, numbers.tsecr_delta
 
 
 def _remember(known: OrderedDict[int, int], request: int, value: int) -> None:

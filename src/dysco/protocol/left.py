@@ -430,8 +430,8 @@ class Left:
         give_back(ground, old, now)
         chain.right = new
         chain.changing.left = None
-        ground.install(chain)
         ground.set_tops(chain, "right", Numbers(two.top, two.rcvd, two.acked, two.answered))
+        ground.install(chain)
         ground.tidy(chain)
         ground.complete(anchor.change.request)
         ground.life.record(chain)

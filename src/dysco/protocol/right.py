@@ -309,8 +309,8 @@ class Right:
         give_back(ground, old, now)
         chain.left = new
         chain.changing.right = None
-        ground.install(chain)
         ground.set_tops(chain, "left", Numbers(two.top, two.rcvd, two.acked, two.answered))
+        ground.install(chain)
         ground.tidy(chain)
         ground.complete(anchor.change.request, (two.cutoff + anchor.sums[1]) & MASK32)
         ground.requested.pop(anchor.change.request, None)
