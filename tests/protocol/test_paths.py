@@ -203,6 +203,32 @@ def test_what_the_old_path_says_again_is_not_said_twice(at: Numbers) -> None:
     assert anchor.acked == at(1000)
 
 
+def test_what_both_paths_say_is_said_once(at: Numbers) -> None:
+    anchor = two(at)
+
+    def old(one: Packet) -> bool:
+        return anchor.receive_old(one, located(one))
+
+    def new(one: Packet) -> bool:
+        return anchor.receive_new(one, located(one))
+
+    assert old(packet(at, 5000, 1000))
+    assert not new(packet(at, 5000, 1000))
+    assert new(packet(at, 5000, 1000))  # it asks for what follows the cutoff
+    assert not old(packet(at, 5000, 1000))
+    anchor = two(at)
+    assert old(packet(at, 5000, 1000))
+    assert new(packet(at, 5000, 1000, 0, 0, (1050, 1060)))
+    anchor = two(at)
+    assert old(packet(at, 5000, 1000))
+    assert new(packet(at, 5000, 1000, 10))
+    assert new(packet(at, 5000, 1000, 0, FIN))
+    assert new(build_tcp(TUPLE, at(5000), at(1000), ACK, 501))  # the window has changed
+    anchor = two(at)
+    assert new(packet(at, 5000, 1000))
+    assert not old(packet(at, 5000, 1000))
+
+
 def test_resets_always_pass(at: Numbers) -> None:
     one = packet(at, 5000, 10, 0, RST)
     assert two(at).receive_old(one, located(one))

@@ -92,7 +92,7 @@ class Agent:
         if flow is not None and isinstance(chain, Chain) and self._changes.takes(chain, flow, at):
             self._changes.packet(chain, flow, packet, at, now)
             return
-        if at.flags & SYN and port == UNDERLAY and self._changes.drops(at):
+        if at.flags & SYN and self._changes.drops(at):
             return
         if at.flags & SYN and not at.flags & ACK:
             self._setup.syn(port, packet, at, flow, now)

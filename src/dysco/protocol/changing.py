@@ -66,7 +66,8 @@ class Anchor:
     old, new: the facings of the two paths on this side of the agent; new is None before it is known. two: while there
     are two paths. isn: of the path handshake; peer_next: the number that the other anchor announced in it as its next.
     tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty; told_old, told_new:
-    it knows the same of this half, and so do the hosts of that path. joined: chains are joined between the anchors;
+    it knows the same of this half, and so do the hosts of that path. shown: the ACK at the other anchor's cutoff has
+    come on the new path, and nothing of the path handshake is behind it. joined: chains are joined between the anchors;
     then stamps translates timestamps, if the session has them. holding: while a frozen box's state is under way,
     what the new path shall get, and how many bytes that is; None: nothing is held. since: when each phase began
     (seconds). direct: name of the other anchor, if what lies between may be dead (see `bypass`).
@@ -86,6 +87,7 @@ class Anchor:
         "peer_next",
         "phase",
         "renew_at",
+        "shown",
         "since",
         "stamps",
         "told_new",
@@ -106,6 +108,7 @@ class Anchor:
         self.isn = 0
         self.peer_next: int | None = None
         self.peer_done = False
+        self.shown = False
         self.told_new = False
         self.told_old = False
         self.tries = 0
@@ -133,6 +136,14 @@ class Anchor:
             self.told_old = True
         else:
             self.told_new = True
+
+    @property
+    def may_complete(self) -> bool:
+        """Whether the other half is empty, too, and the endpoint would get nothing of the path handshake.
+
+        The ACK at the other's cutoff may be lost: then it is not waited for longer than until something is repeated.
+        """
+        return self.peer_done and (self.shown or self.tries > 0)
 
     @property
     def told_done(self) -> bool:

@@ -342,8 +342,13 @@ class Hosts:
         right.handshake = left.handshake
         flows = [*chain.left_flows(), *chain.right_flows()]
         ground.life.via[found[0].dst] += 1
-        if any(ground.table.get(flow.port, flow.match) is not None for flow in flows):
+        owners = [
+            there.owner for flow in flows if (there := ground.table.get(flow.port, flow.match)) is not None
+        ]
+        if owners:
             ground.life.leave(found[0], now)
+            if any(isinstance(one, Chain) and _may_go(one) for one in owners):
+                return "busy: the session is about to leave this host"
             return "the session passes the same devices of this host already: give each middlebox its own"
         right.lock = Lock(LockState.LOCKED, message.request, now + LEASE_S)
         chain.state = State.ESTABLISHED
@@ -373,6 +378,10 @@ class Hosts:
             inside.rehearsed[flow.port, flow.match] = at.next_seq
         if flow.port == UNDERLAY:
             self._ground.rehearse(at.five_tuple, at.seq, now)
+            if chain.box is not None:
+                # If the change is cancelled while the box has it, nobody would know it when it comes out.
+                beyond = chain.session_out if chain.is_forward(flow) else chain.session_in.reversed()
+                self._ground.rehearse(beyond, at.seq, now)
         apply(packet, flow, at)
         self._ground.output.packet(flow.out, packet)
 
@@ -505,6 +514,11 @@ def _raise_ack(flow: Flow, ack: int) -> None:
 def _keys(chain_id: bytes) -> Iterator[bytes]:
     """Every key that a chain may have here: by its hop index, or drawn when it joined a live session."""
     return (chain_id + bytes((index,)) for index in range(256))
+
+
+def _may_go(chain: Chain) -> bool:
+    """Whether a change is under way that may take the session from this host, or has brought it here in vain."""
+    return chain.changing is not None and chain.changing.inside is not None
 
 
 def _is_leaving(chain: Chain) -> bool:

@@ -20,8 +20,10 @@ from dysco.protocol.locks import step as lock_step
 from dysco.protocol.switching import (
     FROZEN_S,
     REHEARSED_WINDOW,
+    at_cutoff,
     begin_two,
     give_back,
+    is_at_cutoff,
     patience,
     raise_alarm,
     rehearsed_isn,
@@ -162,7 +164,7 @@ class Left:
             tell_done(self._ground, chain, anchor, now, rightward=True)
         if anchor.peer_done and anchor.holding is not None and not anchor.moved:
             self.transfers.begin(chain, anchor)
-        elif anchor.peer_done:
+        elif anchor.may_complete:
             self._input(chain, anchor, LeftInput.DONE, now)
 
     def seen_inside(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
@@ -196,6 +198,10 @@ class Left:
         if at.flags & SYN:
             if at.flags & ACK and at.ack == (anchor.isn + 1) & MASK32:
                 self._ground.rehearse(at.five_tuple, at.seq, now)
+                if anchor.state is LeftState.TWO_PATHS:
+                    return (
+                        True  # behind the ACK at the cutoff the right anchor keeps nothing of this any more
+                    )
                 next_one = anchor.peer_next = (at.seq + 1) & MASK32
                 # The second one is a window update: trackers take it as the measure of what may follow.
                 for _ in range(2):
@@ -206,6 +212,11 @@ class Left:
                     self._ready(chain, anchor, now)
             return True
         if anchor.state is LeftState.TWO_PATHS:
+            last = is_at_cutoff(at)
+            anchor.shown = anchor.shown or last or at.payload_len > 0 or bool(at.flags & FIN)
+            if last:
+                self.look(chain, anchor, now)
+                return True
             rehearsed = at.ack == (anchor.isn + 1) & MASK32 and at.window == REHEARSED_WINDOW
             return rehearsed and not at.payload_len and not at.flags & (FIN | RST)
         if at.flags & RST:
@@ -412,8 +423,7 @@ class Left:
         assert new is not None
         if anchor.peer_next is not None:
             ack = earlier(anchor.peer_next, two.answered)  # never more than is true, whoever believes it
-            shown = build_tcp(new.tuple, two.cutoff, ack, ACK, REHEARSED_WINDOW)
-            self._ground.output.packet(new.write, shown)
+            self._ground.output.packet(new.write, at_cutoff(new.tuple, two.cutoff, ack))
 
     def resume(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """Go on after a restart, in the middle of two paths."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from dysco.wire.edit import bare, edit_sack, renumber, split
 from dysco.wire.numbers import distance, earlier, later
+from dysco.wire.options import SACK, walk
 from dysco.wire.packet import ACK, FIN, RST, Located, Packet, locate
 
 _LEAST_WINDOW = 1460
@@ -36,11 +37,12 @@ class TwoPaths:
     number behind the last byte received on the old path, rcvd: on either. acked: the highest acknowledgement given to
     the inner side, answered: the highest that it has given, told_old: the highest given to the old path.
     peer_cutoff: once known. ack_limit: until the other anchor has switched, acks on the new path stay at what the path
-    handshake has shown: a tracker there has not seen the data that were received on the old path.
+    handshake has shown: a tracker there has not seen the data that were received on the old path. copied: the window of
+    the acknowledgement of all below the cutoff that the old path has given, while its copy may come on the new one.
     """
 
     __slots__ = (
-        "ack_limit", "acked", "answered", "bytes_new", "bytes_old", "cutoff", "forced", "last", "old_rcvd",
+        "ack_limit", "acked", "answered", "bytes_new", "bytes_old", "copied", "cutoff", "forced", "last", "old_rcvd",
         "peer_cutoff", "rcvd", "told_old", "top",
     )  # fmt: skip
 
@@ -58,6 +60,7 @@ class TwoPaths:
         self.ack_limit: int | None = None
         self.forced = forced
         self.last: Packet | None = None
+        self.copied: int | None = None
         self.bytes_old = 0
         self.bytes_new = 0
 
@@ -126,6 +129,8 @@ class TwoPaths:
         if at.flags & ACK:
             if not size and not at.flags & FIN and self._is_stale(at.ack):
                 return False
+            if not size and not at.flags & FIN and at.ack == self.cutoff:
+                self.copied = at.window
             self.acked = later(self.acked, at.ack)
         return True
 
@@ -144,6 +149,8 @@ class TwoPaths:
             self.ack_limit = None
         if not at.flags & ACK:
             return bool(size)
+        if self._is_copy(packet, at):
+            return False
         if distance(at.ack, self.cutoff) >= 0:
             self.acked = later(self.acked, at.ack)
         elif not size and not at.flags & FIN:
@@ -168,6 +175,13 @@ class TwoPaths:
     def _is_stale(self, ack: int) -> bool:
         """Whether the new path has said as much: a reminder of it would look like a request to send again."""
         return distance(ack, self.acked) < 0 or ack == self.acked == self.cutoff
+
+    def _is_copy(self, packet: Packet, at: Located) -> bool:
+        """Whether the old path has given the same; an endpoint that has closed would answer it with a reset."""
+        if at.payload_len or at.flags & FIN or not at.ack == self.acked == self.cutoff:
+            return False
+        window, self.copied = self.copied, None
+        return window == at.window and all(kind != SACK for kind, *_ in walk(packet, at))
 
     def _reset(self, packet: Packet, at: Located) -> tuple[list[Packet], list[Packet]]:
         old = packet.copy()

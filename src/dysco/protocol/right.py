@@ -18,8 +18,10 @@ from dysco.protocol.switching import (
     FIRST_WAIT_S,
     FROZEN_S,
     REHEARSED_WINDOW,
+    at_cutoff,
     begin_two,
     give_back,
+    is_at_cutoff,
     patience,
     raise_alarm,
     rehearsed_isn,
@@ -135,7 +137,7 @@ class Right:
         if anchor.phase < Phase.DRAINED:
             self._ground.move(chain, anchor, Phase.DRAINED, now)
             tell_done(self._ground, chain, anchor, now, rightward=False)
-        if anchor.peer_done and anchor.holding is None:
+        if anchor.may_complete and anchor.holding is None:
             self._input(chain, anchor, RightInput.DONE, now)
 
     def handshake(self, chain: Chain, anchor: RightAnchor, at: Located, now: float) -> bool:
@@ -155,6 +157,11 @@ class Right:
                 self._ground.output.packet(new.write, answer)
             return True
         is_bare = not at.payload_len and not at.flags & FIN
+        last = is_at_cutoff(at)
+        anchor.shown = anchor.shown or last or not is_bare
+        if last:
+            self.look(chain, anchor, now)
+            return True
         if anchor.state is RightState.WAITING:
             if not is_bare and at.flags & ACK:
                 self._input(chain, anchor, RightInput.NEW_DATA, now)
@@ -290,8 +297,7 @@ class Right:
             seq = (two.cutoff + anchor.sums[1]) & MASK32
             # Never more than is true, whoever believes it.
             ack = earlier(anchor.peer_next, (two.answered - anchor.sums[0]) & MASK32)
-            shown = build_tcp(new.tuple.reversed(), seq, ack, ACK, REHEARSED_WINDOW)
-            self._ground.output.packet(new.write, shown)
+            self._ground.output.packet(new.write, at_cutoff(new.tuple.reversed(), seq, ack))
 
     def resume(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """Go on after a restart, in the middle of two paths or before."""

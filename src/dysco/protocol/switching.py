@@ -11,7 +11,8 @@ from dysco.protocol.ground import Ground, Numbers
 from dysco.protocol.paths import TwoPaths
 from dysco.wire.messages import OldDone
 from dysco.wire.numbers import MASK32
-from dysco.wire.packet import Packet
+from dysco.wire.packet import ACK, PSH, Located, Packet, build_tcp
+from dysco.wire.tuples import FiveTuple
 
 FIRST_WAIT_S: Final = 0.2  # DESIGN section 6: requesters repeat, 200 ms doubling
 MOST_WAIT_S: Final = 1.6
@@ -21,6 +22,7 @@ FROZEN_S: Final = 0.5  # DESIGN section 9: anchors hold new data so long at most
 FROZEN_BYTES: Final = 256 * 1024  # DESIGN section 9
 REHEARSED_WINDOW: Final = 0xFFFF
 _NO_WSCALE: Final = 255
+_TCP_LEAST: Final = 20
 
 
 def patience(tries: int) -> float:
@@ -101,6 +103,17 @@ def raise_alarm(ground: Ground, chain: Chain, anchor: Anchor, now: float) -> Non
         phase = anchor.phase
         ground.move(chain, anchor, Phase.STUCK, now, ground.settings.name, "the old path does not get empty")
         anchor.phase = phase
+
+
+def at_cutoff(tuple_: FiveTuple, seq: int, ack: int) -> Packet:
+    """Make the ACK at a cutoff, the last packet of the path handshake; PSH tells it from those before."""
+    return build_tcp(tuple_, seq, ack, ACK | PSH, REHEARSED_WINDOW)
+
+
+def is_at_cutoff(at: Located) -> bool:
+    """Whether a packet of the new path is the other anchor's ACK at its cutoff: no endpoint makes such a one."""
+    is_plain = at.flags == ACK | PSH and not at.payload_len and at.window == REHEARSED_WINDOW
+    return is_plain and at.payload_offset == at.tcp_offset + _TCP_LEAST
 
 
 def rehearsed_options(facing: Facing, *, forward: bool) -> bytes:

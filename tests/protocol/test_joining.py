@@ -1,0 +1,71 @@
+"""A host that a change brings into the chain of a live session, and that is told to go again.
+
+a --7000-- b (this agent, a kernel box) --drawn-- d
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
+from dysco.wire.chain_header import Hop
+from dysco.wire.messages import CancelLock, Change, Handshake, Hops, NackSyn, RequestLock, Syn
+from dysco.wire.packet import ACK, SYN
+from dysco.wire.packet import build_tcp as built
+from dysco.wire.tuples import FiveTuple
+from protocol.rig import KERNEL_BOX, MSS_1460, Rig, address, hops, read, session, syn, syn_ack
+
+CHAIN = b"chain-0123456789"
+LABEL, REQUEST = 7000, 71
+SUBSESSION = FiveTuple.of(address(1), 61007, address(2), 61008)
+INVITATION = Syn(
+    CHAIN, LABEL, REQUEST, 1, session(), SUBSESSION, Hops((Hop(address(2), KERNEL_BOX.tag), Hop(address(4)))),
+    Handshake(bytes(16)), "a",
+)  # fmt: skip
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig(boxes=[KERNEL_BOX])
+
+
+def say(rig: Rig, peer: str, message: object) -> None:
+    rig.agent.receive_message(peer, message, rig.now)  # type: ignore[arg-type]
+    rig.take()
+
+
+def test_a_rehearsed_syn_that_leaves_the_box_too_late_goes_nowhere(rig: Rig) -> None:
+    say(rig, "a", INVITATION)
+    port, inner = rig.one(UNDERLAY, syn(SUBSESSION, 5000))
+    assert (port, read(inner).five_tuple) == (FORWARD, session())
+    port, outer = rig.one(HOST, inner)
+    assert port == UNDERLAY
+    back = built(read(outer).five_tuple.reversed(), 900, 5001, SYN | ACK, 64240, MSS_1460)
+    _, answer = rig.one(UNDERLAY, back)
+    say(rig, "a", CancelLock(CHAIN, LABEL, REQUEST, 1))
+    assert rig.state() == []
+    assert rig.feed(HOST, inner) == []
+    assert rig.feed(HOST, answer) == []
+    assert rig.agent.counters["rehearsal_late"] == 2
+    other = syn(session(), 6000)
+    assert rig.one(HOST, other)[0] == HOST  # a session of its own, which no policy wants
+
+
+def test_who_comes_back_before_it_has_left_is_told_to_wait(rig: Rig) -> None:
+    _, inner = rig.one(UNDERLAY, rig.chained_syn(hops(2, 4, box=KERNEL_BOX.tag)))
+    _, outer = rig.one(HOST, inner)
+    _, back = rig.one(UNDERLAY, syn_ack(read(outer).five_tuple))
+    rig.one(HOST, back)
+    assert rig.state() == ["established"]
+    rig.messages.clear()
+    say(rig, "a", INVITATION)
+    [(_, refused)] = rig.messages
+    assert isinstance(refused, NackSyn)
+    assert refused.reason.startswith("the session passes the same devices")
+    rig.messages.clear()
+    say(rig, "a", RequestLock(CHAIN, 1, Change(70, 1, 2, Hops((Hop(address(4)),)), origin="a"), "a"))
+    rig.messages.clear()
+    say(rig, "a", INVITATION)
+    [(_, refused)] = rig.messages
+    assert isinstance(refused, NackSyn)
+    assert refused.reason.startswith("busy")

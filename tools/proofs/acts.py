@@ -1,0 +1,346 @@
+"""What is proved, one function for each: it changes live sessions of real programs, and raises Disproved.
+
+Each takes the world, whose address family is set, and a size: how much of it there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dysco
+from dysco.chains import Changing
+from proofs.world import (
+    GROW,
+    MUST,
+    NUMBERS,
+    ONE_WAY,
+    SERVE,
+    SHRINK,
+    SSH,
+    WEB,
+    Disproved,
+    Download,
+    World,
+    until,
+)
+
+
+@dataclass(frozen=True)
+class Act:
+    """A proof. full, quick: its size. lossy: on links that lose one packet of a hundred."""
+
+    about: str
+    run: Callable[[World, int], str]
+    full: int
+    quick: int
+    lossy: bool = False
+
+
+def download(world: World, size: int) -> str:
+    """A box is put in, another taken out, one replaced, in the middle of one download each."""
+    server = world.script("d", "serve", "serve", "listen", SERVE, "--least", size)
+    try:
+        world.listening("d", SERVE)
+        gone = {"insert": "", "remove": "b", "replace": "b"}
+        for kind, wish in (("insert", ("c",)), ("remove", ("b",)), ("replace", ("b", "c"))):
+            (server.directory / "stop").unlink(missing_ok=True)
+            curl = Download(world, world.url(SERVE, "file"))
+            try:
+                until("nothing arrives", lambda curl=curl: curl.total > size // 10)  # type: ignore[misc]
+                more = {"after": "b"} if kind == "insert" else {}
+                world.must(SERVE, kind, *wish, **more)
+                with ExitStack() as stack:
+                    if gone[kind]:
+                        stack.enter_context(world.silence(gone[kind]))
+                    have = curl.total
+                    until("nothing arrives any more", lambda curl=curl, have=have: curl.total > have)  # type: ignore[misc]
+                    server.stop()
+                    sent = server.line()
+                    arrived = curl.sha256()
+                if (arrived, curl.total) != (sent["sha256"], sent["sent"]):
+                    raise Disproved(f"{kind}: {curl.total} of {sent['sent']} bytes arrived, or others")
+            finally:
+                curl.kill()
+    finally:
+        server.kill()
+    return f"{size:,} bytes each"
+
+
+def crowd(world: World, size: int) -> str:
+    """Many short downloads at the same time, while all sessions that there are get changed."""
+    root = world.lab.directory / "d" / "www"
+    wanted = {}
+    for number in range(20):
+        data = os.urandom(100_000 + 997 * number)
+        (root / f"short{number}").write_bytes(data)
+        wanted[number] = hashlib.sha256(data).hexdigest()
+    arrived = world.lab.directory / "a" / "short"
+    arrived.mkdir(exist_ok=True)
+    at_once = min(200, size)
+    config = arrived / "urls"
+    config.write_text(
+        "".join(
+            f'url = "{world.url(WEB, f"short{number % 20}")}"\noutput = "{arrived / str(number)}"\n'
+            for number in range(size)
+        )
+    )
+    argv = [
+        "curl",
+        "-sS",
+        "-f",
+        "-Z",
+        "--parallel-max",
+        str(at_once),
+        "--limit-rate",
+        "50k",
+        "-K",
+        str(config),
+    ]
+    process = subprocess.Popen(world.lab.command("a", argv), stderr=subprocess.PIPE, text=True)
+    wishes = itertools.cycle(
+        (("replace", "b", "c"), ("insert", "b"), ("remove", "c"), ("remove", "b"), ("insert", "b"))
+    )
+    before = len(world.times)
+    try:
+        world.established(WEB)
+        while process.poll() is None:
+            kind, *wish = next(wishes)
+            try:
+                world.change(f"dst port {WEB}", kind, *wish)
+            except dysco.DyscoError as error:
+                if "no session" not in str(error):
+                    raise
+        _, errors = process.communicate()
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode:
+        raise Disproved(f"curl has ended with {process.returncode}: {errors}")
+    for number in range(size):
+        if hashlib.sha256((arrived / str(number)).read_bytes()).hexdigest() != wanted[number % 20]:
+            raise Disproved(f"download {number} is not what was sent")
+        (arrived / str(number)).unlink()
+    made = len(world.times) - before
+    if made < at_once // 10:
+        raise Disproved(f"only {made} changes were made meanwhile")
+    # New sessions come with the policy's chain, old ones may be at their end, or changed so already.
+    fine = ("ended", "not on this chain", "not established", "not found", "same devices")
+    for one in world.failed:
+        if not any(word in one.reason for word in fine):
+            raise Disproved(f"{one.phase} by {one.by}: {one.reason}")
+    world.failed.clear()
+    return f"{size} downloads, {at_once} at once"
+
+
+def idle(world: World, size: int) -> str:
+    """An ssh session says something, is changed while it says nothing, and says something again."""
+    keys = world.lab.directory / "d" / "ssh"
+    if not keys.exists():
+        keys.mkdir(mode=0o700)
+        for name in ("host", "user"):
+            world.lab.exec("d", ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name)])
+        options = {
+            "HostKey": keys / "host", "AuthorizedKeysFile": keys / "user.pub", "StrictModes": "no", "UsePAM": "no",
+            "PidFile": keys / "pid", "Port": SSH, "PermitRootLogin": "prohibit-password",
+        }  # fmt: skip
+        Path("/run/sshd").mkdir(exist_ok=True)
+        world.lab.start(
+            "d", ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", *_options(options)], name="sshd"
+        )
+    world.listening("d", SSH)
+    client = {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "LogLevel": "ERROR"}
+    argv = ["ssh", "-T", "-F", "/dev/null", "-i", str(keys / "user"), "-p", str(SSH), *_options(client)]
+    command = world.lab.command("a", [*argv, f"root@{world.address('d')}", "cat"])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ssh:
+        assert ssh.stdin is not None
+        assert ssh.stdout is not None
+
+        def talk(number: int) -> None:
+            assert ssh.stdin is not None
+            assert ssh.stdout is not None
+            ssh.stdin.write(f"line {number}\n")
+            ssh.stdin.flush()
+            if (answer := ssh.stdout.readline()) != f"line {number}\n":
+                raise Disproved(f"ssh answers {answer!r}")
+
+        try:
+            talk(0)
+            for number in range(1, size + 1):
+                world.must(SSH, "insert", "c", after="b")
+                talk(number)
+                world.must(SSH, "remove", "b")
+                world.must(SSH, "replace", "c", "b")
+                with world.silence("c"):
+                    talk(-number)
+        finally:
+            ssh.stdin.close()
+        if ssh.wait(30):
+            raise Disproved(f"ssh has ended with {ssh.returncode}")
+    return f"{3 * size} changes, nothing said meanwhile"
+
+
+def one_way(world: World, size: int) -> str:
+    """A session on which one side sends and the other says nothing, in both directions."""
+    for sender, receiver in (("d", "a"), ("a", "d")):
+        server = world.script("d", "one-way", "send" if sender == "d" else "receive", "listen", ONE_WAY)
+        world.listening("d", ONE_WAY)
+        what = "receive" if receiver == "a" else "send"
+        client = world.script("a", "one-way", what, "connect", world.address("d"), ONE_WAY)
+        try:
+            world.established(ONE_WAY)
+            for _ in range(size):
+                world.must(ONE_WAY, "insert", "c", after="b")
+                world.must(ONE_WAY, "remove", "b")
+                world.must(ONE_WAY, "replace", "c", "b")
+            with world.silence("c"):
+                source, target = (server, client) if sender == "d" else (client, server)
+                source.stop()
+                _same(source.line(), target.line())
+        finally:
+            client.kill()
+            server.kill()
+    return f"{6 * size} changes, both directions"
+
+
+def thousand(world: World, size: int) -> str:
+    """One session that sends all the time is changed again and again, on links that lose packets."""
+    server = world.script("d", "thousand", "send", "listen", ONE_WAY)
+    world.listening("d", ONE_WAY)
+    client = world.script("a", "thousand", "receive", "connect", world.address("d"), ONE_WAY)
+
+    async def changes() -> None:
+        async with dysco.connect(world.lab.socket("a")) as agent:
+            session = agent.session(f"dst port {ONE_WAY}")
+
+            def wish(number: int) -> Changing:
+                return (
+                    session.insert("c", after="b"), session.remove("b"), session.replace("c", "b")
+                )[number % 3]  # fmt: skip
+
+            for number in range(size):
+                steps = [one async for one in wish(number)]
+                world.note(steps)
+                if steps[-1].phase != "done":
+                    raise Disproved(
+                        f"change {number}: {steps[-1].phase} by {steps[-1].by}: {steps[-1].reason}"
+                    )
+
+    try:
+        world.established(ONE_WAY)
+        asyncio.run(changes())
+        server.stop()
+        sent = server.line()
+        _same(sent, client.line())
+    finally:
+        client.kill()
+        server.kill()
+    return f"{size} changes, {sent['sent']:,} bytes, 1 % lost"
+
+
+def deltas(world: World, size: int) -> str:
+    """A box that has made the stream longer one way and shorter the other leaves in the middle of it."""
+    for port, box, words in (
+        (GROW, "s", ("sheep", "elephant", "cow", "")),
+        (SHRINK, "t", ("sheep", "emu", "cow", "rhinoceros")),
+    ):
+        lines = _lines(world, port, box, size, words)
+        if not all(0 < one["changed"] < one["lines"] for one in lines):
+            raise Disproved(f"the box saw all or nothing: {lines}")
+    return "Df > 0 > Db and Df < 0 < Db"
+
+
+def renumbered(world: World, size: int) -> str:
+    """A box that gives a session other numbers leaves; nobody has told anybody of that."""
+    lines = _lines(world, NUMBERS, "r", size, ("sheep", "sheep", "cow", "cow"))
+    return f"{sum(one['lines'] for one in lines):,} lines"
+
+
+def mandatory(world: World, size: int) -> str:
+    """A mandatory box can be replaced, and never removed."""
+    server = world.script("d", "must", "send", "listen", MUST)
+    world.listening("d", MUST)
+    client = world.script("a", "must", "receive", "connect", world.address("d"), MUST)
+    try:
+        world.established(MUST)
+        wishes: tuple[tuple[str, Any], ...] = (("remove", "m"), ("set_hops", []))
+        for kind, wish in wishes:
+            end = world.change(f"dst port {MUST}", kind, wish)[-1]
+            if end.phase != "refused" or "mandatory" not in end.reason:
+                raise Disproved(f"{kind}: {end.phase}: {end.reason}")
+        world.failed.clear()
+        world.must(MUST, "replace", "m", "c")
+        with world.silence("m"):
+            server.stop()
+            _same(server.line(), client.line())
+    finally:
+        client.kill()
+        server.kill()
+    return "removing refused, replaced"
+
+
+def _lines(world: World, port: int, box: str, size: int, words: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Talk in both directions through a box that leaves meanwhile."""
+    name = f"lines{port}"
+    changed = ("--changed", *words)
+    server = world.script("d", name, "lines", "listen", port, *changed)
+    world.listening("d", port)
+    client = world.script("a", name, "lines", "connect", world.address("d"), port, *changed)
+
+    def come_to(least: int) -> bool:
+        """Whether both have got so many lines."""
+        found = [one.directory / "progress" for one in (client, server)]
+        return all(one.exists() and int(one.read_text().split()[0] or 0) >= least for one in found)
+
+    for program in (client, server):
+        (program.directory / "progress").unlink(missing_ok=True)
+    try:
+        until("no lines come", lambda: come_to(1000))
+        world.must(port, "remove", box)
+        with world.silence(box):
+            until("no lines come any more", lambda: come_to(1000 + size))
+            client.stop()
+            server.stop()
+            said = [client.line(), server.line()]
+    finally:
+        client.kill()
+        server.kill()
+    for got in said:
+        if got["error"]:
+            raise Disproved(got["error"])
+    return said
+
+
+def _same(sent: dict[str, object], received: dict[str, object]) -> None:
+    if sent["sha256"] != received["sha256"]:
+        raise Disproved(f"{received['received']} bytes of {sent['sent']} arrived, or others")
+
+
+def _options(values: Mapping[str, object]) -> list[str]:
+    return [part for key, value in values.items() for part in ("-o", f"{key}={value}")]
+
+
+def median_ms(times: list[float]) -> float:
+    """The median of times in seconds, in milliseconds."""
+    return statistics.median(times) * 1000 if times else 0.0
+
+
+ACTS = {
+    "download": Act("curl of a gigabyte", download, 1_000_000_000, 20_000_000),
+    "crowd": Act("200 short downloads at once", crowd, 1000, 60),
+    "idle": Act("an idle ssh session", idle, 10, 1),
+    "one-way": Act("a session that sends one way only", one_way, 10, 1),
+    "deltas": Act("a stream box that has grown and shrunk it leaves", deltas, 20_000, 1000),
+    "renumbered": Act("a box that randomises numbers leaves", renumbered, 20_000, 1000),
+    "mandatory": Act("a mandatory box", mandatory, 1, 1),
+    "thousand": Act("1,000 changes under 1 % loss", thousand, 1000, 25, lossy=True),
+}
