@@ -9,6 +9,7 @@ first bytes, where the agent has seen them, do.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Final
 
 from dysco.adapters.base import Adapter, Pair
@@ -153,16 +154,22 @@ class Relay(Adapter):
         grounds: list[str] = []
         for pid, sockets in after.items():
             earlier = before.get(pid, {})
-            partners = self._matchings[pid].observe(earlier, sockets, self._heads)
-            alone = len(partners) == 1 and len(sockets) == 2
-            for left, right in partners.items():
+            for left, right, ground in self._partners(pid, earlier, sockets):
                 seen.append((Both(earlier[left], earlier[right]), Both(sockets[left], sockets[right])))
-                grounds.append(
-                    f"the only two of process {pid}" if alone else "no others of the process agree"
-                )
+                grounds.append(ground)
         self._counts.observe(seen)
         self._counts.look_again(seen)
         return [self._counts.pair(after, ground) for (_, after), ground in zip(seen, grounds, strict=True)]
+
+    def _partners(
+        self, pid: int, before: dict[int, Socket], after: dict[int, Socket]
+    ) -> Iterator[tuple[int, int, str]]:
+        """Give the inodes of each pair of a process, and why they belong together."""
+        partners = self._matchings[pid].observe(before, after, self._heads)
+        alone = len(partners) == 1 and len(after) == 2
+        ground = f"the only two of process {pid}" if alone else "no others of the process agree"
+        for left, right in partners.items():
+            yield left, right, ground
 
 
 def _apart(found: dict[int, dict[int, Socket]]) -> dict[int, dict[int, Socket]]:
