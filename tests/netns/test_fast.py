@@ -78,7 +78,9 @@ def test_the_agents_see_beginning_and_end_and_know_the_rest(
         assert session["packets"] > passes * SIZE / 65536
 
 
-@pytest.mark.parametrize(("family", "transmit"), [(4, False), (6, True)], ids=["complete-checksums", "offload"])
+@pytest.mark.parametrize(
+    ("family", "transmit"), [(4, False), (6, True)], ids=["complete-checksums", "offload"]
+)
 def test_a_box_in_a_namespace_is_passed_without_the_agent(
     make_lab: MakeLab, family: int, transmit: bool
 ) -> None:

@@ -289,6 +289,8 @@ static __always_inline int parse_rare_6(struct __sk_buff *skb, __u32 l2, struct 
 // TCP behind a plain IP header is read where it lies: this is what all traffic of the host pays.
 static __always_inline int parse(struct __sk_buff *skb, __u32 l2, struct found *found)
 {
+	if (skb->vlan_present) // of a VLAN device on top of this one, which is another network
+		return 0;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		const struct iphdr *ip = (void *)(long)skb->data + l2;
 		const struct ports *tcp = (const void *)(ip + 1);
