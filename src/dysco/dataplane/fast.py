@@ -133,7 +133,7 @@ class KernelFlowTable(PythonFlowTable):
 
     def action(self, flow: Flow) -> int:
         """What the programs may do with packets of a flow."""
-        if flow.slow:
+        if flow.slow or (flow.translation is not None and not flow.translation.is_plain):
             return TO_AGENT
         if flow.port == HOST:
             return TO_WIRE if flow.out == UNDERLAY else TO_AGENT

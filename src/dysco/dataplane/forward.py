@@ -240,8 +240,10 @@ class Forwarder:
     def _shift(self, tcp: int, end: int, numbers: Translation) -> int | None:
         """Shift the numbers of the packet in the buffer; give what that adds to a complete checksum.
 
-        None, and nothing is changed, if there are options that have to be looked for one by one.
+        None, and nothing is changed, if there is more to do, or options have to be looked for one by one.
         """
+        if not numbers.is_plain:
+            return None
         buffer = self._buffer
         seq, ack, offset = _NUMBERS.unpack_from(buffer, tcp + 4)
         header = offset >> 4

@@ -55,6 +55,20 @@ WITH_SACK: Final = 2
 WITH_TIMESTAMPS: Final = 4
 WITH_ECN: Final = 8
 NO_HANDSHAKE: Final = bytes(2 * HALF.size)
+_NO_WSCALE: Final = 255
+
+
+def agreed(halves: tuple[Half, Half], flag: int) -> bool:
+    """Whether both ends have announced an option."""
+    return all(half.flags & flag for half in halves)
+
+
+def scales(halves: tuple[Half, Half]) -> tuple[int, int]:
+    """Window scales of both ends; they count only if both have announced one (RFC 7323 section 2.2)."""
+    found = halves[0].wscale, halves[1].wscale
+    return (0, 0) if _NO_WSCALE in found else found
+
+
 NOWHERE: Final = Places()
 
 
@@ -68,18 +82,35 @@ def announced(packet: Packet, at: Located) -> bytes:
     return HALF.pack(at.seq, options.mss or 0, wscale, flags)
 
 
+class Terms(NamedTuple):
+    """How options that were agreed on differ between the outer side of a facing and the inner one.
+
+    scale_in, scale_out: how far windows are shifted to the left on the way in and out. strip_in, strip_out: SACK blocks
+    mean nothing to who gets them.
+    """
+
+    scale_in: int = 0
+    scale_out: int = 0
+    strip_in: bool = False
+    strip_out: bool = False
+
+
+SAME_TERMS: Final = Terms()
+
+
 class Seam:
     """What a facing has of two chains that were joined into one session.
 
     chain_id: by which both neighbours know this subsession; empty: the id of the chain. stamp: what is added to
-    timestamps that come in here, and taken off their echoes.
+    timestamps that come in here, and taken off their echoes. terms: what the handshakes differ in.
     """
 
-    __slots__ = ("chain_id", "stamp")
+    __slots__ = ("chain_id", "stamp", "terms")
 
-    def __init__(self, chain_id: bytes = b"", stamp: int = 0) -> None:
+    def __init__(self, chain_id: bytes = b"", stamp: int = 0, terms: Terms = SAME_TERMS) -> None:
         self.chain_id = chain_id
         self.stamp = stamp
+        self.terms = terms
 
 
 class Facing:
@@ -116,11 +147,14 @@ class Facing:
         With sums (Df, Db): inside = outside + Df and its ack - Db on the way in, outside = inside + Db and its ack - Df
         on the way out.
         """
-        stamp = 0 if self.seam is None else self.seam.stamp
-        if not stamp and (self.sums is None or self.sums == (0, 0)):
+        stamp, terms = (0, SAME_TERMS) if self.seam is None else (self.seam.stamp, self.seam.terms)
+        if not stamp and terms == SAME_TERMS and (self.sums is None or self.sums == (0, 0)):
             return None, None
         forward, backward = self.sums or (0, 0)
-        return Translation(forward, -backward, stamp), Translation(backward, -forward, 0, -stamp)
+        return (
+            Translation(forward, -backward, stamp, 0, terms.scale_in, terms.strip_in),
+            Translation(backward, -forward, 0, -stamp, terms.scale_out, terms.strip_out),
+        )
 
     @property
     def forward(self) -> Half:

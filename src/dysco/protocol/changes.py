@@ -746,6 +746,8 @@ class Changes:
                 stamps.to_old(one, _located(one))
             self._ground.to_right(left.old, one)
         for one in hold(self._ground, left, new):
+            if stamps is not None:
+                stamps.to_new(one, _located(one))
             self._ground.to_right(left.new, one)
         self.left.look(chain, left, now)
 
@@ -764,6 +766,8 @@ class Changes:
                 stamps.to_old(one, _located(one))
             self.right.to_path(right, one, old=True)
         for one in hold(self._ground, right, new):
+            if stamps is not None:
+                stamps.to_new(one, _located(one))
             self.right.to_path(right, one, old=False)
         self.right.look(chain, right, now)
 
@@ -797,6 +801,8 @@ class Changes:
             self.left.resume(chain, roles.left, now)
         if roles.right is not None and roles.right.new is not None:
             ground.label("left", chain, roles.right.new)
+            if roles.right.joined:
+                ground.requested[roles.right.change.request] = chain
             self.right.resume(chain, roles.right, now)
 
     def _closing(self, chain: Chain, now: float) -> None:

@@ -35,17 +35,33 @@ _HALF: Final = 1 << 31
 
 
 class Translation:
-    """What a flow adds to numbers besides addresses and ports. All modulo 2**32."""
+    """What a flow adds to numbers besides addresses and ports. All modulo 2**32.
 
-    __slots__ = ("ack_delta", "seq_delta", "tsecr_delta", "tsval_delta")
+    window_shift: how far windows are shifted to the left; negative: to the right. strip_sack: take SACK blocks out.
+    """
+
+    __slots__ = ("ack_delta", "seq_delta", "strip_sack", "tsecr_delta", "tsval_delta", "window_shift")
 
     def __init__(
-        self, seq_delta: int = 0, ack_delta: int = 0, tsval_delta: int = 0, tsecr_delta: int = 0
+        self,
+        seq_delta: int = 0,
+        ack_delta: int = 0,
+        tsval_delta: int = 0,
+        tsecr_delta: int = 0,
+        window_shift: int = 0,
+        strip_sack: bool = False,
     ) -> None:
         self.seq_delta = seq_delta
         self.ack_delta = ack_delta
         self.tsval_delta = tsval_delta
         self.tsecr_delta = tsecr_delta
+        self.window_shift = window_shift
+        self.strip_sack = strip_sack
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it only adds to numbers, which every data path can do at full speed."""
+        return not self.window_shift and not self.strip_sack
 
     def __add__(self, other: Translation) -> Translation:
         """Both, one after the other."""
@@ -54,6 +70,8 @@ class Translation:
             self.ack_delta + other.ack_delta,
             self.tsval_delta + other.tsval_delta,
             self.tsecr_delta + other.tsecr_delta,
+            self.window_shift + other.window_shift,
+            self.strip_sack or other.strip_sack,
         )
 
 

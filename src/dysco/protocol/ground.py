@@ -446,6 +446,13 @@ def readdress(packet: Packet, new: FiveTuple, numbers: Translation | None = None
     apply(packet, Flow(0, at.five_tuple, 0, new, translation=numbers), at)
 
 
+def located(packet: Packet) -> Located:
+    """Where everything stands in a packet that is known to be whole."""
+    at = locate(packet)
+    assert at is not None
+    return at
+
+
 def leftward(chain: Chain) -> Facing:
     """The facing along which messages go on to the left; where chains are joined, that of the left one."""
     return chain.left if chain.joint is None else chain.joint.left.left

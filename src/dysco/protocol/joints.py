@@ -22,12 +22,12 @@ from dysco.protocol.chain import (
     FORWARD_FIN,
     SEEN,
     WITH_ECN,
-    WITH_SACK,
     WITH_TIMESTAMPS,
     Chain,
     Facing,
     Half,
     Seam,
+    agreed,
 )
 from dysco.protocol.changing import Inside
 from dysco.protocol.flow import HOST
@@ -40,7 +40,6 @@ PATIENCE_S: Final = (
     75.0  # ours: longer than a change takes to be locked; a joint without a lock is forgotten then
 )
 _WINDOW: Final = 0xFFFF
-_NO_WSCALE: Final = 255
 _LEAST_MSS: Final = {4: 536, 6: 1220}  # RFC 9293 section 3.7.1: what holds without the option
 
 
@@ -237,25 +236,13 @@ def differences(left: Chain, right: Chain) -> str | None:
     ours, theirs = (near.forward, near.backward), (far.forward, far.backward)
     if not all(half.flags & SEEN for half in (*ours, *theirs)):
         return "not ready: a handshake was not seen"
-    for flag, what in ((WITH_TIMESTAMPS, "timestamps"), (WITH_SACK, "SACK"), (WITH_ECN, "ECN")):
-        if _agreed(ours, flag) != _agreed(theirs, flag):
+    for flag, what in ((WITH_TIMESTAMPS, "timestamps"), (WITH_ECN, "ECN")):
+        if agreed(ours, flag) != agreed(theirs, flag):
             return f"only one side of the proxy has {what}"
-    if _scales(ours) != _scales(theirs):
-        return "both sides of the proxy scale windows differently"
     for sender, taker, towards in ((ours[1], theirs[1], "right"), (theirs[0], ours[0], "left")):
         if _mss(sender, near) > _mss(taker, near):
             return f"segments to the {towards} may be larger than its end takes"
     return None
-
-
-def _agreed(halves: tuple[Half, Half], flag: int) -> bool:
-    return all(half.flags & flag for half in halves)
-
-
-def _scales(halves: tuple[Half, Half]) -> tuple[int, int]:
-    """Window scales of both ends; they count only if both have announced one (RFC 7323 section 2.2)."""
-    scales = halves[0].wscale, halves[1].wscale
-    return (0, 0) if _NO_WSCALE in scales else scales
 
 
 def _mss(half: Half, facing: Facing) -> int:

@@ -14,7 +14,7 @@ from typing import Final
 from dysco.protocol.anchors import LeftAction, LeftInput, LeftState, left
 from dysco.protocol.chain import Chain, Facing, Seam, facing_agent
 from dysco.protocol.changing import Changing, LeftAnchor, Phase
-from dysco.protocol.ground import LIVE, Ground, Numbers, id_of, leftward
+from dysco.protocol.ground import LIVE, Ground, Numbers, id_of, leftward, located
 from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.locks import step as lock_step
 from dysco.protocol.switching import (
@@ -85,7 +85,7 @@ class Left:
         anchor.new = facing_agent(found[0], found[1], ground.draw_label(), opened=True)
         anchor.new.handshake = right.handshake
         if right.seam is not None:
-            anchor.new.seam = Seam(right.seam.chain_id, right.seam.stamp)
+            anchor.new.seam = Seam(right.seam.chain_id, right.seam.stamp, right.seam.terms)
         ground.life.via[found[0].dst] += 1
         right.lock = Lock(LockState.OWN, change.request, now + LEASE_S)
         ground.changing(chain).left = anchor
@@ -380,6 +380,8 @@ class Left:
         if Phase.STUCK not in anchor.since:
             self._measure(anchor)
             if not anchor.peer_done and (reminder := two.remind()) is not None:
+                if anchor.stamps is not None:
+                    anchor.stamps.to_old(reminder, located(reminder))
                 self._ground.to_right(anchor.old, reminder)
         if now >= anchor.renew_at:
             anchor.renew_at = now + RENEW_S
@@ -438,6 +440,8 @@ class Left:
         ground.table.delete(old.read, old.tuple.reversed())
         ground.unlabel("right", chain, old)
         give_back(ground, old, now)
+        if anchor.stamps is not None:
+            anchor.stamps.finish(new)
         chain.right = new
         chain.changing.left = None
         ground.set_tops(chain, "right", Numbers(two.top, two.rcvd, two.acked, two.answered))

@@ -1,6 +1,6 @@
 """What the journal keeps of a session, so that it goes on after the agent was killed.
 
-    0   1  version (4)
+    0   1  version (5)
     1   1  state: position in STATES
     2   1  flags: bit 0-1 FINs seen, bit 2 left opened here, bit 3 right opened here, bit 4 left has a peer,
            bit 5 right has a peer, bit 6 has a box
@@ -10,13 +10,14 @@
     36  .. fields, each a length of two bytes and the bytes: session in, session out, left tuple, right tuple,
            left handshake, right handshake, left peer, right peer, box, policy, sums (left facing: 4 forward,
            4 backward), left anchor, right anchor, new hop (1 whether `ack` has passed, 8 request, 4 last),
-           who is on the chain (see `dysco.wire.messages.Places`)
+           who is on the chain (see `dysco.wire.messages.Places`), seams of both sides (see `Seam`)
 
 An anchor is there while its session has two paths (see `paths`), the right one from its synAck on: 1 bits (0: the
 peer's cutoff is known, 1: the other half is empty, 2: forced, 3: the new subsession was opened here, 4: waiting),
 8 request, 4 first, 4 last, 4 cutoff, 4 the peer's, 4 top, 4 old_rcvd, 4 rcvd, 4 acked, 4 answered, 4 sums forward,
 4 backward, 4 label, 2 where the new path is written, 4 own and 4 other number in its path handshake (bit 5: the other
-one is known), then with a length of one byte each the new path's peer, its tuple, its handshake.
+one is known; bit 6: chains are joined), then with a length of one byte each the new path's peer, its tuple, its
+handshake, its seam.
 
 Everything is big-endian. A field that equals the one it usually equals is empty: session out and left tuple
 (session in), right tuple (session out), right handshake (left handshake). Reading is total: what does not fit
@@ -32,7 +33,7 @@ from typing import Final
 
 from dysco.errors import WireError
 from dysco.protocol.anchors import LeftState, RightState
-from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, NOWHERE, Chain, Facing
+from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, NOWHERE, Chain, Facing, Seam, Terms
 from dysco.protocol.changing import Changing, Inside, LeftAnchor, Phase, RightAnchor
 from dysco.protocol.flow import UNDERLAY
 from dysco.protocol.locks import LEASE_S, Lock, LockState
@@ -43,14 +44,16 @@ from dysco.wire.chain_header import CHAIN_ID_LEN
 from dysco.wire.messages import Change, decode_places, encode_places
 from dysco.wire.tuples import FiveTuple
 
-VERSION: Final = 4
+VERSION: Final = 5
 STATES: Final = (State.ESTABLISHED, State.HALF_CLOSED, State.TIME_WAIT, State.RESET, State.PROBED)
 _FIXED: Final = struct.Struct(f"!BBB{CHAIN_ID_LEN + 1}s4HII")
 _ANCHOR: Final = struct.Struct("!BQIIIIIIIIIIIIHII")
+_MOST_SCALE: Final = 14  # RFC 7323 section 2.3
 _SUMS: Final = struct.Struct("!II")
 _INSIDE: Final = struct.Struct("!?QI")
 _LENGTH: Final = struct.Struct("!H")
-_FIELDS: Final = 15
+_FIELDS: Final = 17
+_SEAM: Final = struct.Struct("!16sIbbB")
 _FINS: Final = FORWARD_FIN | BACKWARD_FIN
 _LEFT_OPENED, _RIGHT_OPENED, _LEFT_PEER, _RIGHT_PEER, _BOX = 4, 8, 16, 32, 64
 _ALL_FLAGS: Final = 127
@@ -84,6 +87,8 @@ def write_record(chain: Chain) -> bytes:
         b"" if chain.changing is None else _write_anchor(chain.changing.right, None),
         b"" if chain.changing is None else _write_inside(chain.changing.inside),
         encode_places(chain.places) if chain.places else b"",
+        _write_seam(left.seam),
+        _write_seam(right.seam),
     )
     parts = [
         _FIXED.pack(
@@ -157,6 +162,7 @@ def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | N
         _read_anchors(chain, anchors[0], anchors[1], now)
         _read_inside(chain, anchors[2], now)
         chain.places = decode_places(anchors[3]) if anchors[3] else NOWHERE
+        left.seam, right.seam = _read_seam(anchors[4]), _read_seam(anchors[5])
     except (struct.error, WireError, UnicodeDecodeError, IndexError):
         return None
     return chain
@@ -173,14 +179,14 @@ def _write_anchor(anchor: LeftAnchor | RightAnchor | None, sums: tuple[int, int]
     bits = (
         (peer_cutoff is not None) | anchor.peer_done << 1 | change.force << 2 | new.opened << 3 | waiting << 4
     )
-    bits |= (anchor.peer_next is not None) << 5
+    bits |= (anchor.peer_next is not None) << 5 | anchor.joined << 6
     forward, backward = sums or (anchor.sums if isinstance(anchor, RightAnchor) else (0, 0))
     fixed = _ANCHOR.pack(
         bits, change.request, change.first, change.last, two.cutoff, peer_cutoff or 0, two.top, two.old_rcvd, two.rcvd,
         two.acked, two.answered, forward, backward, new.hop, new.write,
         anchor.isn, anchor.peer_next or 0,
     )  # fmt: skip
-    texts = ((new.peer or "").encode(), bytes(new.tuple), new.handshake)
+    texts = ((new.peer or "").encode(), bytes(new.tuple), new.handshake, _write_seam(new.seam))
     return fixed + b"".join(bytes((len(text),)) + text for text in texts)
 
 
@@ -198,7 +204,7 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
             hop, write, isn, peer_next,
         ) = _ANCHOR.unpack_from(data)  # fmt: skip
         texts, position = [], _ANCHOR.size
-        for _ in range(3):
+        for _ in range(4):
             end = position + 1 + data[position]
             texts.append(data[position + 1 : end])
             position = end
@@ -206,7 +212,7 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
             raise WireError("an anchor is damaged")
         change = Change(request, first, last, force=bool(bits & 4))
         new = Facing(UNDERLAY, write, FiveTuple(texts[1]), sys.intern(texts[0].decode()), bool(bits & 8))
-        new.hop, new.handshake = hop, texts[2]
+        new.hop, new.handshake, new.seam = hop, texts[2], _read_seam(texts[3])
         anchor: LeftAnchor | RightAnchor
         if data is left:
             changing.left = anchor = LeftAnchor(change, old, now)
@@ -218,6 +224,10 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
             anchor.state = RightState.WAITING if bits & 16 else RightState.TWO_PATHS
             new.sums = (forward, backward)
         anchor.isn, anchor.peer_next = isn, peer_next if bits & 32 else None
+        if bits & 64:
+            anchor.join()
+            if anchor.stamps is not None and new.seam is not None:
+                anchor.stamps.settled = not bits & 16
         if bits & 16:
             anchor.new, anchor.phase = new, Phase.LOCKED
             continue
@@ -242,6 +252,25 @@ def _read_inside(chain: Chain, data: bytes, now: float) -> None:
     inside.committed = committed
     if not committed and chain.right is not None:
         chain.right.lock = Lock(LockState.LOCKED, request, now + LEASE_S)
+
+
+def _write_seam(seam: Seam | None) -> bytes:
+    """16 chain id (zeros: the chain's own), 4 timestamps, 1 and 1 scale, 1 bits (0 and 1: strip); empty: none."""
+    if seam is None:
+        return b""
+    terms = seam.terms
+    strips = terms.strip_in | terms.strip_out << 1
+    return _SEAM.pack(seam.chain_id, seam.stamp, terms.scale_in, terms.scale_out, strips)
+
+
+def _read_seam(data: bytes) -> Seam | None:
+    if not data:
+        return None
+    chain_id, stamp, scale_in, scale_out, strips = _SEAM.unpack(data)
+    if strips > 3 or max(abs(scale_in), abs(scale_out)) > _MOST_SCALE:
+        raise WireError("a seam is damaged")
+    terms = Terms(scale_in, scale_out, bool(strips & 1), bool(strips & 2))
+    return Seam(b"" if chain_id == bytes(CHAIN_ID_LEN) else chain_id, stamp, terms)
 
 
 def _split(data: bytes) -> list[bytes] | None:

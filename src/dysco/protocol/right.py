@@ -10,9 +10,22 @@ from dataclasses import replace
 from typing import Final
 
 from dysco.protocol.anchors import RightAction, RightInput, RightState, right
-from dysco.protocol.chain import Chain, Facing, Seam, facing_agent
+from dysco.protocol.chain import (
+    HALF,
+    SAME_TERMS,
+    SEEN,
+    WITH_SACK,
+    Chain,
+    Facing,
+    Half,
+    Seam,
+    Terms,
+    agreed,
+    facing_agent,
+    scales,
+)
 from dysco.protocol.changing import Phase, RightAnchor
-from dysco.protocol.ground import LIVE, Ground, Numbers, id_of, shifted
+from dysco.protocol.ground import LIVE, Ground, Numbers, id_of, located, shifted
 from dysco.protocol.locks import LEASE_S, RENEW_S
 from dysco.protocol.switching import (
     FIRST_WAIT_S,
@@ -243,6 +256,8 @@ class Right:
         if Phase.STUCK not in anchor.since:
             self._measure(anchor)
             if not anchor.peer_done and (reminder := two.remind()) is not None:
+                if anchor.stamps is not None:
+                    anchor.stamps.to_old(reminder, located(reminder))
                 self.to_path(anchor, reminder, old=True)
         raise_alarm(self._ground, chain, anchor, now)
         anchor.tries += 1
@@ -313,6 +328,8 @@ class Right:
         ground.table.delete(old.read, old.tuple)
         ground.unlabel("left", chain, old)
         give_back(ground, old, now)
+        if anchor.stamps is not None:
+            anchor.stamps.finish(new)
         chain.left = new
         chain.changing.right = None
         ground.set_tops(chain, "left", Numbers(two.top, two.rcvd, two.acked, two.answered))
@@ -347,9 +364,32 @@ class Right:
 
 def join(chain: Chain, new: Facing, old: Facing, message: Syn) -> None:
     """Let a facing be the end of another chain's subsession; messages that pass here change their id."""
-    new.seam = Seam(message.chain_id, 0 if old.seam is None else old.seam.stamp)
+    seam = old.seam or Seam()
+    new.seam = Seam(message.chain_id, seam.stamp, _terms(message, old, seam.terms))
+    # On the new path stand the left anchor's numbers, and what its side has agreed on.
+    outer = [Half(*HALF.unpack_from(message.handshake, at)) for at in (0, HALF.size)]
+    own = (new.forward, new.backward)
+    new.handshake = b"".join(
+        HALF.pack(mine.isn, *its[1:]) if its.flags & SEEN else HALF.pack(*mine)
+        for mine, its in zip(own, outer, strict=True)
+    )
     right = chain.right
     if right is not None and right.peer is not None:
         if right.seam is None:
             right.seam = Seam()
         right.seam.chain_id = right.seam.chain_id or chain.chain_id
+
+
+def _terms(message: Syn, old: Facing, before: Terms) -> Terms:
+    """How the left anchor's handshake differs from that of the inner side, which the old facing has translated."""
+    outer = (
+        Half(*HALF.unpack_from(message.handshake)),
+        Half(*HALF.unpack_from(message.handshake, HALF.size)),
+    )
+    if not all(half.flags & SEEN for half in outer):
+        return SAME_TERMS
+    scale, inner = scales(outer), scales((old.forward, old.backward))
+    inner = inner[0] - before.scale_in, inner[1] + before.scale_out
+    has_sack = before.strip_out or (agreed((old.forward, old.backward), WITH_SACK) and not before.strip_in)
+    sack = agreed(outer, WITH_SACK)
+    return Terms(scale[0] - inner[0], inner[1] - scale[1], sack and not has_sack, has_sack and not sack)

@@ -27,15 +27,17 @@ class Stamps:
     """What one anchor knows of timestamps, in the numbers of its inner side.
 
     given: the latest that the inner side was given; own: the latest that it has sent; None: not seen yet. old: the
-    latest that the old path has brought. peer: the latest of the other end, in its own numbers.
+    latest that the old path has brought, new: the latest of the new one, translated. peer: the latest of the other end,
+    in its own numbers. settled: the constant was chosen.
     """
 
-    __slots__ = ("given", "old", "own", "peer", "settled")
+    __slots__ = ("given", "new", "old", "own", "peer", "settled")
 
     def __init__(self) -> None:
         self.given: int | None = None
         self.own: int | None = None
         self.old: int | None = None
+        self.new: int | None = None
         self.peer: int | None = None
         self.settled = False
 
@@ -71,6 +73,8 @@ class Stamps:
         if not self.settled and self.given is not None and self.peer is not None:
             _seam(facing).stamp = (self.given - self.peer) & MASK32
             self.settled = True
+            self.new = self.given
+            self.old = _later(self.old, self.given)
 
     def from_new(self, packet: Packet, at: Located, facing: Facing) -> None:
         """Take a packet of the new path, translated already; raise it, and the constant, if it would go back."""
@@ -84,14 +88,21 @@ class Stamps:
             _write(packet, at, found, value, self.given)
         else:
             self.given = value
+        self.new = self.given
 
     def to_old(self, packet: Packet, at: Located) -> None:
         """Let the old path have no echo of what it has not sent."""
-        found = _find(packet, at)
-        if found is None or self.old is None or not at.flags & ACK:
-            return
-        echo = _PAIR.unpack_from(packet.data, found)[1]
-        _write(packet, at, found + 4, echo, earlier(echo, self.old))
+        _limit_echo(packet, at, self.old)
+
+    def to_new(self, packet: Packet, at: Located) -> None:
+        """Let the new path have no echo of what it has not sent."""
+        _limit_echo(packet, at, self.new)
+
+    def finish(self, facing: Facing) -> None:
+        """There is only the new path from here on: let its latest timestamp be the latest that was given."""
+        if self.given is not None and self.new is not None:
+            seam = _seam(facing)
+            seam.stamp = (seam.stamp + self.given - self.new) & MASK32
 
 
 def raw_stamp(packet: Packet, at: Located) -> int | None:
@@ -108,6 +119,14 @@ def _seam(facing: Facing) -> Seam:
 
 def _later(known: int | None, value: int) -> int:
     return value if known is None else later(known, value)
+
+
+def _limit_echo(packet: Packet, at: Located, limit: int | None) -> None:
+    found = _find(packet, at)
+    if found is None or limit is None or not at.flags & ACK:
+        return
+    echo = _PAIR.unpack_from(packet.data, found)[1]
+    _write(packet, at, found + 4, echo, earlier(echo, limit))
 
 
 def _find(packet: Packet, at: Located) -> int | None:

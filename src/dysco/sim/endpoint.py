@@ -44,7 +44,10 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Profile:
-    """What one stack offers. mss in bytes, wscale 0 to 14 or None, buffer in bytes, burst in segments a packet."""
+    """What one stack offers. mss in bytes, wscale 0 to 14 or None, buffer in bytes, burst in segments a packet.
+
+    paws: whether it drops what has an older timestamp than it has seen (RFC 7323 section 5).
+    """
 
     mss: int = 1460
     wscale: int | None = 7
@@ -52,6 +55,7 @@ class Profile:
     sack: bool = True
     buffer: int = 65535
     burst: int = 1
+    paws: bool = False
 
 
 class Endpoint:
@@ -94,6 +98,7 @@ class Endpoint:
         self._ts_base = rng.randrange(1 << 32)
         self._ts_recent = 0
         self._ts_highest: int | None = None
+        self.old_stamps = 0
 
     @property
     def fin_sent(self) -> bool:
@@ -167,6 +172,10 @@ class Endpoint:
         ack = self._una + _signed(at.ack - self.isn - self._una)
         if options.tsval is not None and self._uses_timestamps:
             self._watch_echo(options.tsecr or 0, now)
+            if self.profile.paws and _signed(options.tsval - self._ts_recent) < 0:
+                self.old_stamps += 1
+                self._emit(ACK, self._next, b"", now)
+                return
             if seq <= self._rcv_next:
                 self._ts_recent = options.tsval
         shift = (self._peer.wscale or 0) if self._peer and self._scales else 0
@@ -224,7 +233,7 @@ class Endpoint:
         if self.state is State.SYN_SENT:
             if flags & ACK and (ack - self.isn) & MASK == 1:
                 self._fail("refused")
-        elif self.state is not State.CLOSED:
+        elif self.state not in (State.CLOSED, State.DONE):
             offset = _signed(seq - self._peer_isn - self._rcv_next)
             if 0 <= offset <= max(self.profile.buffer, 1):
                 self._fail("reset by the other side")

@@ -37,7 +37,10 @@ class Listener:
 
 @dataclass
 class Host:
-    """One machine of the simulated network."""
+    """One machine of the simulated network.
+
+    queues: what its endpoints send leaves a moment later, for an agent here may answer it at once.
+    """
 
     name: str
     addresses: tuple[bytes, ...]
@@ -56,6 +59,7 @@ class Host:
     journal: dict[bytes, bytes] = field(default_factory=dict)
     born: Callable[[], Agent] | None = None
     strays: int = 0
+    queues: bool = False
     _timer: Timer | None = None
     _armed_at: float | None = None
 
@@ -163,9 +167,15 @@ class Host:
             self.clock.call_at(deadline, due)
 
     def _endpoint(self, tuple_: FiveTuple, isn: int, profile: Profile) -> Endpoint:
-        endpoint = Endpoint(tuple_, isn, profile, self.from_stack, self.rng)
+        endpoint = Endpoint(tuple_, isn, profile, self._from_endpoint, self.rng)
         self.endpoints[tuple_] = endpoint
         return endpoint
+
+    def _from_endpoint(self, packet: Packet) -> None:
+        if self.queues:
+            self.clock.call_at(self.clock.now, lambda: self.from_stack(packet))
+        else:
+            self.from_stack(packet)
 
     def _deadline(self) -> None:
         assert self.agent is not None

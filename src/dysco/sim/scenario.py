@@ -120,21 +120,20 @@ class Scenario:
         return (ipaddress.ip_address(base) + number).packed
 
     def _make_agents(self) -> None:
-        hops = tuple(Hop(host.addresses[0], 0) for host in self.hosts[1:])
         everyone = [*self.hosts, *self.spares]
         names = [host.name for host in everyone]
         for index, host in enumerate(everyone):
             boxes: tuple[LocalBox, ...] = ()
-            if host not in (self.client, self.server):
+            if self._has_box(host):
                 boxes = (self._make_box(host, index, spare=host in self.spares),)
             peers = tuple(
                 Peer(name=n, addresses=self.network.hosts[n].addresses) for n in names if n != host.name
             )
             settings = Settings(name=host.name, addresses=host.addresses, boxes=boxes, peers=peers)
-            first = index == 0
+            route = self._route(host)
 
-            def decide(tuple_: FiveTuple, now: float, first: bool = first) -> Decision | None:
-                return Decision("all", hops) if first else None
+            def decide(tuple_: FiveTuple, now: float, route: tuple[Hop, ...] = route) -> Decision | None:
+                return Decision("all", route) if route else None
 
             seeded = random.Random(self.rng.randrange(1 << 62))
 
@@ -160,6 +159,13 @@ class Scenario:
             host.agent = born()
         for host in everyone:
             host.drain()
+
+    def _route(self, host: Host) -> tuple[Hop, ...]:
+        """Which hops sessions get that begin at a host."""
+        return tuple(Hop(one.addresses[0], 0) for one in self.hosts[1:]) if host is self.client else ()
+
+    def _has_box(self, host: Host) -> bool:
+        return host not in (self.client, self.server)
 
     def _hello(self, host: Host) -> Hello:
         return Hello(

@@ -26,6 +26,8 @@ class Numbers(Protocol):
     ack_delta: int
     tsval_delta: int
     tsecr_delta: int
+    window_shift: int
+    strip_sack: bool
 
 
 class Rewrite(Protocol):
@@ -69,6 +71,8 @@ def _translate(packet: Packet, at: Located, numbers: Numbers) -> int:
     delta = shift32(data, tcp + 4, numbers.seq_delta)
     if at.flags & ACK:
         delta += shift32(data, tcp + 8, numbers.ack_delta)
+    if numbers.window_shift:
+        delta += _scale_window(data, tcp + 14, numbers.window_shift)
     position, end = tcp + TCP_HEADER_LEN, at.payload_offset
     while position < end:
         kind = data[position]
@@ -80,7 +84,11 @@ def _translate(packet: Packet, at: Located, numbers: Numbers) -> int:
         if position + 2 > end or data[position + 1] < 2 or position + data[position + 1] > end:
             break
         length = data[position + 1]
-        if kind == 5:
+        if kind == 5 and numbers.strip_sack:
+            for byte in range(position, position + length):
+                delta += (1 - data[byte]) * (1 if (byte - tcp) & 1 else 256)
+                data[byte] = 1
+        elif kind == 5:
             for edge in range(position + 2, position + length - 3, 4):
                 delta += _shift_odd(data, edge, numbers.ack_delta, (edge - tcp) & 1)
         elif kind == 8 and length == 10:
@@ -90,6 +98,14 @@ def _translate(packet: Packet, at: Located, numbers: Numbers) -> int:
                 delta += _shift_odd(data, position + 6, numbers.tsecr_delta, odd)
         position += length
     return delta
+
+
+def _scale_window(data: bytearray, position: int, shift: int) -> int:
+    """Write a window in units of another scale; never more than it was, and 0 only for 0 (RFC 7323 section 2)."""
+    old = _U16.unpack_from(data, position)[0]
+    new = min(old << shift, 0xFFFF) if shift > 0 else old >> -shift or min(old, 1)
+    _U16.pack_into(data, position, new)
+    return int(new - old) % 0xFFFF
 
 
 def shift32(data: bytearray, position: int, delta: int) -> int:
