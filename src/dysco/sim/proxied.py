@@ -137,7 +137,7 @@ class Proxied(Scenario):
     def _make_sessions(self) -> None:
         self._common = super()._profile()
         for number in range(self.rng.randint(1, 3)):
-            sizes = (0, 1, 700, 3000, 8000, 25000)
+            sizes = (0, 1, 3000, 8000, 25000, 60000)
             self.edits.append(Edits(self.rng))
             up, down = (self.rng.randbytes(self.rng.choice(sizes)) for _ in range(2))
             edits = self.edits[number]
@@ -151,8 +151,8 @@ class Proxied(Scenario):
             )
             begins = self.clock.now + self.rng.random() * 0.2
             self.clock.call_at(begins, partial(self._call, number, up))
-            for _ in range(self.rng.choice((1, 1, 2))):
-                at = begins + 0.05 + self.rng.random() * self.rng.choice((0.3, 3.0))
+            for _ in range(self.rng.choice((1, 2, 3))):
+                at = begins + 0.01 + self.rng.random() * self.rng.choice((0.1, 0.3, 1.0))
                 self.clock.call_at(at, partial(self._splice, number))
 
     def _isn(self) -> int:
