@@ -105,7 +105,9 @@ class Left:
             if message.joined:
                 # Only now does the right anchor know by which id the new path comes.
                 anchor.join()
-                anchor.agreed = anchor.agreed and anchor.stamps is None  # else it is said again, with a timestamp
+                anchor.agreed = (
+                    anchor.agreed and anchor.stamps is None
+                )  # else it is said again, with a timestamp
                 self._ground.install(chain)
                 self._syn(chain, anchor)
                 self._rehearse(chain, anchor)

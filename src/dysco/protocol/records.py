@@ -17,7 +17,7 @@ peer's cutoff is known, 1: the other half is empty, 2: forced, 3: the new subses
 8 request, 4 first, 4 last, 4 cutoff, 4 the peer's, 4 top, 4 old_rcvd, 4 rcvd, 4 acked, 4 answered, 4 sums forward,
 4 backward, 4 label, 2 where the new path is written, 4 own and 4 other number in its path handshake (bit 5: the other
 one is known; bit 6: chains are joined), then with a length of one byte each the new path's peer, its tuple, its
-handshake, its seam.
+handshake, its seam, and the latest timestamp that the inner side was given (4, or nothing).
 
 Everything is big-endian. A field that equals the one it usually equals is empty: session out and left tuple
 (session in), right tuple (session out), right handshake (left handshake). Reading is total: what does not fit
@@ -53,6 +53,7 @@ _SUMS: Final = struct.Struct("!II")
 _INSIDE: Final = struct.Struct("!?QI")
 _LENGTH: Final = struct.Struct("!H")
 _FIELDS: Final = 17
+_STAMP: Final = struct.Struct("!I")
 _SEAM: Final = struct.Struct("!16sIbbB")
 _FINS: Final = FORWARD_FIN | BACKWARD_FIN
 _LEFT_OPENED, _RIGHT_OPENED, _LEFT_PEER, _RIGHT_PEER, _BOX = 4, 8, 16, 32, 64
@@ -186,7 +187,9 @@ def _write_anchor(anchor: LeftAnchor | RightAnchor | None, sums: tuple[int, int]
         two.acked, two.answered, forward, backward, new.hop, new.write,
         anchor.isn, anchor.peer_next or 0,
     )  # fmt: skip
-    texts = ((new.peer or "").encode(), bytes(new.tuple), new.handshake, _write_seam(new.seam))
+    stamps = anchor.stamps
+    given = b"" if stamps is None or stamps.given is None else _STAMP.pack(stamps.given)
+    texts = ((new.peer or "").encode(), bytes(new.tuple), new.handshake, _write_seam(new.seam), given)
     return fixed + b"".join(bytes((len(text),)) + text for text in texts)
 
 
@@ -204,7 +207,7 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
             hop, write, isn, peer_next,
         ) = _ANCHOR.unpack_from(data)  # fmt: skip
         texts, position = [], _ANCHOR.size
-        for _ in range(4):
+        for _ in range(5):
             end = position + 1 + data[position]
             texts.append(data[position + 1 : end])
             position = end
@@ -226,8 +229,8 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
         anchor.isn, anchor.peer_next = isn, peer_next if bits & 32 else None
         if bits & 64:
             anchor.join()
-            if anchor.stamps is not None and new.seam is not None:
-                anchor.stamps.settled = not bits & 16
+            if anchor.stamps is not None and texts[4]:
+                anchor.stamps.resume(_STAMP.unpack(texts[4])[0], settled=not bits & 16)
         if bits & 16:
             anchor.new, anchor.phase = new, Phase.LOCKED
             continue

@@ -200,6 +200,9 @@ class Right:
         ground = self._ground
         if found[0] is RightAction.COMMIT and ground.numbers(chain, "left") is None:
             return  # after a restart: packets of the old path must show where it stands; `ack` is repeated
+        if found[0] is RightAction.COMMIT and not anchor.knows_stamps:
+            ground.ask_inside(chain, "left")
+            return
         action, anchor.state = found
         match action:
             case RightAction.GRANT | RightAction.REPEAT if what is RightInput.REQUEST_LOCK:

@@ -46,6 +46,13 @@ class Stamps:
         """Whether the inner side has shown what it was given last."""
         return self.given is not None and self.own is not None
 
+    def resume(self, given: int, *, settled: bool) -> None:
+        """Go on after a restart, with what the inner side had been given."""
+        self.given = given
+        self.settled = settled
+        if settled:
+            self.old = self.new = given
+
     def from_inside(self, packet: Packet, at: Located) -> None:
         """See what the inner side sends: its own clock, and as an echo what it was given."""
         found = _find(packet, at)

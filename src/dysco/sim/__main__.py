@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final
 
-from dysco.sim.scenario import Verdict, run
+from dysco.sim import proxied, scenario
+from dysco.sim.scenario import Verdict
 
 _BATCH: Final = 256
 
@@ -32,7 +33,9 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, help="begin no more seeds after this time")
     parser.add_argument("--dialogue", action="store_true", help="print every packet and message of the seeds")
+    parser.add_argument("--proxy", action="store_true", help="scenarios with a proxy that is taken out")
     options = parser.parse_args()
+    run = proxied.run if options.proxy else scenario.run
     first, separator, last = options.seeds.partition(":")
     try:
         seeds = range(int(first), int(last) if separator else int(first) + 1)
@@ -46,7 +49,7 @@ def main() -> int:
     failed = ran = 0
     total = Verdict(-1)
     with ProcessPoolExecutor(options.jobs) as pool:
-        for verdict in in_time(pool, seeds, options.seconds):
+        for verdict in in_time(pool, run, seeds, options.seconds):
             ran += 1
             total.sessions += verdict.sessions
             total.completed += verdict.completed
@@ -67,7 +70,9 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def in_time(pool: ProcessPoolExecutor, seeds: range, seconds: float | None) -> Iterator[Verdict]:
+def in_time(
+    pool: ProcessPoolExecutor, run: Callable[[int], Verdict], seeds: range, seconds: float | None
+) -> Iterator[Verdict]:
     """Verdicts of the seeds, a batch at a time, until the time is over."""
     began = time.monotonic()
     for at in range(0, len(seeds), _BATCH):

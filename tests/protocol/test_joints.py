@@ -1,0 +1,168 @@
+"""What two handshakes on both sides of a proxy may differ in, and what is translated or refused then."""
+
+from __future__ import annotations
+
+import pytest
+
+from dysco.protocol.chain import (
+    HALF,
+    SEEN,
+    WITH_ECN,
+    WITH_SACK,
+    WITH_TIMESTAMPS,
+    Chain,
+    Facing,
+    Seam,
+    Terms,
+    facing_agent,
+    facing_host,
+)
+from dysco.protocol.flow import Flow
+from dysco.protocol.joints import differences
+from dysco.protocol.right import join
+from dysco.protocol.stamps import Stamps, raw_stamp
+from dysco.wire.messages import Handshake, Hops, Syn
+from dysco.wire.options import syn_options
+from dysco.wire.packet import ACK, Packet, build_tcp, locate, verify
+from dysco.wire.rewrite import apply
+from dysco.wire.tuples import FiveTuple
+from protocol.rig import address, session
+
+ALL = SEEN | WITH_SACK | WITH_TIMESTAMPS
+NO_SCALE = 255
+STAMPS = "only one side of the proxy has timestamps"
+ECN = "only one side of the proxy has ECN"
+LARGER = "segments to the {} may be larger than its end takes"
+SUBSESSION = FiveTuple.of(address(1), 61000, address(2), 61001)
+Side = tuple[int, int, int]
+"""MSS, window scale and flags of one half."""
+
+
+def handshake(forward: Side, backward: Side) -> bytes:
+    return b"".join(HALF.pack(1000, *side) for side in (forward, backward))
+
+
+def chains(left: bytes, right: bytes, family: int = 4) -> tuple[Chain, Chain]:
+    """The left and the right chain at a proxy's host, with these handshakes."""
+    first = Chain(bytes(16) + b"\1", facing_agent(SUBSESSION, "a", 1, opened=False), session(), "", None, 0.0)
+    first.right = facing_host(session())
+    other = session(2, 4, family=family)
+    second = Chain(bytes(16) + b"\0", facing_host(other), other, "", None, 0.0)
+    onward = SUBSESSION if family == 4 else FiveTuple.of(address(2, 6), 61000, address(4, 6), 61001)
+    second.right = facing_agent(onward, "d", 1, opened=True)
+    first.left.handshake, second.right.handshake = left, right
+    return first, second
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "reason"),
+    [
+        (((1460, 7, ALL), (1460, 7, ALL)), ((1460, 7, ALL), (1460, 7, ALL)), None),
+        (((1460, 7, ALL), (1460, 3, ALL)), ((1460, NO_SCALE, ALL), (1460, 7, ALL)), None),
+        (((1460, 7, ALL), (1460, 7, ALL & ~WITH_SACK)), ((1460, 7, ALL), (1460, 7, ALL)), None),
+        (((1460, 7, SEEN), (1460, 7, SEEN)), ((1460, 7, ALL), (1460, 7, ALL)), STAMPS),
+        (((1460, 7, ALL | WITH_ECN), (1460, 7, ALL | WITH_ECN)), ((1460, 7, ALL), (1460, 7, ALL)), ECN),
+        (((1460, 7, ALL | WITH_ECN), (1460, 7, ALL)), ((1460, 7, ALL), (1460, 7, ALL)), None),
+        (((1460, 7, ALL), (1460, 7, ALL)), ((1460, 7, ALL), (1220, 7, ALL)), LARGER.format("right")),
+        (((536, 7, ALL), (1460, 7, ALL)), ((1460, 7, ALL), (1460, 7, ALL)), LARGER.format("left")),
+        (((1460, 7, ALL), (1220, 7, ALL)), ((1220, 7, ALL), (1460, 7, ALL)), None),
+        (((1460, 7, ALL), (1460, 7, 0)), ((1460, 7, ALL), (1460, 7, ALL)), "not ready: a handshake was not seen"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_translated_is_refused_with_its_reason(
+    left: tuple[Side, Side], right: tuple[Side, Side], reason: str | None
+) -> None:
+    assert differences(*chains(handshake(*left), handshake(*right))) == reason
+
+
+def test_sides_of_different_families_are_refused() -> None:
+    same = handshake((1460, 7, ALL), (1460, 7, ALL))
+    assert differences(*chains(same, same, 6)) == "both sides are of different address families"
+
+
+def joined(outer: bytes, inner: bytes, seam: Seam | None = None) -> Facing:
+    """The new facing of a right anchor whose old one has seen `inner`, for a left anchor that has seen `outer`."""
+    old = facing_agent(SUBSESSION, "b", 1, opened=False)
+    old.handshake, old.seam = inner, seam
+    new = facing_agent(SUBSESSION, "a", 300, opened=False)
+    new.handshake = inner
+    chain = Chain(bytes(16) + b"\1", old, session(), "", None, 0.0)
+    chain.right = facing_host(session())
+    syn = Syn(b"L" * 16, 300, 1, 300, session(), SUBSESSION, Hops(), Handshake(outer))
+    join(chain, new, old, syn)
+    return new
+
+
+@pytest.mark.parametrize("outer_scale", [(7, 7), (0, 14), (NO_SCALE, 7), (3, 9)])
+@pytest.mark.parametrize("inner_scale", [(7, 7), (14, 0), (7, NO_SCALE), (5, 2)])
+@pytest.mark.parametrize("outer_sack", [True, False])
+@pytest.mark.parametrize("inner_sack", [True, False])
+def test_windows_and_blocks_mean_the_same_on_both_sides(
+    outer_scale: tuple[int, int], inner_scale: tuple[int, int], outer_sack: bool, inner_sack: bool
+) -> None:
+    flags = [SEEN | WITH_SACK * has for has in (outer_sack, inner_sack)]
+    outer = handshake((1460, outer_scale[0], flags[0]), (1460, outer_scale[1], flags[0]))
+    inner = handshake((1460, inner_scale[0], flags[1]), (1460, inner_scale[1], flags[1]))
+    facing = joined(outer, inner)
+    shifts = [(0, 0) if NO_SCALE in scale else scale for scale in (outer_scale, inner_scale)]
+    into, out = facing.translations()
+    blocks = b"\1\1\5\x0a" + (5000).to_bytes(4, "big") + (6000).to_bytes(4, "big")
+    for translation, sends, takes, strips in (
+        (into, shifts[0][0], shifts[1][0], outer_sack and not inner_sack),
+        (out, shifts[1][1], shifts[0][1], inner_sack and not outer_sack),
+    ):
+        for window in (0, 1, 500, 65535):
+            packet = build_tcp(session(), 1, 2, ACK, window, blocks)
+            apply(packet, Flow(0, session(), 0, SUBSESSION, translation=translation))
+            at = locate(packet)
+            assert at is not None
+            assert verify(packet)
+            real, said = window << sends, at.window << takes
+            assert said <= real or at.window == 1
+            assert (at.window == 0) == (window == 0)
+            assert real - said < 1 << takes or at.window == 0xFFFF
+            assert (b"\5\x0a" in packet.data) == (not strips)
+    again = joined(outer, outer, Seam(b"R" * 16, 0, facing.seam.terms if facing.seam else Terms()))
+    assert again.seam is not None
+    assert facing.seam is not None
+    assert again.seam.terms == facing.seam.terms, "a later change finds what the first has left"
+
+
+def stamped(value: int, echo: int) -> Packet:
+    options = b"\1\1\x08\x0a" + value.to_bytes(4, "big") + echo.to_bytes(4, "big")
+    return build_tcp(session(), 1, 2, ACK, 3, options)
+
+
+@pytest.mark.parametrize("base", [1000, (1 << 32) - 3])
+def test_timestamps_never_go_back_while_two_clocks_are_in_use(base: int) -> None:
+    mask = (1 << 32) - 1
+    stamps, facing = Stamps(), facing_agent(SUBSESSION, "a", 1, opened=False)
+    inside = stamped(77, base)
+    at = locate(inside)
+    assert at is not None
+    stamps.from_inside(inside, at)
+    assert stamps.is_known
+    stamps.peer = 5_000_000
+    stamps.settle(facing)
+    given = []
+    for path, value in (("old", 4), ("new", 2), ("old", 3), ("new", 9), ("old", 5), ("new", 10), ("new", 11)):
+        packet = stamped((base + value) & mask if path == "old" else 5_000_000 + value, 1)
+        at = locate(packet)
+        assert at is not None
+        if path == "old":
+            stamps.from_old(packet, at)
+        else:
+            apply(packet, Flow(0, session(), 0, session(), translation=facing.translations()[0]))
+            stamps.from_new(packet, at, facing)
+        assert verify(packet)
+        found = raw_stamp(packet, at)
+        assert found is not None
+        given.append((found - base) & mask)
+    assert given == sorted(given)
+    assert given[-1] - given[-2] == 1, "from here on the constant is one"
+    echo = stamped(78, (base + given[-1]) & mask)
+    at = locate(echo)
+    assert at is not None
+    stamps.to_new(echo, at)
+    apply(echo, Flow(0, session(), 0, session(), translation=facing.translations()[1]))
+    assert syn_options(echo).tsecr == 5_000_011

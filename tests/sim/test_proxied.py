@@ -1,0 +1,25 @@
+"""Proxies that end TCP are taken out of live sessions, by seeds: streams stay equal, and a proxy sees ordinary ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from dysco.sim.proxied import run
+
+REGRESSIONS = (27, 1213, 1339, 5003)
+
+
+def test_streams_are_equal_and_the_relay_sees_an_ordinary_end() -> None:
+    outcomes: Counter[str] = Counter()
+    for seed in range(24):
+        verdict = run(seed)
+        assert verdict.faults == [], f"seed {seed}"
+        outcomes += verdict.outcomes
+    assert outcomes["done"] >= 10, outcomes
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_a_seed_that_failed_once(seed: int) -> None:
+    assert run(seed).faults == []
