@@ -58,14 +58,14 @@ def explain(
         else:
             say(answer.text)
         return
-    from dysco.config import load
-    from dysco.config.policies import policy_set
+    from dysco.config import load, policy_set, proxy_rules
 
-    explanation = policy_set(load(config)).explain(parsed)
+    loaded = load(config)
+    explanation, rules = policy_set(loaded).explain(parsed), proxy_rules(loaded, parsed)
     if as_json:
-        print_json(explanation.as_json())
+        print_json({**explanation.as_json(), "proxies": [rule.as_json() for rule in rules]})
     else:
-        say(explanation.as_text())
+        say("\n".join([explanation.as_text(), *(f"proxy    {rule}" for rule in rules)]))
 
 
 def version(as_json: JsonOption = False) -> None:

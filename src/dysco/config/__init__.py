@@ -21,12 +21,14 @@ from dysco.config.models import (
     Limits,
     Peer,
     Policy,
+    Proxy,
     Timers,
     Tun,
     box_tag,
 )
 from dysco.config.policies import policy_set
 from dysco.config.positions import Position
+from dysco.config.proxies import ProxyRule, proxy_rules
 from dysco.config.reference import render_reference
 
 __all__ = [
@@ -44,6 +46,8 @@ __all__ = [
     "Peer",
     "Policy",
     "Position",
+    "Proxy",
+    "ProxyRule",
     "Timers",
     "Tun",
     "box_tag",
@@ -52,6 +56,7 @@ __all__ = [
     "diff",
     "load",
     "policy_set",
+    "proxy_rules",
     "reloaded",
     "render_reference",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from dysco.config.findings import did_you_mean
 from dysco.config.models import Box, HostConfig, Peer, box_tag
@@ -35,6 +35,7 @@ def _unique_names(config: HostConfig) -> Iterator[Problem]:
         ("box", [box.name for box in config.box]),
         ("group", [group.name for group in config.group]),
         ("policy", [policy.name for policy in config.policy]),
+        ("proxy", [proxy.name for proxy in config.proxy]),
     ]
     for section, names in sections:
         seen: dict[str, int] = {}
@@ -316,8 +317,40 @@ def _ports(config: HostConfig) -> Iterator[Problem]:
         )
 
 
+_FOR: Final[dict[str, tuple[str, ...]]] = {
+    "socket": ("haproxy",),
+    "line": ("haproxy",),
+    "log": ("nginx-stream",),
+    "port": ("nginx-stream", "generic"),
+    "pid_file": ("nginx-stream", "generic"),
+}
+
+
+def _proxies(config: HostConfig) -> Iterator[Problem]:
+    for index, proxy in enumerate(config.proxy):
+        own_class = ":" in proxy.adapter
+        for key, adapters in _FOR.items():
+            if key in proxy.model_fields_set and not own_class and proxy.adapter not in adapters:
+                yield Problem(
+                    ("proxy", index, key),
+                    f"adapter '{proxy.adapter}' has none; it is for {_either(adapters)}",
+                )
+        if proxy.adapter == "haproxy" and proxy.socket is None:
+            yield Problem(("proxy", index), "socket is missing: where is HAProxy's runtime API?")
+        if proxy.adapter == "nginx-stream" and proxy.log is None:
+            yield Problem(("proxy", index), "log is missing: where does nginx tell of its sessions?")
+        if proxy.adapter in _FOR["port"] and proxy.port is None and proxy.pid_file is None:
+            yield Problem(("proxy", index), "port or pid_file is missing: which program is it?")
+        limits = ("after_bytes", "after_seconds")
+        if proxy.remove == "after" and all(getattr(proxy, key) is None for key in limits):
+            yield Problem(("proxy", index, "remove"), "'after' what? after_bytes or after_seconds is missing")
+        for key in limits:
+            if getattr(proxy, key) is not None and proxy.remove != "after":
+                yield Problem(("proxy", index, key), f"has no effect: remove = '{proxy.remove}'", "warning")
+
+
 def _plural(section: str) -> str:
-    return {"box": "boxes", "policy": "policies"}.get(section, section + "s")
+    return {"box": "boxes", "policy": "policies", "proxy": "proxies"}.get(section, section + "s")
 
 
 def _either(words: Iterable[str]) -> str:
@@ -331,6 +364,7 @@ _CHECKS: tuple[Callable[[HostConfig], Iterator[Problem]], ...] = (
     _keys,
     _peers,
     _boxes,
+    _proxies,
     _hops,
     _ports,
 )

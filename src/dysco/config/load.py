@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dysco.config.checks import problems
 from dysco.config.findings import ConfigErrors, Finding, from_pydantic, key_name, position_of
-from dysco.config.models import HostConfig
+from dysco.config.models import HostConfig, Proxy
 from dysco.config.positions import Position, locate
 
 # Bytes; ours: far above any real file, far below what would stall the agent on a reload.
@@ -25,6 +25,8 @@ _FILE_KEYS: tuple[tuple[str, str], ...] = (
     ("keys", "certificate"),
     ("keys", "key"),
 )
+
+_PROXY_FILES = ("socket", "log", "pid_file")
 
 
 def load(path: str | FilePath) -> HostConfig:
@@ -106,13 +108,25 @@ def _resolve(config: HostConfig, directory: FilePath) -> HostConfig:
     changes: dict[str, Any] = {
         section: getattr(config, section).model_copy(update=values) for section, values in sections.items()
     }
-    boxes = []
-    for box in config.box:
-        source, _, name = (box.python or "").rpartition(":")
-        boxes.append(
-            box.model_copy(update={"python": f"{base / source}:{name}"}) if source.endswith(".py") else box
-        )
-    return config.model_copy(update={**changes, "box": tuple(boxes)})
+    boxes = tuple(
+        box if box.python is None else box.model_copy(update={"python": _class(box.python, base)})
+        for box in config.box
+    )
+    return config.model_copy(
+        update={**changes, "box": boxes, "proxy": tuple(_proxy(one, base) for one in config.proxy)}
+    )
+
+
+def _proxy(proxy: Proxy, base: FilePath) -> Proxy:
+    paths = {key: value for key in _PROXY_FILES if (value := getattr(proxy, key)) is not None}
+    files = {key: base / value for key, value in paths.items()}
+    return proxy.model_copy(update={**files, "adapter": _class(proxy.adapter, base)})
+
+
+def _class(reference: str, base: FilePath) -> str:
+    """Name a class whose file, if it has one, is found from anywhere."""
+    source, _, name = reference.rpartition(":")
+    return f"{base / source}:{name}" if source.endswith(".py") else reference
 
 
 def _toml_error(message: str, text: str) -> tuple[Position, str]:

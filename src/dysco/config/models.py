@@ -1,182 +1,41 @@
 """host.toml as pydantic models: every key with unit, default, meaning, and what a reload does.
 
-Knows what one value may be; what values must be together is in checks.py, how errors read in findings.py, the
-reference page in reference.py. All models are frozen and strict: a quoted number is not a number.
+Knows which keys there are. What one value may be is in values.py, what values must be together in checks.py, how
+errors read in findings.py, the reference page in reference.py. All models are frozen and strict: a quoted number is not
+a number.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from dysco.policy import MatchError, parse
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
-_DEVICE = re.compile(r"[^\s/:%]{1,15}")
-_FINGERPRINT_BYTES: Final = 32
-_SOCKET_PATH_LIMIT: Final = 107  # sun_path has 108 bytes with the final zero (unix(7))
-
-
-def option(
-    default: Any = ...,
-    *,
-    doc: str,
-    reload: Literal["live", "restart"] = "live",
-    unit: str = "",
-    **limits: Any,
-) -> Any:
-    """Declare one key: its default (none: it must be given), meaning, unit, and what a reload does."""
-    extra: dict[str, Any] = {"reload": reload, "unit": unit}
-    if default is ...:
-        return Field(description=doc, json_schema_extra=extra, **limits)
-    return Field(default=default, description=doc, json_schema_extra=extra, **limits)
-
-
-def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError(
-            f"{value!r} is not a name: 1 to 63 letters, digits, '_', '.' and '-', beginning with a letter, "
-            f"digit or '_'"
-        )
-    return value
-
-
-def _device(value: str) -> str:
-    if not _DEVICE.fullmatch(value) or value in (".", ".."):
-        raise ValueError(
-            f"{value!r} is not a device name: 1 to 15 characters without blanks, '/', ':' and '%'"
-        )
-    return value
-
-
-def _address(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        address = ipaddress.ip_address(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is not an IPv4 or IPv6 address") from None
-    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
-        raise ValueError(f"{value!r}: an address with a zone cannot be reached from another host")
-    for wrong, word in (
-        (address.is_unspecified, "the unspecified address"),
-        (address.is_loopback, "a loopback address"),
-        (address.is_link_local, "a link-local address"),
-        (address.is_multicast, "a multicast address"),
-        (getattr(address, "ipv4_mapped", None) is not None, "an IPv4-mapped address (write it as IPv4)"),
-    ):
-        if wrong:
-            raise ValueError(
-                f"{value!r} is {word}: agents are reached by addresses that other hosts can route"
-            )
-    return address
-
-
-def _fingerprint(value: str) -> str:
-    digits = value.lower().removeprefix("sha256:").replace(":", "")
-    if len(digits) != 2 * _FINGERPRINT_BYTES or set(digits) - set("0123456789abcdef"):
-        raise ValueError(
-            f"{value!r} is not a SHA-256 fingerprint: 64 hexadecimal digits, as `dysco keys show` prints"
-        )
-    return digits
-
-
-def _socket(value: Path) -> Path:
-    if len(str(value).encode()) > _SOCKET_PATH_LIMIT:
-        raise ValueError(
-            f"'{value}' is longer than the {_SOCKET_PATH_LIMIT} bytes that a Unix socket's path may have"
-        )
-    return value
-
-
-def _path(value: object) -> object:
-    if isinstance(value, str):
-        if not value or "\0" in value:
-            raise ValueError(f"{value!r} is not a path")
-        return Path(value)
-    return value
-
-
-def _range(value: object) -> object:
-    if isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value):
-        low, high = value
-        if not 1024 <= low <= 65535 or not 1024 <= high <= 65535:
-            raise ValueError(f"{value}: ports of subsessions lie between 1024 and 65535")
-        if high - low < 1:
-            raise ValueError(f"{value}: the first port must be below the last")
-        return (low, high)
-    if isinstance(value, list):
-        raise ValueError(f"{value} is not a pair of ports such as [61000, 65535]")
-    return value
-
-
-def _listen(value: str) -> str:
-    host, separator, port = value.rpartition(":")
-    try:
-        if not separator or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-            raise ValueError
-        ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
-    except ValueError:
-        raise ValueError(f"{value!r} is not ADDRESS:PORT, such as '127.0.0.1:9416' or '[::1]:9416'") from None
-    return value
-
-
-def _python(value: str) -> str:
-    source, separator, name = value.rpartition(":")
-    if not separator or not source or not name.isidentifier():
-        raise ValueError(f"{value!r} is neither 'package.module:Class' nor 'path/to/file.py:Class'")
-    if not source.endswith(".py") and not all(part.isidentifier() for part in source.split(".")):
-        raise ValueError(f"{value!r}: {source!r} is neither a module's name nor a file that ends in .py")
-    return value
-
-
-def _match(value: str) -> str:
-    try:
-        parse(value)
-    except MatchError as error:
-        raise ValueError(str(error)) from None
-    return value
-
-
-def _hop(value: object) -> object:
-    if not isinstance(value, (str, dict)) or not value:
-        raise ValueError("a hop is a peer, 'peer/box', an address, or { group = ... }")
-    return {"to": value} if isinstance(value, str) else value
-
-
-Name = Annotated[str, AfterValidator(_name)]
-Device = Annotated[str, AfterValidator(_device)]
-Address = Annotated[IPAddress, BeforeValidator(_address)]
-Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
-FilePath = Annotated[Path, BeforeValidator(_path)]
-SocketPath = Annotated[Path, BeforeValidator(_path), AfterValidator(_socket)]
-PortRange = Annotated[tuple[int, int], BeforeValidator(_range)]
-Listen = Annotated[str, AfterValidator(_listen)]
-Match = Annotated[str, AfterValidator(_match)]
-BoolOrMatch = Annotated[
-    bool | str, AfterValidator(lambda value: _match(value) if isinstance(value, str) else value)
-]
-PythonClass = Annotated[str, AfterValidator(_python)]
-Names = Annotated[tuple[Name, ...], Field(strict=False)]
-Strings = Annotated[tuple[str, ...], Field(strict=False)]
-Devices = Annotated[tuple[Device, ...], Field(strict=False, min_length=1)]
-Addresses = Annotated[tuple[Address, ...], Field(strict=False)]
-Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
-Pick = Literal["hash", "least-sessions"]
-Matching = Literal["tuple", "tag", "fingerprint", "api"]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict, and no key that is not declared."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+from dysco.config.values import (
+    AdapterName,
+    Addresses,
+    BoolOrMatch,
+    Device,
+    Devices,
+    FilePath,
+    Fingerprint,
+    Listen,
+    Match,
+    Matching,
+    Name,
+    Names,
+    Pick,
+    PortRange,
+    PythonClass,
+    Seconds,
+    Section,
+    SocketPath,
+    Strings,
+    hop_table,
+    option,
+)
 
 
 class Agent(Section):
@@ -470,7 +329,7 @@ class HopRef(Section):
     pick: Pick | None = None
 
 
-Hop = Annotated[HopRef, BeforeValidator(_hop)]
+Hop = Annotated[HopRef, BeforeValidator(hop_table)]
 
 
 class Policy(Section):
@@ -498,6 +357,69 @@ class Policy(Section):
         0, doc="Policies with a higher number are asked first.", ge=-1_000_000, le=1_000_000
     )
     enabled: bool = option(True, doc="Whether the policy counts.")
+
+
+class Proxy(Section):
+    """A proxy on this host, in the agent's network namespace, that live sessions which need it no more can leave."""
+
+    name: Name = option(doc="Name of the proxy, as in `dysco proxy drain NAME`.")
+    adapter: AdapterName = option(
+        doc=(
+            "How its pairs of sessions are found, and which of them it may leave. `haproxy`: by its runtime API "
+            "(`socket`). `nginx-stream`: by its error log (`log`). `generic`: any program that copies byte by byte, by "
+            "what goes through its sockets. Or an own class: `package.module:Class`, or `file.py:Class`, a path "
+            "relative to this file."
+        ),
+    )
+    socket: SocketPath | None = option(
+        None, doc="Socket of HAProxy's runtime API (`stats socket` there). For `haproxy`, and needed there."
+    )
+    log: FilePath | None = option(
+        None,
+        doc="nginx's error log, of level `info`. For `nginx-stream`, and needed there.",
+    )
+    port: int | None = option(
+        None,
+        doc="Port on which it listens; sessions to other ports of it are left alone. `nginx-stream` and `generic` "
+        "need this or `pid_file`.",
+        ge=1,
+        le=65535,
+    )
+    pid_file: FilePath | None = option(
+        None,
+        doc="File with the number of its process; its children count too. For `nginx-stream` and `generic`.",
+    )
+    line: Literal["auto", "none", "v1", "v2"] = option(
+        "auto",
+        doc=(
+            "The PROXY protocol line that HAProxy writes to servers before the data (`send-proxy`, `send-proxy-v2`), "
+            "for sessions that never rest; `auto`: found out from its other sessions. For `haproxy`."
+        ),
+    )
+    remove: Literal["never", "chosen", "after"] = option(
+        "never",
+        doc=(
+            "When it is taken out of a session by itself. `never`: only when asked (`dysco splice`, `dysco proxy "
+            "drain`). `chosen`: as soon as its server is chosen and it only passes data on. `after`: when "
+            "`after_bytes` or `after_seconds` is reached, whichever is first. Sessions of which its adapter is not "
+            "sure keep it."
+        ),
+    )
+    after_bytes: int | None = option(
+        None, doc="Bytes of both directions. For `remove` of `after`.", unit="bytes", ge=1, le=1 << 62
+    )
+    after_seconds: Seconds | None = option(
+        None, doc="Age of the session as the agent saw it begin. For `remove` of `after`.", unit="s"
+    )
+    match: Match = option(
+        "",
+        doc="The clients' sessions that the rule and a drain are about, in the language of `match`. Empty: all.",
+    )
+    keep: Match | None = option(
+        None,
+        doc="The clients' sessions in which it must stay whatever happens, in the language of `match`. Default: none.",
+    )
+    every: Seconds = option(1.0, unit="s", doc="How often it is asked while there is something to remove.")
 
 
 class Timers(Section):
@@ -562,6 +484,7 @@ class HostConfig(Section):
     box: Annotated[tuple[Box, ...], Field(strict=False)] = ()
     group: Annotated[tuple[Group, ...], Field(strict=False)] = ()
     policy: Annotated[tuple[Policy, ...], Field(strict=False)] = ()
+    proxy: Annotated[tuple[Proxy, ...], Field(strict=False)] = ()
     timers: Timers = Timers()
     limits: Limits = Limits()
 

@@ -27,7 +27,7 @@ Unknown keys are errors. Relative paths are relative to the file. Times are in s
 Sections in double brackets may stand any number of times, one for each thing that they describe.
 """
 
-_TABLES = ("peer", "box", "group", "policy")
+_TABLES = ("peer", "box", "group", "policy", "proxy")
 
 
 def render_reference() -> str:
