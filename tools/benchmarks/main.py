@@ -5,8 +5,10 @@ figure is the median of its rounds. Needs root.
 
     chain       forwarding, agents in the kernel, on TUN devices with offload and without, HAProxy: streams, requests,
                 connect()
+    three       the same through three middle hosts, without HAProxy
+    packets     what the kernel programs cost a packet, chained or not
     unchained   traffic that no policy matches, between hosts with agents and without
-    sessions    memory per session and cost per packet with many established sessions
+    sessions    memory per session, CPU of idle agents and cost per packet with many established sessions
     setups      chain set-ups per second
     reconfigure how long changes of live chains take, and what a bulk transfer notices of them
 """
@@ -21,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -28,7 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import measure, reconfigure
+from benchmarks import measure, packets, reconfigure
 from benchmarks.report import plot, table
 from benchmarks.testbed import (
     ADDRESSES,
@@ -52,6 +55,7 @@ from benchmarks.testbed import (
 )
 
 HOLD_PORT = 7000
+IDLE_S = 15.0
 SESSIONS_A_PROCESS = 10_000  # a process may have some 20,000 descriptors without raising limits
 Figures = dict[str, float]
 Rounds = dict[str, dict[str, list[float]]]
@@ -62,9 +66,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="tools/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "what", nargs="*", help="chain, unchained, sessions, setups, reconfigure (default: all)"
-    )
+    parser.add_argument("what", nargs="*", help="one or more of the parts above (default: all)")
     parser.add_argument(
         "--way", action="append", dest="ways", help="of chain and sessions, only this one; may be repeated"
     )
@@ -87,8 +89,8 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, help="draw the chain's table to this file (PNG or SVG)")
     options = parser.parse_args()
     parts: dict[str, Callable[[Testbed, argparse.Namespace], dict[str, Figures]]] = {
-        "chain": chain, "unchained": unchained, "sessions": sessions, "setups": setups,
-        "reconfigure": reconfigurations,
+        "chain": chain, "three": three, "packets": lambda bed, options: packets.run(), "unchained": unchained,
+        "sessions": sessions, "setups": setups, "reconfigure": reconfigurations,
     }  # fmt: skip
     wanted = options.what or list(parts)
     for name in wanted:
@@ -100,7 +102,7 @@ def main() -> int:
             for name in wanted:
                 workdir = Path(directory) / name
                 workdir.mkdir()
-                with Testbed(workdir) as bed:
+                with Testbed(workdir, middles=3 if name == "three" else 1) as bed:
                     servers(bed)
                     results[name] = parts[name](bed, options)
                 sys.stdout.write(table(name, results[name]) + "\n")
@@ -147,6 +149,13 @@ def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
             with way():
                 _note(rounds[name], _through(bed, options, http, iperf, target))
     return _medians(rounds)
+
+
+def three(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
+    """As `chain`, on a bed with three middle hosts; five agents."""
+    parts = ("forwarding", "dysco, ebpf", "dysco, tun")
+    wanted = [name for name in parts if name in (options.ways or parts)]
+    return chain(bed, argparse.Namespace(**{**vars(options), "ways": wanted}))
 
 
 def unchained(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
@@ -217,12 +226,22 @@ def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
                     _hold(own, talkers, next(ports), share, options.family)
                     held += share
                 memory = {host: resident_bytes(process) - empty[host] for host, process in running.items()}
+                idle = _idle(running)
                 results[f"{mode}, {count} sessions"] = {
+                    "idle_cpu_percent": idle,
                     **{f"bytes_a_session_{host}": grown / count for host, grown in memory.items()},
                     **_stream_beside(own, running, options, mode),
                 }
                 _say(f"{mode}, {count} sessions: {results[f'{mode}, {count} sessions']}")
     return results
+
+
+def _idle(running: Mapping[str, subprocess.Popen[bytes]]) -> float:
+    """CPU of the agent that uses most while nothing happens, in percent of one core."""
+    time.sleep(IDLE_S / 3)  # what the set-ups have left to do
+    before = {host: process_cpu_seconds(process) for host, process in running.items()}
+    time.sleep(IDLE_S)
+    return max(100 * (process_cpu_seconds(running[host]) - used) / IDLE_S for host, used in before.items())
 
 
 def _say(text: str) -> None:

@@ -4,7 +4,7 @@
            fd77:1::2      fd77:1::1        fd77:2::1      fd77:2::2
 
 The middle host forwards in its kernel; agents and HAProxy are started on top of that, so that every way of
-getting from client to server crosses the same two links.
+getting from client to server crosses the same links. There may be three middle hosts, in a line.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from dysco.dataplane.bpf import program_by_id
 from dysco.host import run_in
 
 CLIENT, MIDDLE, SERVER = "client", "middle", "server"
+MIDDLES = (MIDDLE, "middle2", "middle3")
 ADDRESSES = {
     CLIENT: ("10.77.1.2", "fd77:1::2"),
     MIDDLE: ("10.77.1.1", "fd77:1::1"),
+    MIDDLES[1]: ("10.77.3.2", "fd77:3::2"),
+    MIDDLES[2]: ("10.77.4.2", "fd77:4::2"),
     SERVER: ("10.77.2.2", "fd77:2::2"),
 }
-UNDERLAY = {CLIENT: ["eth0"], MIDDLE: ["eth0", "eth1"], SERVER: ["eth0"]}
+UNDERLAY = {CLIENT: ["eth0"], SERVER: ["eth0"], **{middle: ["eth0", "eth1"] for middle in MIDDLES}}
 HTTP_PORT, IPERF_PORT, PROXY_HTTP, PROXY_IPERF, DIRECT_HTTP, DIRECT_IPERF = 8080, 5201, 8081, 5202, 9080, 9201
 START_LIMIT_S = 60.0
 _SIDES: tuple[tcx.Direction, ...] = ("ingress", "egress")
@@ -64,8 +67,10 @@ def run(argv: Sequence[str], limit_s: float = 60.0) -> str:
 class Testbed:
     """The namespaces with their links; `close()` ends every process that it started and deletes them."""
 
-    def __init__(self, workdir: Path, name: str = "") -> None:
+    def __init__(self, workdir: Path, name: str = "", middles: int = 1) -> None:
         self.workdir = workdir
+        self.middles = MIDDLES[:middles]
+        self.hosts = (CLIENT, *self.middles, SERVER)
         self.prefix = f"dyb{os.getpid()}{name}"
         self.processes: list[subprocess.Popen[bytes]] = []
         self._logs = 0
@@ -86,26 +91,43 @@ class Testbed:
 
     def _build(self) -> None:
         self._delete()
-        for host in (CLIENT, MIDDLE, SERVER):
+        for host in self.hosts:
             run(["ip", "netns", "add", self.netns(host)])
             self.sh(host, "ip", "link", "set", "lo", "up")
-        self._link(CLIENT, "eth0", MIDDLE, "eth0", 1)
-        self._link(SERVER, "eth0", MIDDLE, "eth1", 2)
-        for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
-            self.sh(MIDDLE, "sysctl", "-qw", f"net.{key}=1")
+        # Subnet 1 is the client's and 2 the server's, as many as there are between them.
+        subnets = [1, *range(3, 2 + len(self.middles)), 2]
+        for place, subnet in enumerate(subnets):
+            self._link(place, subnet)
+        for place, host in enumerate(self.hosts):
+            self._route(place, host, subnets)
+        for host in self.middles:
+            for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+                self.sh(host, "sysctl", "-qw", f"net.{key}=1")
         for host in (CLIENT, SERVER):
             self.sh(host, "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 60999")
             self.sh(host, "sysctl", "-qw", "net.ipv4.tcp_tw_reuse=1")
 
-    def _link(self, end: str, end_device: str, middle: str, middle_device: str, number: int) -> None:
-        run(["ip", "link", "add", end_device, "netns", self.netns(end), "type", "veth",
-             "peer", "name", middle_device, "netns", self.netns(middle)])  # fmt: skip
-        for host, device, last in ((end, end_device, 2), (middle, middle_device, 1)):
-            self.sh(host, "ip", "addr", "add", f"10.77.{number}.{last}/24", "dev", device)
-            self.sh(host, "ip", "addr", "add", f"fd77:{number}::{last}/64", "dev", device, "nodad")
+    def _link(self, place: int, subnet: int) -> None:
+        """Connect a host to the next one."""
+        left, right = self.hosts[place : place + 2]
+        devices = ("eth1" if left in self.middles else "eth0", "eth0")
+        run(["ip", "link", "add", devices[0], "netns", self.netns(left), "type", "veth",
+             "peer", "name", devices[1], "netns", self.netns(right)])  # fmt: skip
+        for host, device, last in zip((left, right), devices, _ends(place), strict=True):
+            self.sh(host, "ip", "addr", "add", f"10.77.{subnet}.{last}/24", "dev", device)
+            self.sh(host, "ip", "addr", "add", f"fd77:{subnet}::{last}/64", "dev", device, "nodad")
             self.sh(host, "ip", "link", "set", device, "up")
-        self.sh(end, "ip", "route", "add", "default", "via", f"10.77.{number}.1")
-        self.sh(end, "ip", "-6", "route", "add", "default", "via", f"fd77:{number}::1")
+
+    def _route(self, place: int, host: str, subnets: list[int]) -> None:
+        """Tell a host the way to each subnet that is not its own, along the line."""
+        for number, subnet in enumerate(subnets):
+            toward = place if number > place else place - 1
+            if number in (place - 1, place):
+                continue
+            near = _ends(toward)[number > place]
+            via = subnets[toward]
+            self.sh(host, "ip", "route", "add", f"10.77.{subnet}.0/24", "via", f"10.77.{via}.{near}")
+            self.sh(host, "ip", "-6", "route", "add", f"fd77:{subnet}::/64", "via", f"fd77:{via}::{near}")
 
     def inside(self, host: str, *argv: str) -> list[str]:
         """The command line that runs `argv` in the network namespace of a host."""
@@ -188,9 +210,14 @@ class Testbed:
 
     def _delete(self) -> None:
         known = run(["ip", "netns", "list"])
-        for host in (CLIENT, MIDDLE, SERVER):
+        for host in self.hosts:
             if any(line.split()[0] == self.netns(host) for line in known.splitlines() if line):
                 run(["ip", "netns", "delete", self.netns(host)])
+
+
+def _ends(place: int) -> tuple[int, int]:
+    """The last parts of the addresses of a link's left and right end."""
+    return (2, 1) if place == 0 else (1, 2)
 
 
 @contextmanager
@@ -285,17 +312,17 @@ def _host_toml(bed: Testbed, host: str, keys: Path, mode: str, offload: bool, ex
         f"certificate = {_toml(keys / f'{host}.pem')}",
         f"key = {_toml(keys / f'{host}.key')}",
     ]
-    for peer in (CLIENT, MIDDLE, SERVER):
+    for peer in bed.hosts:
         if peer != host:
             lines += ["[[peer]]", f"name = {_toml(peer)}", f"addresses = {_toml(ADDRESSES[peer])}"]
-    if host == MIDDLE:
+    if host in bed.middles:
         lines += ["[[box]]", 'name = "forward"', 'kind = "kernel"']
     if host == CLIENT:
         lines += [
             "[[policy]]",
             'name = "bench"',
             f'match = "dst port {HTTP_PORT} or dst port {IPERF_PORT}"',
-            'hops = ["middle"]',
+            f"hops = {_toml(bed.middles)}",
         ]
     return "\n".join([*lines, extra]) + "\n"
 
@@ -306,17 +333,18 @@ def agents(
     *,
     mode: str = "auto",
     offload: bool = True,
-    hosts: Sequence[str] = (CLIENT, MIDDLE, SERVER),
+    hosts: Sequence[str] = (),
     policies: str = "",
 ) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """An agent on each of the hosts, with certificates from a CA of the bench, all associations up."""
+    """An agent on each of the hosts (none named: all), with certificates from a CA of the bench, associations up."""
     dysco = [sys.executable, "-m", "dysco.cli"]
     keys = bed.workdir / "keys"
     if not keys.exists():
         run([*dysco, "keys", "init", "--directory", str(keys)])
-        for host in (CLIENT, MIDDLE, SERVER):
+        for host in bed.hosts:
             run([*dysco, "keys", "issue", host, "--directory", str(keys)])
     running = {}
+    hosts = hosts or bed.hosts
     try:
         for host in hosts:
             config = bed.workdir / f"{host}.toml"
