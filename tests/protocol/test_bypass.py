@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from dysco.sim.box import Renumber
+from dysco.sim.box import Firewall, Renumber, Side
 from dysco.sim.endpoint import State
+from dysco.sim.link import Fault
 from dysco.wire.chain_header import Hop
 from dysco.wire.messages import Change, Hops, RequestLock
+from dysco.wire.numbers import distance, later
+from dysco.wire.packet import ACK, Packet
+from dysco.wire.tuples import FiveTuple
 from protocol.living import Living
+from protocol.rig import read
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
@@ -116,3 +121,48 @@ def test_only_an_agent_that_may_change_the_session_and_is_on_its_chain_is_believ
     assert live.agent("c").counters["message_implausible"] == before + 1
     live.hosts["c"].drain()
     assert not any(name == "c" and "locked" in str(event) for name, event in live.heard)
+
+
+class Tracker(Firewall):
+    """Drops what acknowledges more than it has seen, too, as the kernel's connection tracking does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[FiveTuple, int] = {}
+
+    def forward(self, packet: Packet, side: Side) -> list[Packet]:
+        at = read(packet)
+        top = self.seen.get(at.five_tuple.reversed())
+        if top is not None and at.flags & ACK and distance(at.ack, top) > 0:
+            self.dropped += 1
+            return []
+        before = self.seen.get(at.five_tuple, at.next_seq)
+        self.seen[at.five_tuple] = later(before, at.next_seq)
+        return super().forward(packet, side)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+@pytest.mark.parametrize("sender", ["a", "d"])
+def test_a_tracker_learns_what_a_dead_path_has_carried(sender: str, loss: float) -> None:
+    tracker = Tracker()
+    live = Living(boxes={"e": tracker})
+    assert live.server is not None
+    end, other = (live.client, live.server) if sender == "a" else (live.server, live.client)
+    end.write(bytes(200_000), live.clock.now)
+    live.hosts[sender].arm(end)
+    # Data come through, and the acknowledgements of them do not.
+    towards_b = "c" if sender == "a" else "a"
+    live.network.link("data", towards_b, "b").up = False
+    live.wait(0.1)
+    assert len(other.received) > 50_000
+    live.kill("b")
+    for one in (("a", "e"), ("e", "c"), ("c", "e"), ("e", "a")):
+        live.network.link("data", *one).fault = Fault(delay_s=0.001, loss=loss)
+    request = live.change("a", "a", "c", "e", force=True)
+    live.wait(0.5)
+    [seen] = [top for of, top in tracker.seen.items() if of.src == live.hosts[sender].addresses[0]]
+    assert loss or (seen - end.isn - 1) % 2**32 >= len(other.received)
+    live.wait(120.0)
+    assert live.outcome("a", request)[0] == "done"
+    assert len(other.received) == 200_000
+    assert loss or tracker.dropped == 0

@@ -146,7 +146,7 @@ MUTATIONS: Final = (
     Mutation("a right anchor does not ask what became of a change", RIGHT, "            self._ground.send(anchor.old, query)\n            self._ground.send(anchor.new, query)\n", ""),
     Mutation("data on the new path are not taken for an ack", RIGHT, "                self._input(chain, anchor, RightInput.NEW_DATA, now)\n                return anchor.two is None", "                return True"),
     Mutation("ackAck is not repeated", ANCHORS, "    (RightState.TWO_PATHS, RightInput.ACK): (RightAction.REPEAT, RightState.TWO_PATHS),\n", ""),
-    Mutation("ack after the end is not answered", CHANGES, "                self._ground.send(facing, AckAck(chain.chain_id, 0, message.request, cutoff))\n", "                pass\n"),
+    Mutation("ack after the end is not answered", CHANGES, "                self._ground.send(facing, AckAck(chain.chain_id, 0, message.request, cutoff, message.cutoff))\n", "                pass\n"),
     Mutation("oldDone is said once", SWITCHING, "        ground.alarm(due, lambda late: again(late, tries + 1))\n", ""),
     Mutation("an early syn is forgotten", RIGHT, "            self.syn(chain, *early, now)\n", "            pass\n"),
     # Hosts inside.

@@ -360,7 +360,7 @@ class Changes:
                 self.hosts.ack(chain, message)
             case Ack():
                 cutoff = self._ground.completed[message.request]
-                self._ground.send(facing, AckAck(chain.chain_id, 0, message.request, cutoff))
+                self._ground.send(facing, AckAck(chain.chain_id, 0, message.request, cutoff, message.cutoff))
             case AckAck() if left is not None and facing is left.new:
                 self.left.ack_ack(chain, left, message, now)
             case AckAck():

@@ -52,6 +52,7 @@ COUNTERS: Final[dict[str, str]] = {
     "icmp_translated": "ICMP errors about chained sessions, translated and passed",
     "icmp_implausible": "ICMP errors with an MTU or a number that cannot be, dropped",
     # changes of chains
+    "places_learnt": "times that this agent was told who is on a chain, and did not know it",
     "joined": "sessions that this host has joined while they lived",
     "closed_moved": "sessions that have left this host while they lived",
     "closed_cancelled": "sessions that this host was to join and did not, for the change was given up",

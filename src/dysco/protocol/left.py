@@ -19,6 +19,7 @@ from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, L
 from dysco.protocol.locks import step as lock_step
 from dysco.protocol.switching import (
     FROZEN_S,
+    HURRY_S,
     REHEARSED_WINDOW,
     at_cutoff,
     begin_two,
@@ -143,6 +144,9 @@ class Left:
         """The right anchor has switched, too."""
         if anchor.two is not None and anchor.two.peer_cutoff is None:
             anchor.two.peer_cutoff = message.cutoff
+            anchor.two.has_come(message.acked)
+            if anchor.two.shown != anchor.two.cutoff:
+                self._measure(anchor)
             anchor.two.ack_limit = None
             self._ground.life.record(chain)
             self.look(chain, anchor, now)
@@ -381,6 +385,7 @@ class Left:
         if two.is_done:
             say_done(self._ground, chain, anchor, rightward=True)
         if Phase.STUCK not in anchor.since:
+            two.hurried = now - anchor.since.get(Phase.TWO_PATHS, now) > HURRY_S
             self._measure(anchor)
             if not anchor.peer_done and (reminder := two.remind()) is not None:
                 if anchor.stamps is not None:
@@ -398,7 +403,8 @@ class Left:
         assert two is not None
         drained = two.forced or two.acked == two.cutoff
         own = 0 if anchor.stamps is None else anchor.stamps.own or 0
-        message = Ack(chain.chain_id, 0, anchor.change.request, two.cutoff, two.told_old, drained, own)
+        answered = two.answered if two.forced else two.told_old
+        message = Ack(chain.chain_id, 0, anchor.change.request, two.cutoff, answered, drained, own)
         self._ground.send(anchor.new, message)
 
     # Switching.
@@ -428,7 +434,7 @@ class Left:
         assert new is not None
         if anchor.peer_next is not None:
             ack = earlier(anchor.peer_next, two.answered)  # never more than is true, whoever believes it
-            self._ground.output.packet(new.write, at_cutoff(new.tuple, two.cutoff, ack))
+            self._ground.output.packet(new.write, at_cutoff(new.tuple, two.shown, ack))
 
     def resume(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """Go on after a restart, in the middle of two paths."""

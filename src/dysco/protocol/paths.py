@@ -36,14 +36,16 @@ class TwoPaths:
     cutoff: the next number to be sent when the anchor switched. top: the highest that was sent. old_rcvd: the
     number behind the last byte received on the old path, rcvd: on either. acked: the highest acknowledgement given to
     the inner side, answered: the highest that it has given, told_old: the highest given to the old path.
-    peer_cutoff: once known. ack_limit: until the other anchor has switched, acks on the new path stay at what the path
-    handshake has shown: a tracker there has not seen the data that were received on the old path. copied: the window of
-    the acknowledgement of all below the cutoff that the old path has given, while its copy may come on the new one.
+    peer_cutoff: once known. peer_answered: what `answered` is at the other anchor, of what this one has sent, if the
+    old path is dead. hurried: that is not waited for any more. ack_limit: until the other anchor has switched, acks on
+    the new path stay at what the path handshake has shown: a tracker there has not seen the data that were received on
+    the old path. copied: the window of the acknowledgement of all below the cutoff that the old path has given, while
+    its copy may come on the new one.
     """
 
     __slots__ = (
-        "ack_limit", "acked", "answered", "bytes_new", "bytes_old", "copied", "cutoff", "forced", "last", "old_rcvd",
-        "peer_cutoff", "rcvd", "told_old", "top",
+        "ack_limit", "acked", "answered", "bytes_new", "bytes_old", "copied", "cutoff", "forced", "hurried", "last",
+        "old_rcvd", "peer_answered", "peer_cutoff", "rcvd", "told_old", "top",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +59,8 @@ class TwoPaths:
         self.answered = answered
         self.told_old = earlier(answered, old_rcvd)
         self.peer_cutoff: int | None = None
+        self.peer_answered: int | None = None
+        self.hurried = False
         self.ack_limit: int | None = None
         self.forced = forced
         self.last: Packet | None = None
@@ -70,12 +74,28 @@ class TwoPaths:
         if self.peer_cutoff is None:
             return False
         if self.forced:
-            return True
+            # Acknowledgements that the dead path has swallowed come again over the new one.
+            return self.hurried or distance(self.acked, self.shown) >= 0
         return (
             distance(self.acked, self.cutoff) >= 0
             and distance(self.answered, self.peer_cutoff) >= 0
             and distance(self.told_old, self.peer_cutoff) >= 0
         )
+
+    @property
+    def shown(self) -> int:
+        """The number that trackers on the new path must have seen: what is acknowledged there is not above it.
+
+        It is the cutoff, or what has come to the other side over a path that died before it could say so.
+        """
+        return self.cutoff if self.peer_answered is None else later(self.cutoff, self.peer_answered)
+
+    def has_come(self, answered: int) -> None:
+        """The other anchor tells what has come to its side."""
+        if self.forced and distance(answered, self.top) <= 0:
+            self.peer_answered = (
+                answered if self.peer_answered is None else later(self.peer_answered, answered)
+            )
 
     def send(self, packet: Packet, at: Located) -> tuple[list[Packet], list[Packet]]:
         """Take a packet from the inner side; give what goes to the old path and what goes to the new one."""

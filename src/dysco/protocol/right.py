@@ -30,6 +30,7 @@ from dysco.protocol.locks import LEASE_S, RENEW_S
 from dysco.protocol.switching import (
     FIRST_WAIT_S,
     FROZEN_S,
+    HURRY_S,
     REHEARSED_WINDOW,
     at_cutoff,
     begin_two,
@@ -128,6 +129,9 @@ class Right:
             two.peer_cutoff = (message.cutoff + anchor.sums[0]) & MASK32
             # If it has acknowledged all that was ever sent to it on the old path, its half is empty by now.
             answered = (message.acked - anchor.sums[1]) & MASK32
+            two.has_come(answered)
+            if two.shown != two.cutoff:
+                self._measure(anchor)
             anchor.peer_done = anchor.peer_done or (message.done and answered == two.cutoff)
             self._ground.life.record(chain)
             self.look(chain, anchor, now)
@@ -257,6 +261,7 @@ class Right:
         elif two.peer_cutoff is None:
             self._ack_ack(chain, anchor)
         if Phase.STUCK not in anchor.since:
+            two.hurried = now - anchor.since.get(Phase.TWO_PATHS, now) > HURRY_S
             self._measure(anchor)
             if not anchor.peer_done and (reminder := two.remind()) is not None:
                 if anchor.stamps is not None:
@@ -287,7 +292,8 @@ class Right:
         two = anchor.two
         assert two is not None
         cutoff = (two.cutoff + anchor.sums[1]) & MASK32
-        self._ground.send(anchor.new, AckAck(chain.chain_id, 0, anchor.change.request, cutoff))
+        answered = (two.answered - anchor.sums[0]) & MASK32
+        self._ground.send(anchor.new, AckAck(chain.chain_id, 0, anchor.change.request, cutoff, answered))
 
     def _commit(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         numbers = self._ground.stop(chain, "left")
@@ -312,7 +318,7 @@ class Right:
         assert two is not None
         assert new is not None
         if anchor.peer_next is not None:
-            seq = (two.cutoff + anchor.sums[1]) & MASK32
+            seq = (two.shown + anchor.sums[1]) & MASK32
             # Never more than is true, whoever believes it.
             ack = earlier(anchor.peer_next, (two.answered - anchor.sums[0]) & MASK32)
             self._ground.output.packet(new.write, at_cutoff(new.tuple.reversed(), seq, ack))

@@ -19,6 +19,9 @@ MOST_WAIT_S: Final = 1.6
 DONE_TRIES: Final = 8
 ALARM_S: Final = 60.0  # DESIGN section 8: an old path that is not empty by then is worth an alarm
 FROZEN_S: Final = 0.5  # DESIGN section 9: anchors hold new data so long at most
+HURRY_S: Final = (
+    2.0  # ours: how long trackers on a new path are shown what has come over one that is dead now
+)
 FROZEN_BYTES: Final = 256 * 1024  # DESIGN section 9
 REHEARSED_WINDOW: Final = 0xFFFF
 _NO_WSCALE: Final = 255

@@ -142,6 +142,7 @@ class Traces:
             return  # collected while the chain was being changed here; another one follows
         self._untold.pop(chain.key, None)
         if places != chain.places:
+            self._ground.counters["places_learnt"] += 1
             if len(self._shared) >= _MOST_SHARED:
                 self._shared.clear()
             chain.places = self._shared.setdefault(places, places)

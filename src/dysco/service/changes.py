@@ -36,6 +36,9 @@ from dysco.wire.tuples import FiveTuple, show_address
 
 Tell = Callable[[dict[str, Any]], Awaitable[None]]
 TIMEOUT_S: Final = 30.0  # seconds for one session, tries after "busy" among them
+FORCED_S: Final = (
+    1.2  # seconds for a chain to say who is on it if some agent of it may be dead: two repetitions
+)
 AT_ONCE: Final = (
     40  # more would only wait for each other in the agents' loops, and repeat themselves meanwhile
 )
@@ -167,8 +170,25 @@ class ChainChanges:
         finally:
             self._traces.pop(number, None)
         if not places:
-            raise LocalError(f"{info.session}: its chain did not answer")
+            raise LocalError(
+                f"{info.session}: its chain did not answer; --force goes on without an agent that is dead"
+            )
         return places
+
+    async def _places(self, info: SessionInfo, *, force: bool) -> tuple[Place, ...]:
+        """The agents on a chain; with force, as they were before, if one of them does not answer any more."""
+        if not force:
+            return await self.trace(info)
+        try:
+            async with asyncio.timeout(FORCED_S):
+                return await self.trace(info)
+        except (TimeoutError, LocalError):
+            known = self._owner.core.places(_key(info))
+            if known:
+                return known
+            raise LocalError(
+                f"{info.session}: its chain does not answer, and had not yet said who is on it"
+            ) from None
 
     async def traces(self, tell: Tell, session: str = "") -> None:
         """Tell of each session that is meant, by default of all, who is on its chain."""
@@ -287,7 +307,7 @@ class ChainChanges:
             return self._owner.hop(name, info.session)
 
         while True:
-            plan = planning.plan(await self.trace(info), wish, resolve)
+            plan = planning.plan(await self._places(info, force=terms.force), wish, resolve)
             if not told:
                 told = True
                 await run.say("plan", before=list(plan.before), after=list(plan.after))

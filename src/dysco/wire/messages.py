@@ -302,12 +302,13 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class AckAck:
-    """The right anchor has switched. cutoff in the left anchor's numbers."""
+    """The right anchor has switched. cutoff in the left anchor's numbers; acked: all before it has come to its side."""
 
     chain_id: bytes
     hop: int
     request: int
     cutoff: int
+    acked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
