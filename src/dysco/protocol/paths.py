@@ -75,7 +75,7 @@ class TwoPaths:
             return False
         if self.forced:
             # Acknowledgements that the dead path has swallowed come again over the new one.
-            return self.hurried or distance(self.acked, self.shown) >= 0
+            return self.hurried or self.peer_answered is None or distance(self.acked, self.peer_answered) >= 0
         return (
             distance(self.acked, self.cutoff) >= 0
             and distance(self.answered, self.peer_cutoff) >= 0
