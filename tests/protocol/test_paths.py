@@ -225,6 +225,11 @@ def test_what_both_paths_say_is_said_once(at: Numbers) -> None:
     assert new(packet(at, 5000, 1000, 0, FIN))
     assert new(build_tcp(TUPLE, at(5000), at(1000), ACK, 501))  # the window has changed
     anchor = two(at)
+    assert old(build_tcp(TUPLE, at(5000), at(1000), ACK, 1460))
+    assert not new(
+        build_tcp(TUPLE, at(5000), at(1000), ACK, 0)
+    )  # the old path's copy has one packet at least
+    anchor = two(at)
     assert new(packet(at, 5000, 1000))
     assert not old(packet(at, 5000, 1000))
 

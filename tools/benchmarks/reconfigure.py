@@ -9,6 +9,7 @@ anchor says so. Beside it stands the round trip between the anchors (ping), and 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import statistics
 import subprocess
@@ -62,7 +63,7 @@ def lab(workdir: Path, mode: str) -> Iterator[Lab]:
     path = workdir / f"change-{mode}.toml"
     boxes = "".join(BOX.format(number=number) for number in range(1, BOXES + 1))
     path.write_text(LAB.format(mode=mode) + boxes + SERVER)
-    made = load(path, prefix="bench-change", root=workdir / mode)
+    made = load(path, prefix=f"change{os.getpid()}", root=workdir / mode)
     try:
         made.up()
         yield made
@@ -74,7 +75,9 @@ def run(workdir: Path, mode: str, changes: int, sessions: int) -> tuple[dict[str
     """Measure; figures by what was measured, and goodput over time (seconds, Gbit/s) of the bulk transfer."""
     results: dict[str, Figures] = {}
     with lab(workdir, mode) as made:
-        made.start("d", [sys.executable, "-m", "benchmarks.flow", "source", str(PORT)], name="source")
+        made.start(
+            "d", [sys.executable, str(TOOLS / "benchmarks/flow.py"), "source", str(PORT)], name="source"
+        )
         _wait_for_port(made, PORT)
         results.update(asyncio.run(_times(made, changes)))
         found, curve = asyncio.run(_bulk(made))

@@ -54,7 +54,7 @@ def run(acts: dict[str, Act], mode: str, options: argparse.Namespace, *, lossy: 
     """Run acts in one lab; how many have failed."""
     bad = 0
     with (
-        tempfile.TemporaryDirectory(prefix="dysco-prove-", dir="/run") as directory,
+        tempfile.TemporaryDirectory(prefix="dysco-prove-") as directory,
         world(Path(directory), mode, options.prefix, lossy=lossy) as made,
     ):
         for family in options.family or (4, 6):

@@ -26,6 +26,7 @@ PAUSE_S = 0.002  # between blocks of who does not send as fast as it can
 LINES = 20  # sent at a time
 TEXT = b"%09d a sheep and a cow walk through a wall of fire, and the wall does not mind\n"
 STOP = Path("stop")
+THOUSAND = 1000  # lines for which there is a byte in a file `progress`
 
 
 def main() -> None:
@@ -112,8 +113,9 @@ def lines(link: socket.socket, old: bytes, new: bytes) -> dict[str, Any]:
         elif line != plain:
             error = error or f"line {number} is {line!r}"
         number += 1
-        if number % 1000 == 0:
-            Path("progress").write_text(f"{number} {changed}")
+        if number % THOUSAND == 0:
+            with Path("progress").open("ab") as file:
+                file.write(b".")
     sender.join()
     link.close()
     return {"lines": number, "changed": changed, "error": error}

@@ -201,7 +201,8 @@ class TwoPaths:
         if at.payload_len or at.flags & FIN or not at.ack == self.acked == self.cutoff:
             return False
         window, self.copied = self.copied, None
-        return window == at.window and all(kind != SACK for kind, *_ in walk(packet, at))
+        same = window in (at.window, max(at.window, _LEAST_WINDOW))
+        return same and all(kind != SACK for kind, *_ in walk(packet, at))
 
     def _reset(self, packet: Packet, at: Located) -> tuple[list[Packet], list[Packet]]:
         old = packet.copy()
