@@ -29,6 +29,8 @@ GRACE_S: Final = 2.0  # ours: longer than packets stay under way once one end is
 class State(Enum):
     """Where a chain stands at this agent; the module's drawing has the transitions."""
 
+    __hash__ = object.__hash__  # members are looked up with every packet that comes here, and Enum's is Python code
+
     NEW = "new"
     WAITING = "waiting"
     AT_BOX = "at-box"
@@ -44,6 +46,8 @@ class State(Enum):
 
 class Input(Enum):
     """What can happen to a chain at this agent."""
+
+    __hash__ = object.__hash__
 
     HELD = "next hop has no association"
     DELIVERED = "syn given to the box"
