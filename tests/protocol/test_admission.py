@@ -81,7 +81,7 @@ def test_some_addresses_are_never_targets(target: str) -> None:
     for egress in Egress:
         rig.feed(UNDERLAY, rig.chained_syn(hops(2), of=of, egress=egress, chain_id=bytes([egress]) * 16))
     assert len(refusals(rig)) == 3
-    hop = hops(2) + tuple(replace(one, address=of.dst) for one in hops(3))
+    hop = hops(2) + tuple(one._replace(address=of.dst) for one in hops(3))
     rig.feed(UNDERLAY, rig.chained_syn(hop))
     assert refusals(rig) == ["a next hop has an address that is never a target"]
 

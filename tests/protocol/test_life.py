@@ -272,7 +272,7 @@ def test_what_dpkt_refuses_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AttributeError
 
     rig = Rig(decision=to_c())
-    monkeypatch.setattr("dpkt.ip.IP", refuse)
+    monkeypatch.setattr("dpkt.tcp.TCP", refuse)
     assert rig.feed(HOST, syn(ME)) == []
     assert (rig.agent.counters["malformed"], rig.agent.counters["syn"]) == (1, 0)
 

@@ -7,17 +7,16 @@ of the network (who is up, who has how many sessions) it asks of a `View` at eac
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from dysco.policy.ast import Ast
 from dysco.policy.clauses import Clause, clauses, union
 from dysco.policy.explain import Explanation, Verdict
 from dysco.policy.predicate import Predicate, failing, predicate
-from dysco.wire.tuples import Family, FiveTuple
+from dysco.wire.tuples import Family, FiveTuple, show_address
 
 OnFail = Literal["closed", "open"]
 Egress = Literal["agent", "native", "nat"]
@@ -102,8 +101,7 @@ class Rule:
     enabled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenHop:
+class ChosenHop(NamedTuple):
     """One hop of a decision: the agent's address in the session's family, the box, and why this one."""
 
     address: bytes
@@ -204,7 +202,7 @@ class PolicySet:
                 place, address = other, at
             hops.append(ChosenHop(address, place.box, place.name, reason))
         if rule.egress == "agent":
-            hops.append(ChosenHop(session.dst, 0, str(ipaddress.ip_address(session.dst)), "final host"))
+            hops.append(ChosenHop(session.dst, 0, show_address(session.dst), "final host"))
         return Choice(rule.name, tuple(hops), rule.on_fail, rule.egress)
 
     def _member(

@@ -1,4 +1,7 @@
-"""What the core tells its driver: things that happened to sessions and peers, and what the journal must keep."""
+"""What the core tells its driver: things that happened to sessions and peers, and what the journal must keep.
+
+Nobody changes them. Those of every session are not frozen, for that would double what they cost.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dysco.wire.messages import Place
 from dysco.wire.tuples import FiveTuple
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionOpened:
     """A SYN began a chain here, or came along one."""
 
@@ -18,7 +21,7 @@ class SessionOpened:
     policy: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionEstablished:
     """The SYN-ACK passed."""
 
@@ -27,7 +30,7 @@ class SessionEstablished:
     session: FiveTuple
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionClosed:
     """Nothing of the session is left here. reason: closed, reset, idle, embryonic, refused, replaced, stopped."""
 
@@ -121,7 +124,7 @@ class PeerDown:
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionRecord:
     """The journal must remember this; `data` is what `dysco.protocol.records` reads back."""
 
@@ -129,7 +132,7 @@ class SessionRecord:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionForgotten:
     """The journal may forget the session with this key."""
 

@@ -321,17 +321,13 @@ class Life:
             self._output.packet(right.write, build_tcp(right.tuple, 0, 0, ACK, 0))
 
     def _patience(self, chain: Chain) -> float:
-        timers = self.settings.timers
-        match chain.state:
-            case State.WAITING:
-                return timers.association_wait
-            case State.ESTABLISHED:
-                return timers.established
-            case State.HALF_CLOSED:
-                return timers.half_closed
-            case State.RESET:
-                return min(GRACE_S, timers.time_wait)
-            case State.TIME_WAIT | State.PROBED | State.DENIED:
-                return timers.time_wait
-            case _:
-                return timers.embryonic
+        timers, state = self.settings.timers, chain.state
+        if state is State.OPENING or state is State.AT_BOX:
+            return timers.embryonic
+        if state is State.ESTABLISHED:
+            return timers.established
+        if state is State.HALF_CLOSED:
+            return timers.half_closed
+        if state is State.WAITING:
+            return timers.association_wait
+        return min(GRACE_S, timers.time_wait) if state is State.RESET else timers.time_wait

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dysco.protocol.events import Event
 from dysco.wire.messages import Message
 from dysco.wire.packet import Packet
 
 
-@dataclass(frozen=True, slots=True)
-class PacketOut:
+class PacketOut(NamedTuple):
     """Write this packet to this port."""
 
     port: int
     packet: Packet
 
 
-@dataclass(frozen=True, slots=True)
-class MessageOut:
+class MessageOut(NamedTuple):
     """Send this message to this peer; it may be lost."""
 
     peer: str

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 from dysco.errors import WireError
@@ -42,7 +41,7 @@ from dysco.wire.chain_header import CHAIN_ID_LEN, ChainHeader, Egress, Hop
 from dysco.wire.messages import SynRefused
 from dysco.wire.options import clamp_mss, find_tag, strip_tag, syn_options
 from dysco.wire.packet import ACK, RST, Located, Packet, build_tcp, complete, locate, set_payload
-from dysco.wire.rewrite import MASK32, apply
+from dysco.wire.rewrite import MASK32, apply, retarget
 from dysco.wire.tuples import FiveTuple
 
 HEADERS: Final = {4: 40, 6: 60}
@@ -87,7 +86,7 @@ class Setup:
     def syn(self, port: int, packet: Packet, at: Located, flow: Flow | None, now: float) -> None:
         """Take a SYN without ACK from any port."""
         self._counters["syn"] += 1
-        complete(packet)
+        complete(packet, at)
         out_of_box = None if port == UNDERLAY else self._at_box.match(port, packet, at, now)
         if flow is not None and isinstance(flow.owner, Chain):
             chain = flow.owner
@@ -115,7 +114,7 @@ class Setup:
 
     def syn_ack(self, chain: Chain, flow: Flow, packet: Packet, at: Located, now: float) -> None:
         """Pass a SYN-ACK on to the left; the first one from the right establishes the session here."""
-        complete(packet)
+        complete(packet, at)
         right = chain.right
         from_right = right is not None and flow.match == right.tuple.reversed() and flow.port == right.read
         if from_right and self.no_agent(chain, at, now):
@@ -168,7 +167,9 @@ class Setup:
             assert opening.syn is not None
             self._held.pop(_came_by(chain), None)
             syn, opening.syn = opening.syn, None
-            self._forward(chain, opening, syn, now)
+            at = locate(syn)
+            assert at is not None
+            self._forward(chain, opening, syn, at, now)
 
     def refused_by(self, peer: str, message: SynRefused, now: float) -> None:
         """A next hop, or one behind it, refuses the chain."""
@@ -221,18 +222,18 @@ class Setup:
         payload = packet.data[at.payload_offset : at.total_len]
         header = chain_header.peek(payload) if flow.port == UNDERLAY and payload else None
         if header is not None and same_chain(header, chain.key):
-            set_payload(packet, bytes(payload[chain_header.length(payload) :]))
-        strip_tag(packet)
+            set_payload(packet, bytes(payload[chain_header.length(payload) :]), at)
+        at = _without_tag(packet, at)
         limit = self._mss_limit(chain, at.family, now)
-        clamp_mss(packet, limit)
-        apply(packet, flow)
+        clamp_mss(packet, limit, at)
+        apply(packet, flow, at)
         opening, right = chain.opening, chain.right
         if opening is not None and forward:
             if chain.box is not None and flow.out == chain.box.left_write and flow.match == chain.left.tuple:
                 self._at_box.renew(chain, opening, packet, now, self.settings.timers.fingerprint)
             elif right is not None and opening.header and right.forward.isn == at.seq:
                 self._sign_anew(chain, opening)
-                self._with_header(packet, opening, limit + HEADERS[at.family])
+                self._with_header(packet, opening, limit + HEADERS[at.family], at)
         flow.packets += 1
         flow.bytes += len(packet.data)
         self._output.packet(flow.out, packet)
@@ -245,7 +246,7 @@ class Setup:
         if neighbour is None or header is None or neighbour.send_key == opening.key:
             return
         opening.key = neighbour.send_key
-        opening.header = chain_header.encode(replace(header, counter=neighbour.next_counter()), opening.key)
+        opening.header = chain_header.encode(header._replace(counter=neighbour.next_counter()), opening.key)
 
     def _from_host(self, packet: Packet, at: Located, now: float) -> None:
         """A session begins here, unless no policy wants it or TCP itself forbids to touch it."""
@@ -270,7 +271,7 @@ class Setup:
             opening.syn = packet
             self._fail(chain, self.settings.name, decision.failure, now)
         else:
-            self._forward(chain, opening, packet, now)
+            self._forward(chain, opening, packet, at, now)
 
     def _from_underlay(self, packet: Packet, at: Located, now: float) -> None:
         """A SYN for a reserved port: a neighbour's chain, or ordinary TCP."""
@@ -300,7 +301,7 @@ class Setup:
                 self._output.message(name, SynRefused(header.chain_id, refusal))
             return
         set_payload(packet, payload[chain_header.length(payload) :], at)
-        strip_tag(packet)
+        at = _without_tag(packet, at)
         # A repeated SYN may cross the refusal of the first one; it must not begin what nobody waits for.
         refusal = self._admission.refused_before(key)
         refusal = refusal or self._admission.refusal(header, at, neighbour, self.settings, now)
@@ -338,11 +339,11 @@ class Setup:
         """A chain comes from the left: to the host, through the box, or straight on."""
         if len(opening.hops) == 1 and opening.egress is Egress.AGENT and box is None:
             chain.right = self._end(chain.session_in)
-            self._open(chain, opening, packet, now)
+            self._open(chain, opening, packet, at, now)
             return
         if box is None:
-            self._rewrite(packet, chain.left.tuple, chain.session_in)
-            self._onward(chain, opening, packet, now)
+            retarget(packet, chain.session_in, at)
+            self._onward(chain, opening, packet, at, now)
             return
         chain.box = box
         if self._clashes(chain, (*((f.port, f.match) for f in chain.left_flows()),
@@ -351,7 +352,7 @@ class Setup:
         for flow in chain.left_flows():
             self._table.insert(flow)
         self._life.advance(chain, Input.DELIVERED, now)
-        self._rewrite(packet, chain.left.tuple, chain.session_in)
+        retarget(packet, chain.session_in, at)
         self._at_box.deliver(chain, opening, packet, now, self.settings.timers.fingerprint)
         self._output.packet(box.left_write, packet)
 
@@ -359,19 +360,19 @@ class Setup:
         """A SYN has left the box: its session may have another tuple now."""
         opening = chain.opening
         assert opening is not None
-        strip_tag(packet, at)
+        at = _without_tag(packet, at)
         if at.five_tuple != chain.session_in:
             chain.session_out = at.five_tuple
             final = opening.hops[-1]
             if opening.egress is Egress.AGENT and final.address == chain.session_in.dst:
                 opening.hops = (*opening.hops[:-1], Hop(at.five_tuple.dst, final.box))
-        self._onward(chain, opening, packet, now)
+        self._onward(chain, opening, packet, at, now)
 
-    def _onward(self, chain: Chain, opening: Opening, packet: Packet, now: float) -> None:
+    def _onward(self, chain: Chain, opening: Opening, packet: Packet, at: Located, now: float) -> None:
         """Go to the hop behind this one, or out of the chain."""
         opening.hops = opening.hops[1:]
         if opening.hops:
-            self._forward(chain, opening, packet, now)
+            self._forward(chain, opening, packet, at, now)
             return
         session = chain.session_out
         if opening.egress is Egress.AGENT:
@@ -384,7 +385,7 @@ class Setup:
             chain.right = Facing(UNDERLAY, HOST, translated, None)
         else:
             chain.right = Facing(UNDERLAY, HOST, session, None)
-        self._open(chain, opening, packet, now)
+        self._open(chain, opening, packet, at, now)
 
     def _end(self, session: FiveTuple) -> Facing:
         """The right end of a chain: this host's own stack, or what lies behind it and answers through it."""
@@ -392,7 +393,7 @@ class Setup:
             return facing_host(session)
         return Facing(UNDERLAY, HOST, session, None)
 
-    def _forward(self, chain: Chain, opening: Opening, packet: Packet, now: float) -> None:
+    def _forward(self, chain: Chain, opening: Opening, packet: Packet, at: Located, now: float) -> None:
         """Send the SYN to the next hop, or keep it until there is an association."""
         hop = opening.hops[0]
         neighbour = self._neighbours.at(hop.address)
@@ -431,14 +432,12 @@ class Setup:
         except WireError as error:
             self._fail(chain, self.settings.name, str(error), now)
             return
-        self._open(chain, opening, packet, now)
+        self._open(chain, opening, packet, at, now)
 
-    def _open(self, chain: Chain, opening: Opening, packet: Packet, now: float) -> None:
+    def _open(self, chain: Chain, opening: Opening, packet: Packet, at: Located, now: float) -> None:
         """Both sides are known: make the flows and let the SYN go. It has the tuple it came here with."""
         right = chain.right
-        at = locate(packet)
         assert right is not None
-        assert at is not None
         flows = tuple(chain.right_flows())
         if chain.box is not None:
             twin = self._table.get(chain.box.left_read, flows[1].rewrite)
@@ -454,16 +453,14 @@ class Setup:
         clamp_mss(packet, limit, at)
         half = chain.left.handshake[: HALF.size] if chain.box is None else announced(packet, at)
         right.handshake = half + _NO_HALF
-        self._rewrite(packet, at.five_tuple, right.tuple)
+        retarget(packet, right.tuple, at)
         if opening.header:
-            self._with_header(packet, opening, limit + HEADERS[at.family])
+            self._with_header(packet, opening, limit + HEADERS[at.family], at)
         self._output.packet(right.write, packet)
 
-    def _with_header(self, packet: Packet, opening: Opening, mtu: int) -> None:
+    def _with_header(self, packet: Packet, opening: Opening, mtu: int, at: Located) -> None:
         """Put the chain header before the payload; Fast Open data that no longer fit are left out (the SYN-ACK
         then acknowledges the SYN alone, and TCP sends them again: RFC 7413 section 4.1.2)."""
-        at = locate(packet)
-        assert at is not None
         data = bytes(packet.data[at.payload_offset : at.total_len])
         if data and at.total_len + len(opening.header) > mtu:
             self._counters["fast_open_dropped"] += 1
@@ -486,7 +483,7 @@ class Setup:
         if not self._life.add(chain, now):
             self._counters["table_full"] += 1
             return False
-        chain.left.handshake = announced(packet, locate(packet) or at) + _NO_HALF
+        chain.left.handshake = announced(packet, at) + _NO_HALF
         self._counters["opened"] += 1
         self._output.event(SessionOpened(chain.chain_id, chain.hop_index, chain.session_in, chain.policy))
         return True
@@ -577,9 +574,12 @@ class Setup:
                     mtu = min(mtu, neighbour.mtu(now, mtu))
         return mtu - HEADERS[family]
 
-    def _rewrite(self, packet: Packet, old: FiveTuple, new: FiveTuple) -> None:
-        if old != new:
-            apply(packet, Flow(0, old, 0, new))
+
+def _without_tag(packet: Packet, at: Located) -> Located:
+    """Take a tag out, and say where the parts of the SYN are then."""
+    if strip_tag(packet, at):
+        at = locate(packet) or at
+    return at
 
 
 def _came_by(chain: Chain) -> tuple[int, FiveTuple]:

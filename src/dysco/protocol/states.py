@@ -29,7 +29,9 @@ GRACE_S: Final = 2.0  # ours: longer than packets stay under way once one end is
 class State(Enum):
     """Where a chain stands at this agent; the module's drawing has the transitions."""
 
-    __hash__ = object.__hash__  # members are looked up with every packet that comes here, and Enum's is Python code
+    __hash__ = (
+        object.__hash__
+    )  # members are looked up with every packet that comes here, and Enum's is Python code
 
     NEW = "new"
     WAITING = "waiting"

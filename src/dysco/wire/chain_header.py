@@ -22,9 +22,8 @@ from __future__ import annotations
 
 import hmac
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from dysco.errors import WireError
 from dysco.wire.tuples import FiveTuple, show_address
@@ -50,8 +49,10 @@ class Egress(IntEnum):
     NAT = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+_EGRESS: Final = tuple(Egress)
+
+
+class Hop(NamedTuple):
     """One hop: packed address of its agent, and the 32-bit number of the box there (0: the default box)."""
 
     address: bytes
@@ -61,8 +62,7 @@ class Hop:
         return show_address(self.address) + (f"/{self.box:08x}" if self.box else "")
 
 
-@dataclass(frozen=True, slots=True)
-class ChainHeader:
+class ChainHeader(NamedTuple):
     """What the header says; see the module's drawing."""
 
     chain_id: bytes
@@ -133,7 +133,7 @@ def peek(payload: bytes | bytearray | memoryview) -> ChainHeader | None:
         FiveTuple(data[_FIXED.size + tuple_len : hops_at]),
         hops,
         _COUNTER.unpack_from(data, counter_at)[0],
-        Egress(flags & 3),
+        _EGRESS[flags & 3],
         bool(flags & _OPEN),
     )
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from dysco.wire.packet import TCP_HEADER_LEN, Located, Packet, locate, set_word, splice
 
@@ -31,8 +30,7 @@ _TAG_HEADER: Final = struct.pack("!BBH", EXPERIMENT, 12, EXID)
 _OPTION_SPACE: Final = 40
 
 
-@dataclass(frozen=True, slots=True)
-class SynOptions:
+class SynOptions(NamedTuple):
     """Options of a packet. mss in bytes, wscale as shift, timestamps as 32-bit numbers; None: not there."""
 
     mss: int | None = None
@@ -138,13 +136,15 @@ def insert_tag(packet: Packet, tag: bytes) -> bool:
 
 def find_tag(packet: Packet) -> bytes | None:
     """The eight bytes of our option, wherever it stands."""
-    at = locate(packet)
+    at = locate(packet) if _TAG_HEADER in packet.data else None
     position = None if at is None else _tag_position(packet, at)
     return None if position is None else bytes(packet.data[position + 4 : position + 4 + TAG_LEN])
 
 
 def strip_tag(packet: Packet, at: Located | None = None) -> bool:
     """Take our option out; True if it was there. at: as `locate` gives it now."""
+    if _TAG_HEADER not in packet.data:
+        return False
     at = at or locate(packet)
     position = None if at is None else _tag_position(packet, at)
     if at is None or position is None:

@@ -193,10 +193,9 @@ def fix_checksums(packet: Packet, at: Located) -> None:
     _U16.pack_into(data, field, ~total & 0xFFFF)
 
 
-def complete(packet: Packet) -> None:
+def complete(packet: Packet, at: Located | None = None) -> None:
     """Turn a partial checksum into a complete one; only for packets that `locate` accepts."""
-    at = locate(packet) if packet.partial else None
-    if at is not None:
+    if packet.partial and (at := at or locate(packet)) is not None:
         packet.partial = False
         fix_checksums(packet, at)
 
@@ -207,11 +206,7 @@ def splice(packet: Packet, start: int, end: int, new: bytes) -> Located:
     The caller vouches that the result is well-formed, and for the TCP data offset (`set_header_len`).
     """
     packet.data[start:end] = new
-    total = len(packet.data)
-    if packet.data[0] >> 4 == 4:
-        _U16.pack_into(packet.data, 2, total)
-    else:
-        _U16.pack_into(packet.data, 4, total - IPV6_HEADER_LEN)
+    _set_total(packet.data)
     at = locate(packet)
     assert at is not None
     fix_checksums(packet, at)
@@ -219,11 +214,21 @@ def splice(packet: Packet, start: int, end: int, new: bytes) -> Located:
 
 
 def set_payload(packet: Packet, payload: bytes, at: Located | None = None) -> None:
-    """Put other payload into a packet that is not an offload packet. at: as `locate` gives it now."""
+    """Put other payload into a packet that is not an offload packet. at: as `locate` gives it now; it follows."""
     at = at or locate(packet)
     assert at is not None
-    del packet.data[at.total_len :]
-    splice(packet, at.payload_offset, at.total_len, payload)
+    packet.data[at.payload_offset :] = payload
+    at.total_len = len(packet.data)
+    _set_total(packet.data)
+    fix_checksums(packet, at)
+
+
+def _set_total(data: bytearray) -> None:
+    """Say in the IP header how long the packet is."""
+    if data[0] >> 4 == 4:
+        _U16.pack_into(data, 2, len(data))
+    else:
+        _U16.pack_into(data, 4, len(data) - IPV6_HEADER_LEN)
 
 
 def set_word(packet: Packet, at: Located, offset: int, value: int) -> None:

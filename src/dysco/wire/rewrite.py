@@ -65,6 +65,29 @@ def apply(packet: Packet, flow: Rewrite, at: Located | None = None) -> None:
         _U16.pack_into(data, field, add(checksum, flow.full_delta + delta))
 
 
+def retarget(packet: Packet, new: FiveTuple, at: Located) -> None:
+    """Give a packet other addresses and ports; `at`, as `locate` gives it now, follows."""
+    data, old, tcp = packet.data, at.five_tuple, at.tcp_offset
+    if at.family == 4:
+        data[12:20] = new[:8]
+        _U16.pack_into(data, 10, add(_U16.unpack_from(data, 10)[0], _difference(old[:8], new[:8])))
+    else:
+        data[8:40] = new[:32]
+    data[tcp : tcp + 4] = new[-4:]
+    field = tcp + CHECKSUM_OFFSET
+    checksum = _U16.unpack_from(data, field)[0]
+    if packet.partial:
+        _U16.pack_into(data, field, add_partial(checksum, _difference(old[:-4], new[:-4])))
+    else:
+        _U16.pack_into(data, field, add(checksum, _difference(old, new)))
+    at.five_tuple = new
+
+
+def _difference(old: bytes, new: bytes) -> int:
+    """What to add to the sum of 16-bit words: 2**16 is 1 modulo 0xffff, so that of the whole numbers."""
+    return (int.from_bytes(new, "big") - int.from_bytes(old, "big")) % 0xFFFF
+
+
 def _translate(packet: Packet, at: Located, numbers: Numbers) -> int:
     """Shift the numbers; return the sum to add to a complete checksum."""
     data, tcp = packet.data, at.tcp_offset

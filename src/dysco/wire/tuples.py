@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from functools import lru_cache
 from typing import Literal
 
 from dysco.errors import WireError
@@ -94,9 +95,10 @@ def trusted(packed: bytes | bytearray) -> FiveTuple:
     return bytes.__new__(FiveTuple, packed)
 
 
+@lru_cache(maxsize=1024)
 def show_address(packed: bytes) -> str:
     """Text of a packed IPv4 or IPv6 address."""
-    return str(ipaddress.ip_address(bytes(packed)))
+    return str(ipaddress.ip_address(packed))
 
 
 def show_endpoint(address: bytes, port: int) -> str:
