@@ -81,9 +81,8 @@ def main() -> int:
     )
     parser.add_argument(
         "--leaving",
-        type=int,
-        default=1000,
-        help="of reconfigure, sessions that leave a host (default %(default)s)",
+        default="1000",
+        help="of reconfigure, numbers of sessions that leave a host at once (default %(default)s)",
     )
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--plot", type=Path, help="draw the chain's table to this file (PNG or SVG)")
@@ -123,7 +122,9 @@ def reconfigurations(bed: Testbed, options: argparse.Namespace) -> dict[str, Fig
     results: dict[str, Figures] = {}
     curves: dict[str, reconfigure.Curve] = {}
     for mode in ("ebpf", "tun"):
-        found, curves[mode] = reconfigure.run(bed.workdir, mode, options.changes, options.leaving)
+        found, curves[mode] = reconfigure.run(
+            bed.workdir, mode, options.changes, [int(word) for word in options.leaving.split(",")]
+        )
         results.update({f"{mode}: {name}": row for name, row in found.items()})
     if options.plot:
         reconfigure.plot(curves, results, options.plot.with_stem(f"{options.plot.stem}-reconfigure"))

@@ -3,7 +3,9 @@
     a ── router ── m1 .. m4 (kernel boxes) ── router ── d       no delay but the machine's own
 
 For chains of 1 to 4 hops the first box of an idle session is taken out and put back. A change is done when its left
-anchor says so. Beside it stands the round trip between the anchors (ping), and what a change takes beyond two of them.
+anchor says so. Beside it stands the round trip between the anchors (ping), what a change takes beyond two of them, and when
+each phase began. Others on the machine make everything slower: the load average stands beside each figure, and CPU time
+of the agents beside the times.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,8 +33,10 @@ PORT = 7100
 HOLD_PORT = 7000
 BOXES = 4
 WINDOW_S = 0.2
+LINGER_S = 3.0  # a host that a session has left remembers it for two
 Figures = dict[str, float]
 Curve = list[tuple[float, float]]
+Phases = defaultdict[str, list[float]]
 
 LAB = """
 [lab]
@@ -71,7 +76,7 @@ def lab(workdir: Path, mode: str) -> Iterator[Lab]:
         made.down()
 
 
-def run(workdir: Path, mode: str, changes: int, sessions: int) -> tuple[dict[str, Figures], Curve]:
+def run(workdir: Path, mode: str, changes: int, sessions: Sequence[int]) -> tuple[dict[str, Figures], Curve]:
     """Measure; figures by what was measured, and goodput over time (seconds, Gbit/s) of the bulk transfer."""
     results: dict[str, Figures] = {}
     with lab(workdir, mode) as made:
@@ -82,7 +87,8 @@ def run(workdir: Path, mode: str, changes: int, sessions: int) -> tuple[dict[str
         results.update(asyncio.run(_times(made, changes)))
         found, curve = asyncio.run(_bulk(made))
         results["bulk transfer"] = found
-        results[f"{sessions} sessions leave"] = asyncio.run(_leave(made, sessions))
+        for count in sessions:
+            results[f"{count} sessions leave"] = asyncio.run(_leave(made, count))
     return results, curve
 
 
@@ -106,9 +112,12 @@ async def _times(made: Lab, changes: int) -> dict[str, Figures]:
                 names = [f"m{number}" for number in range(1, length + 1)]
                 await _done(handle.set_hops(names))
                 took: list[float] = []
+                phases: Phases = defaultdict(list)
+                used = _cpu_s(made)
                 for _ in range(changes):
-                    took.append(await _done(handle.remove("m1")))
-                    took.append(await _done(handle.insert("m1")))
+                    took.append(await _done(handle.remove("m1"), phases))
+                    took.append(await _done(handle.insert("m1"), phases))
+                used = _cpu_s(made) - used
                 right = names[1] if length > 1 else "d"
                 rtt = _round_trip(made, "a", right)
                 median = statistics.median(took) * 1000
@@ -117,6 +126,9 @@ async def _times(made: Lab, changes: int) -> dict[str, Figures]:
                     "change_ms_p90": statistics.quantiles(took, n=10)[-1] * 1000,
                     "rtt_ms": rtt,
                     "beyond_two_rtt_ms": median - 2 * rtt,
+                    **{f"to_{name}_ms": statistics.median(at) * 1000 for name, at in phases.items()},
+                    "cpu_ms": used * 1000 / len(took),
+                    "load": os.getloadavg()[0],
                 }
             await _done(handle.set_hops(["m1"]))
     finally:
@@ -162,12 +174,16 @@ async def _bulk(made: Lab) -> tuple[Figures, Curve]:
         "goodput_ratio_least": min(ratios),
         "gbit_s": _rate(points, points[0][0], points[-1][0]) * 8e-9,
         "timeouts": _timeouts(made) - timeouts,
+        "load": os.getloadavg()[0],
     }
     return figures, curve
 
 
 async def _leave(made: Lab, sessions: int) -> Figures:
-    """Seconds until so many live sessions have left a host, every one of them changed by itself."""
+    """Let so many live sessions leave a host, all asked for at once and each changed by itself, and come back.
+
+    seconds: until all have left. failed: in both directions. grown_mb: what an agent has more in memory at the end.
+    """
     load_argv = [sys.executable, "-m", "benchmarks.load"]
     accepting = made.command("d", [*load_argv, "accept", made.address("d"), str(HOLD_PORT)])
     holding = made.command(
@@ -183,29 +199,62 @@ async def _leave(made: Lab, sessions: int) -> Figures:
             await asyncio.to_thread(server.stdout.readline)
             _wait_for_port(made, HOLD_PORT)
             await asyncio.to_thread(client.stdout.readline)
-            began, ends = time.monotonic(), dict[str, int]()
-            async with dysco.connect(made.socket("a")) as agent:
-                async for step in agent.session(f"dst port {HOLD_PORT}").remove("m1", timeout=120.0):
-                    if step.kind == "end":
-                        ends[step.phase] = ends.get(step.phase, 0) + 1
-            took = time.monotonic() - began
+            memory, cpu = _memory(made), _cpu_s(made)
+            took, failed = await _all(made, "remove", "m1")
+            cpu = _cpu_s(made) - cpu
+            failed += (await _all(made, "insert", "m1"))[1]
+            await asyncio.sleep(LINGER_S)
+            grown = max(now - before for now, before in zip(_memory(made), memory, strict=True))
         finally:
             for process in (client, server):
                 process.kill()
-    return {"seconds": took, "done": ends.get("done", 0), "failed": sum(ends.values()) - ends.get("done", 0)}
+    return {
+        "seconds": took,
+        "failed": failed,
+        "cpu_ms_a_change": cpu * 1000 / sessions,
+        "grown_mb": grown / 1e6,
+        "load": os.getloadavg()[0],
+    }
+
+
+async def _all(made: Lab, kind: str, box: str) -> tuple[float, int]:
+    """Change all sessions that are held; seconds, and how many changes were not made."""
+    began, failed = time.monotonic(), 0
+    async with dysco.connect(made.socket("a")) as agent:
+        steps = getattr(agent.session(f"dst port {HOLD_PORT}"), kind)(box, timeout=120.0)
+        async for step in steps:
+            failed += step.kind == "end" and step.phase != "done"
+    return time.monotonic() - began, failed
+
+
+def _agents(made: Lab) -> list[int]:
+    return [made.agent_pid(node) for node in ("a", "m1", "d")]
+
+
+def _cpu_s(made: Lab) -> float:
+    """CPU seconds that the agents at both ends and of the first box have used."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in _agents(made)) / 1e9
+
+
+def _memory(made: Lab) -> list[int]:
+    """Their resident memory in bytes."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page for pid in _agents(made)]
 
 
 def _started(argv: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, cwd=TOOLS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-async def _done(steps: object) -> float:
-    """Run a change; seconds from its first request to its end."""
+async def _done(steps: object, phases: Phases | None = None) -> float:
+    """Run a change; seconds from its first request to its end. phases: seconds until each began are noted there."""
     requested: float | None = None
     last: Step | None = None
     async for step in steps:  # type: ignore[attr-defined]
         if step.phase == "requested" or requested is None:
             requested = step.after_s
+        elif phases is not None and step.kind != "end":
+            phases[step.phase.replace(" ", "_")].append(step.after_s - requested)
         last = step
     if last is None or last.is_failure or requested is None:
         raise BenchError(f"a change was not made: {last}")

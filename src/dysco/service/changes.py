@@ -10,6 +10,7 @@ Sessions are changed at the same time, up to a limit. A change that was asked fo
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ class ChainChanges:
             found = [info for info in known.values() if wanted in (info.session, info.session_out)]
         else:
             try:
-                test = policy.predicate(policy.parse(text))
+                test = _predicate(text)
             except policy.MatchError as error:
                 raise ConfigError(
                     f"{text!r} is no chain that this agent knows and no match expression: {error}"
@@ -379,6 +380,12 @@ async def _follow(run: _Run, queue: asyncio.Queue[ChangeMoved]) -> Outcome:
             ended = Outcome(event.phase, event.by, event.reason)
             if event.phase == "done" or event.by:
                 return ended
+
+
+@functools.lru_cache(maxsize=256)
+def _predicate(text: str) -> Callable[[FiveTuple], bool]:
+    """What an expression says of a session; who asks for a change asks for more than one."""
+    return policy.predicate(policy.parse(text))
 
 
 def place_record(place: Place) -> dict[str, Any]:

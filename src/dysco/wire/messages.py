@@ -505,7 +505,46 @@ _INTEGERS = {
 }
 _FIXED_BYTES = {"boot_id": 16, "digest": 8, "chain_id": 16, "handshake": 16}
 _MOST_PLACES: Final = 66
-_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Change, Place)}
+
+
+class _Layout:
+    """How a message is packed: a head of fields whose size is fixed, at one go, and the rest field by field.
+
+    flags, handshakes: which of the head's values are bool, and which a Handshake. sizes: index, length, name of bytes.
+    """
+
+    __slots__ = ("flags", "handshakes", "head", "names", "rest", "sizes")
+
+    def __init__(self, kind: type[Any]) -> None:
+        hints = get_type_hints(kind)
+        self.names: list[str] = []
+        self.flags: list[int] = []
+        self.handshakes: list[int] = []
+        self.sizes: list[tuple[int, int, str]] = []
+        formats = "!"
+        remaining = [(field.name, hints[field.name]) for field in fields(kind)]
+        while remaining:
+            name, hint = remaining[0]
+            index = len(self.names)
+            if hint is bool:
+                self.flags.append(index)
+                formats += "B"
+            elif name in _INTEGERS:
+                formats += _INTEGERS[name][1:]
+            elif name in _FIXED_BYTES:
+                self.sizes.append((index, _FIXED_BYTES[name], name))
+                if hint is Handshake:
+                    self.handshakes.append(index)
+                formats += f"{_FIXED_BYTES[name]}s"
+            else:
+                break
+            self.names.append(name)
+            del remaining[0]
+        self.head = struct.Struct(formats)
+        self.rest: tuple[tuple[str, Any], ...] = tuple(remaining)
+
+
+_LAYOUTS = {kind: _Layout(kind) for kind in (*_NUMBERS, Change, Place)}
 
 
 def encode(messages: Iterable[Message]) -> list[bytes]:
@@ -567,7 +606,15 @@ def decode_places(data: bytes) -> Places:
 
 
 def _pack_fields(value: Any) -> bytes:
-    return b"".join(_pack(field.name, getattr(value, field.name)) for field in fields(value))
+    layout = _LAYOUTS[type(value)]
+    values = [getattr(value, name) for name in layout.names]
+    for index, size, name in layout.sizes:
+        if len(values[index]) != size:
+            raise WireError(f"{name} has {size} bytes, not {len(values[index])}")
+    head = layout.head.pack(*values)
+    if not layout.rest:
+        return head
+    return head + b"".join([_pack(name, getattr(value, name)) for name, _ in layout.rest])
 
 
 def _pack(name: str, value: Any) -> bytes:
@@ -606,9 +653,19 @@ class _Reader:
 
     def value(self, kind: type[Any]) -> Any:
         """A message, or what a message is made of."""
-        return kind(
-            **{field.name: self._field(field.name, _HINTS[kind][field.name]) for field in fields(kind)}
-        )
+        layout = _LAYOUTS[kind]
+        end = self._position + layout.head.size
+        if end > len(self._body):
+            raise WireError(f"{self._name}: {layout.names[-1]} or a field before it is cut off")
+        values: list[Any] = list(layout.head.unpack_from(self._body, self._position))
+        self._position = end
+        for index in layout.flags:
+            if values[index] > 1:
+                raise WireError(f"{self._name}.{layout.names[index]} is neither 0 nor 1")
+            values[index] = values[index] == 1
+        for index in layout.handshakes:
+            values[index] = Handshake(values[index])
+        return kind(*values, *[self._field(name, hint) for name, hint in layout.rest])
 
     def end(self) -> None:
         """There must be nothing left."""
