@@ -3,9 +3,9 @@
     a ── router ── m1 .. m4 (kernel boxes) ── router ── d       no delay but the machine's own
 
 For chains of 1 to 4 hops the first box of an idle session is taken out and put back. A change is done when its left
-anchor says so. Beside it stands the round trip between the anchors (ping), what a change takes beyond two of them, and when
-each phase began. Others on the machine make everything slower: the load average stands beside each figure, and CPU time
-of the agents beside the times.
+anchor says so. Beside it stands the round trip between the anchors (ping), what a change takes beyond two of them, and
+when each phase began. Others on the machine make everything slower: the load average stands beside each figure, and
+CPU time of the agents beside the times.
 """
 
 from __future__ import annotations
