@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from dysco.errors import DyscoError, ExitStatus
 
 if TYPE_CHECKING:
+    from dysco.adapters import Adapter, Pair
     from dysco.client import Dysco, connect
     from dysco.middlebox import Direction, Middlebox, Packet, Session, StreamMiddlebox
     from dysco.service.agent import AgentService as Agent
 
 __all__ = [
+    "Adapter",
     "Agent",
     "Direction",
     "Dysco",
@@ -19,12 +21,15 @@ __all__ = [
     "ExitStatus",
     "Middlebox",
     "Packet",
+    "Pair",
     "Session",
     "StreamMiddlebox",
     "connect",
 ]
 
 _WHERE = {
+    "Adapter": ("dysco.adapters", "Adapter"),
+    "Pair": ("dysco.adapters", "Pair"),
     "Agent": ("dysco.service.agent", "AgentService"),
     "Dysco": ("dysco.client", "Dysco"),
     "connect": ("dysco.client", "connect"),

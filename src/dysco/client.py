@@ -31,7 +31,7 @@ from dysco.errors import (
     RemoteError,
     TimedOutError,
 )
-from dysco.views import Chain, Event, Explanation, Peer, Reload, Session, Status, chains
+from dysco.views import Chain, Event, Explanation, Peer, ProxyState, Reload, Session, Status, chains
 from dysco.wire.tuples import FiveTuple
 
 RUN: Final = Path("/run/dysco")
@@ -145,13 +145,35 @@ class Dysco:
         """Ask all agents of each chain that is meant who they are; without a text of all chains here."""
         return [Trace.of(item) async for item in self.stream("trace", session=session)]
 
-    async def drain(self, box: str, *, to: str = "", timeout: float = 60.0) -> AsyncIterator[Drained]:
+    def drain(self, box: str, *, to: str = "", timeout: float = 60.0) -> AsyncIterator[Drained]:
         """Free a box of this host or of a peer (`peer/box`) of its sessions, moving them `to` another one or out.
 
         It gets no new ones until `undrain`. Gives reports, the last with kind `end`; timeout in seconds. To stop
         listening stops nothing.
         """
-        number, queue = self._ask("drain", {"box": box, "to": to, "timeout": timeout})
+        return self._drained("drain", {"box": box, "to": to, "timeout": timeout})
+
+    async def undrain(self, box: str) -> bool:
+        """Let a drained box have new sessions again; False if it was not drained."""
+        return bool(await self.command("undrain", box=box))
+
+    async def proxies(self) -> list[ProxyState]:
+        """The proxies of the agent's host: which sessions each joins, which of them it may leave, and why not."""
+        return [ProxyState.of(one) for one in await self.command("proxies")]
+
+    def drain_proxy(self, proxy: str, *, timeout: float = 60.0) -> AsyncIterator[Drained]:
+        """Take a proxy out of all its sessions that allow it, and out of those to come until `undrain_proxy`.
+
+        Gives reports, the last with kind `end`; timeout in seconds. To stop listening stops nothing.
+        """
+        return self._drained("drain_proxy", {"proxy": proxy, "timeout": timeout})
+
+    async def undrain_proxy(self, proxy: str) -> bool:
+        """Let a drained proxy stay in the sessions to come; False if it was not drained."""
+        return bool(await self.command("undrain_proxy", proxy=proxy))
+
+    async def _drained(self, name: str, fields: dict[str, Any]) -> AsyncIterator[Drained]:
+        number, queue = self._ask(name, fields)
         try:
             while (reply := await queue.get()) is not None:
                 if "item" not in reply:
@@ -161,10 +183,6 @@ class Dysco:
             raise NoAgentError("the agent has hung up")
         finally:
             self._answers.pop(number, None)
-
-    async def undrain(self, box: str) -> bool:
-        """Let a drained box have new sessions again; False if it was not drained."""
-        return bool(await self.command("undrain", box=box))
 
     async def stream(self, name: str, **fields: Any) -> AsyncIterator[Any]:
         """Send any command that answers with items, and give these as they come."""

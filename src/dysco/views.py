@@ -199,6 +199,52 @@ class Peer(View):
 
 
 @dataclass(frozen=True, slots=True)
+class ProxiedPair(View):
+    """Two sessions that a proxy joins: the client's and the one to the server.
+
+    added_right, added_left: bytes that the proxy has written more than it has read, by direction. safe: whether it may
+    leave now; why, or why not. rule: what host.toml says of the session.
+    """
+
+    left: str
+    right: str
+    added_right: int
+    added_left: int
+    safe: bool
+    why: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyState(View):
+    """A proxy of the agent's host, and its pairs.
+
+    removed: sessions that it has left since the agent began. trouble: why it cannot be asked.
+    """
+
+    name: str
+    adapter: str
+    remove: str
+    drained: bool
+    removed: int
+    trouble: str
+    pairs: tuple[ProxiedPair, ...]
+
+    @classmethod
+    def _read(cls, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {**record, "pairs": tuple(ProxiedPair.of(one) for one in record["pairs"])}
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRule(View):
+    """What one `[[proxy]]` says of a session: `no match`, `stays`, `when asked`, `chosen`, `after`; and a sentence."""
+
+    proxy: str
+    verdict: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Event(View):
     """Something that happened: its constant name, when (ISO 8601, UTC; for people), and its own fields."""
 
@@ -268,11 +314,16 @@ class Explanation(View):
     failure: str | None
     policies: tuple[Verdict, ...]
     text: str
+    proxies: tuple[ProxyRule, ...] = ()
 
     @classmethod
     def _read(cls, record: Mapping[str, Any]) -> dict[str, Any]:
-        hops = tuple(Choice.of(one) for one in record["hops"])
-        return {**record, "hops": hops, "policies": tuple(Verdict.of(one) for one in record["policies"])}
+        return {
+            **record,
+            "hops": tuple(Choice.of(one) for one in record["hops"]),
+            "policies": tuple(Verdict.of(one) for one in record["policies"]),
+            "proxies": tuple(ProxyRule.of(one) for one in record.get("proxies", ())),
+        }
 
 
 def chains(said: Iterable[tuple[str, Iterable[Session]]]) -> list[Chain]:

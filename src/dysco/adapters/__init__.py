@@ -7,5 +7,7 @@ nothing. Who takes a proxy out is the service, and the protocol checks the numbe
 from __future__ import annotations
 
 from dysco.adapters.base import Adapter, Pair
+from dysco.adapters.make import make
+from dysco.adapters.preambles import Fingerprints, Heads
 
-__all__ = ["Adapter", "Pair"]
+__all__ = ["Adapter", "Fingerprints", "Heads", "Pair", "make"]

@@ -19,6 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+from dysco.config import Proxy
 from dysco.wire.tuples import FiveTuple
 
 
@@ -42,8 +43,12 @@ class Pair(NamedTuple):
 class Adapter(ABC):
     """Find the pairs of one proxy. A subclass of your own needs `pairs` only.
 
-    It is made once for each `[[proxy]]` of host.toml and asked again and again while it is configured.
+    It is made once for each `[[proxy]]` of host.toml, with this section as its only argument, and asked again and again
+    while that stands there, never twice at the same time.
     """
+
+    def __init__(self, proxy: Proxy | None = None) -> None:
+        self.proxy = proxy
 
     @abstractmethod
     async def pairs(self) -> list[Pair]:

@@ -172,6 +172,7 @@ class HAProxy(Adapter):
 
     def __init__(self, path: Path | str, *, line: str = "auto", timeout: float = TIMEOUT_S) -> None:
         """line: what HAProxy puts before the data to each server: `none`, `v1`, `v2`; `auto`: find out."""
+        super().__init__()
         self._path = str(path)
         self._line_is = line
         self._timeout = timeout

@@ -111,7 +111,7 @@ class NginxStream(Relay):
         log: Path | str,
         *,
         port: int | None = None,
-        pid: int | None = None,
+        pid: int | Path | None = None,
         heads: Fingerprints = NOTHING_SEEN,
     ) -> None:
         super().__init__(port=port, pid=pid, heads=heads)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from dysco.adapters.base import Adapter, Pair
@@ -97,15 +98,16 @@ class Counts:
 class Relay(Adapter):
     """Find the pairs of one program, by its process or by the port on which it listens.
 
-    port: sessions to this port only. pid: this process and its children; without it, who listens on the port, and
-    their children. heads: who has seen the first bytes of sessions.
+    port: sessions to this port only. pid: this process (its number, or a file with it) and its children; without it,
+    who listens on the port, and their children. heads: who has seen the first bytes of sessions.
     """
 
     def __init__(
-        self, *, port: int | None = None, pid: int | None = None, heads: Fingerprints = NOTHING_SEEN
+        self, *, port: int | None = None, pid: int | Path | None = None, heads: Fingerprints = NOTHING_SEEN
     ) -> None:
         if port is None and pid is None:
             raise ValueError("a relay is found by its port or its process")
+        super().__init__()
         self._port = port
         self._pid = pid
         self._heads = heads
@@ -134,8 +136,8 @@ class Relay(Adapter):
 
     def _processes(self, kernel: Sockets) -> list[int]:
         if self._pid is not None:
-            roots = [self._pid]
-            missing = f"there is no process {self._pid}"
+            roots = [_number(self._pid)]
+            missing = f"there is no process {roots[0]}"
         else:
             listening = {inode for _, port, inode in kernel.listening() if port == self._port}
             roots = holders(listening) or list(
@@ -170,6 +172,17 @@ class Relay(Adapter):
         ground = f"the only two of process {pid}" if alone else "no others of the process agree"
         for left, right in partners.items():
             yield left, right, ground
+
+
+def _number(pid: int | Path) -> int:
+    if isinstance(pid, int):
+        return pid
+    try:
+        return int(pid.read_text())
+    except OSError as error:
+        raise HostError(f"{pid}: {error.strerror}") from None
+    except ValueError:
+        raise HostError(f"{pid}: this is no number of a process") from None
 
 
 def _apart(found: dict[int, dict[int, Socket]]) -> dict[int, dict[int, Socket]]:

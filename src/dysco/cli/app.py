@@ -14,7 +14,7 @@ from typing import Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
-from dysco.cli import doctor, drain, keys, lab, offline, options, reconfigure, show, splice, top, tun
+from dysco.cli import doctor, drain, keys, lab, offline, options, proxy, reconfigure, show, splice, top, tun
 from dysco.errors import ConfigError, DyscoError, ExitStatus
 
 _INTERRUPTED: Final = 130  # what shells give for SIGINT: 128 + 2
@@ -42,6 +42,9 @@ def build() -> typer.Typer:
     app.command("chains")(show.chains)
     app.add_typer(reconfigure.app, name="chain", help="Change the chains of live sessions.")
     app.command("splice")(splice.splice)
+    app.add_typer(
+        proxy.app, name="proxy", help="The proxies of this host, and taking them out of live sessions."
+    )
     app.command("drain")(drain.drain)
     app.command("undrain")(drain.undrain)
     app.command("peers")(show.peers)

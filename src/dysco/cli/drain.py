@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,8 @@ from dysco.errors import RemoteError, TimedOutError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from dysco.client import Dysco
 
 BoxArgument = Annotated[
     str,
@@ -34,7 +37,9 @@ def drain(
     as_json: JsonOption = False,
 ) -> None:
     """Free a box of its sessions, and keep new ones away from it until `dysco undrain`."""
-    last = asyncio.run(_drain(socket_of(context), box, to, _seconds(timeout), as_json))
+    limit = seconds(timeout)
+    reports = follow(socket_of(context), box, lambda agent: agent.drain(box, to=to, timeout=limit), as_json)
+    last = asyncio.run(reports)
     if last.reasons and not as_json:
         for reason, count in last.reasons.items():
             say(f"{count} stay: {reason}")
@@ -54,15 +59,18 @@ def undrain(context: typer.Context, box: BoxArgument, as_json: JsonOption = Fals
         say(f"{box} gets new sessions again" if was else f"{box} was not drained")
 
 
-async def _drain(socket: Path | None, box: str, to: str, timeout: float, as_json: bool) -> Drained:
+async def follow(
+    socket: Path | None, what: str, ask: Callable[[Dysco], AsyncIterator[Drained]], as_json: bool
+) -> Drained:
+    """Show the reports of a drain as a bar, or as JSON, and give the last."""
     from dysco.client import connect
 
     bar = None if as_json else _bar()
     last: Drained | None = None
     with bar or nullcontext():
-        task = None if bar is None else bar.add_task(box, total=None)
+        task = None if bar is None else bar.add_task(what, total=None)
         async with connect(socket) as agent:
-            async for last in agent.drain(box, to=to, timeout=timeout):
+            async for last in ask(agent):
                 if bar is None or task is None:
                     print_json(last, one_line=True)
                 else:
@@ -79,13 +87,14 @@ def _bar() -> Progress:
     return Progress(*columns, console=console(), transient=True)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Read a time of a command line."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
     digits, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
     try:
-        seconds = float(digits) * unit
+        found = float(digits) * unit
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 3600:
+        found = 0.0
+    if not 0 < found <= 3600:
         raise typer.BadParameter(f"{text!r} is no time such as 60s, and not more than an hour")
-    return seconds
+    return found

@@ -55,6 +55,7 @@ from dysco.service.commands import ChainCommands
 from dysco.service.control import ControlServer, Events
 from dysco.service.draining import Draining
 from dysco.service.logs import log
+from dysco.service.proxies import Proxies
 from dysco.service.state import movers
 from dysco.service.state_driver import StateDriver
 from dysco.transport.channel import Channel
@@ -97,6 +98,7 @@ class AgentService:
         self.faults = 0
         self.changes = ChainChanges(self)
         self.draining = Draining(self)
+        self.proxies = Proxies(self)
 
     async def __aenter__(self) -> AgentService:
         await self.start()
@@ -134,6 +136,7 @@ class AgentService:
             for one in settings.box_ports(config)
             if one.box.python is not None
         }
+        adapters = self.proxies.prepare(config)
         side = await asyncio.to_thread(kernel.up, config)
         self.kernel = side
         self._undo.push_async_callback(self._close_kernel)
@@ -176,7 +179,10 @@ class AgentService:
         side.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
         self._undo.callback(self._withdraw_policies)
         self._undo.push_async_callback(self.states.close)
-        streams = ChainCommands(self.changes, self.draining).streams()
+        self.proxies.configure(config, adapters)
+        self.proxies.start()
+        self._undo.push_async_callback(self.proxies.close)
+        streams = {**ChainCommands(self.changes, self.draining).streams(), "drain_proxy": self.proxies.drain}
         control = ControlServer(config.socket, self._commands(), self.events, streams)
         await control.start()
         self._undo.push_async_callback(control.close)
@@ -422,6 +428,10 @@ class AgentService:
         """The sessions that a change of their chain may still concern."""
         return (info for info in self.core.sessions(self.now()) if info.state not in OVER)
 
+    def counted(self) -> contextlib.AbstractContextManager[None]:
+        """Inside of it, what sessions have carried is as the kernel knows it."""
+        return self.table.refresh_all()
+
     def redraw(self) -> None:
         """Let the core know which boxes are drained."""
         own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
@@ -491,6 +501,8 @@ class AgentService:
             "set_hops": self._set_hops,
             "expect": self._expect,
             "undrain": self.draining.undrain,
+            "proxies": self.proxies.states,
+            "undrain_proxy": self.proxies.undrain,
             "stop": self._stop,
         }
 
@@ -517,8 +529,10 @@ class AgentService:
         return self.metrics()
 
     async def _explain(self, session: str) -> dict[str, Any]:
-        found = self.policies.explain(_tuple(session), self)
-        return {**found.as_json(), "text": found.as_text()}
+        parsed = _tuple(session)
+        found, rules = self.policies.explain(parsed, self), configuration.proxy_rules(self.config, parsed)
+        text = "\n".join([found.as_text(), *(f"proxy    {rule}" for rule in rules)])
+        return {**found.as_json(), "text": text, "proxies": [rule.as_json() for rule in rules]}
 
     async def reload(self, dry_run: bool = False) -> dict[str, Any]:
         """Read host.toml again; an invalid one changes nothing (ConfigError). Live sessions stay."""
@@ -530,9 +544,11 @@ class AgentService:
             own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
             merged = configuration.reloaded(self.config, new)
             policies = policy_set(merged, own)
+            adapters = self.proxies.prepare(merged)
             self._settings = settings.core_settings(merged, own, mtu, self.draining.own_boxes())
             self.config = merged
             self.policies = policies
+            self.proxies.configure(merged, adapters)
             self.core.configure(self._settings, settings.decider(policies, self))
             self.channel.reconfigure(settings.channel_peers(merged))
             self.kernel.steering.set_policies(policies.clauses(MAX_CLAUSES))

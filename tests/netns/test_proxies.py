@@ -1,0 +1,107 @@
+"""Proxies that adapters find are taken out of live sessions: by a drain, by a rule, and not where they must stay."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from dysco.chains import Drained
+from dysco.client import connect
+from dysco.lab import Lab
+from netns.conftest import MakeLab
+from netns.labs import MEGABYTE, ask, lab_text, put_file, sessions, until
+from netns.test_changes import download, finish
+
+PROXY = """
+[[host]]
+name = "b"
+[[host.config.policy]]
+name = "behind"
+match = "dst port 80"
+hops = []
+[[host.config.proxy]]
+name = "lb"
+RULE
+[[host.program]]
+name = "proxy"
+argv = ARGV
+listen = [8080]
+[host.files]
+"haproxy.cfg" = '''
+global
+  maxconn 100
+  stats socket unix@haproxy.sock mode 600 level admin
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+listen web
+  bind :::8080 v4v6
+  server d TARGET:80
+'''
+"""
+HAPROXY = '["haproxy", "-db", "-f", "haproxy.cfg"]'
+SOCAT = '["socat", "TCP6-LISTEN:8080,fork", "TCPFAMILY:TARGET:80"]'
+
+
+def proxy_lab(family: int, rule: str, argv: str) -> str:
+    """Client a, a proxy on b, web server d; two chains of one hop each."""
+    target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
+    parts = PROXY.replace("RULE", rule).replace("ARGV", argv)
+    parts = parts.replace("TARGET", target).replace("FAMILY", str(family))
+    return lab_text("proxies", parts, hops="[]", match="dst port 8080")
+
+
+def dysco(lab: Lab, *words: str) -> str:
+    """Run `dysco` against the agent of the proxy's host; gives what it has printed."""
+    return lab.exec("b", [sys.executable, "-m", "dysco.cli", "--socket", str(lab.socket("b")), *words]).stdout
+
+
+def drain(lab: Lab) -> Drained:
+    """Drain the proxy; gives the last report."""
+
+    async def run() -> Drained:
+        async with connect(lab.socket("b")) as agent:
+            return [one async for one in agent.drain_proxy("lb", timeout=30.0)][-1]
+
+    return asyncio.run(run())
+
+
+def pairs(lab: Lab) -> list[dict[str, object]]:
+    """The pairs of the proxy."""
+    return list(ask(lab, "b", "proxies")[0]["pairs"])
+
+
+@pytest.mark.parametrize(("mode", "family"), [("tun", 6)], indirect=["mode"])
+def test_haproxy_is_drained(make_lab: MakeLab, family: int) -> None:
+    lab = make_lab(proxy_lab(family, 'adapter = "haproxy"\nsocket = "haproxy.sock"', HAPROXY))
+    lab.up()
+    wanted = put_file(lab, 16 * MEGABYTE)
+    with download(lab, family, "4M", node="b", port=8080) as process:
+        until("the pair is found", lambda: [one["safe"] for one in pairs(lab)] == [True])
+        last = drain(lab)
+        assert (last.empty, last.moved, last.failed, last.reasons) == (True, 1, 0, {})
+        until("the proxy's host has left", lambda: sessions(lab, "b") == [])
+        assert finish(lab, process) == wanted
+    # It stays drained: what comes later leaves too, by itself.
+    with download(lab, family, "4M", node="b", port=8080) as process:
+        until("the proxy has left the new session", lambda: ask(lab, "b", "proxies")[0]["removed"] == 2)
+        assert finish(lab, process) == wanted
+    assert "lb (haproxy), remove = never, drained: 0 pairs" in dysco(lab, "proxy", "list")
+    assert "lb is empty: 0 sessions" in dysco(lab, "proxy", "drain", "lb")
+    assert "lb keeps its sessions again" in dysco(lab, "proxy", "undrain", "lb")
+
+
+def test_a_rule_takes_socat_out(make_lab: MakeLab) -> None:
+    rule = 'adapter = "generic"\nport = 8080\nremove = "after"\nafter_bytes = 1000000\nevery = 0.1'
+    lab = make_lab(proxy_lab(4, rule, SOCAT))
+    lab.up()
+    wanted = put_file(lab, 16 * MEGABYTE)
+    with download(lab, 4, "4M", node="b", port=8080) as process:
+        until("the rule has done it", lambda: ask(lab, "b", "proxies")[0]["removed"] == 1)
+        assert finish(lab, process) == wanted
+    told = dysco(lab, "explain", f"tcp {lab.address('a', 4)}:1234 > {lab.address('b', 4)}:8080")
+    assert "proxy    lb: is taken out after 1000000 bytes" in told
