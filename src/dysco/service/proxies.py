@@ -33,6 +33,7 @@ _LOOK_S: Final = 0.2  # between two looks at a proxy that is being drained
 _UNCHANGED_S: Final = (
     5.0  # a drain gives up on sessions that are not safe when nothing has changed for so long
 )
+_SURE: Final = 2  # looks without any pair; while a client's server is being chosen there is none of it
 _AGAIN_S: Final = 5.0  # until a session is tried again whose splice was refused
 
 Key = tuple[FiveTuple, FiveTuple]
@@ -156,18 +157,17 @@ class Proxies:
                 "left": len(now) - len(stuck),
             }
 
+        looks = 0  # one after the other that have found nothing
         while True:
             seen = await self.look(watched)
+            looks = 0 if seen else looks + 1
             self._remove(watched, [one for one in seen if not one.obstacle])
             await tell(progress(seen))
-            now, state = (
-                self._owner.now(),
-                (watched.removed, {one.key for one in seen}),
-            )
+            now, state = self._owner.now(), (watched.removed, {one.key for one in seen})
             if state != last:
                 last, changed_at = state, now
             patient = now - changed_at < _UNCHANGED_S or watched.under_way
-            if not seen or now - began >= timeout or not patient:
+            if looks == _SURE or now - began >= timeout or not patient:
                 break
             await asyncio.sleep(_LOOK_S)
         reasons = Counter(self._reason(watched, one) for one in seen)
