@@ -469,12 +469,20 @@ class Setup:
         set_payload(packet, opening.header + data, at)
 
     def _clashes(self, chain: Chain, keys: Iterable[tuple[int, FiveTuple]], now: float) -> bool:
-        """Fail a chain that would take flows that an earlier hop of the same chain has here: packets look the same."""
+        """Fail a chain that would take flows that another one has here: packets look the same.
+
+        That is an earlier hop of the same chain; or a session that a proxy has left, whose kernel thinks that its port is
+        free again.
+        """
         for port, match in keys:
             flow = self._table.get(port, match)
             owner = None if flow is None else flow.owner
+            reason = ""
             if isinstance(owner, Chain) and owner.chain_id == chain.chain_id:
                 reason = "the chain passes the same devices of this host twice: give each middlebox its own"
+            elif isinstance(owner, Chain) and owner.left.seam is not None and owner.state not in DYING:
+                reason = "its tuple is that of a session that a proxy has left and that still lives"
+            if reason:
                 self._fail(chain, self.settings.name, reason, now)
                 return True
         return False
