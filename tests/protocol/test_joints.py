@@ -18,12 +18,13 @@ from dysco.protocol.chain import (
     facing_host,
 )
 from dysco.protocol.flow import Flow
-from dysco.protocol.joints import differences
+from dysco.protocol.joints import differences, ours
+from dysco.protocol.paths import TwoPaths
 from dysco.protocol.right import join
 from dysco.protocol.stamps import Stamps, raw_stamp
 from dysco.wire.messages import Handshake, Hops, Syn
 from dysco.wire.options import syn_options
-from dysco.wire.packet import ACK, Packet, build_tcp, locate, verify
+from dysco.wire.packet import ACK, FIN, RST, Packet, build_tcp, locate, verify
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
 from protocol.rig import address, session
@@ -126,6 +127,34 @@ def test_windows_and_blocks_mean_the_same_on_both_sides(
     assert again.seam is not None
     assert facing.seam is not None
     assert again.seam.terms == facing.seam.terms, "a later change finds what the first has left"
+
+
+@pytest.mark.parametrize(
+    ("flags", "seq", "size", "left"),
+    [
+        (ACK, 900, 10, ACK),
+        (ACK | FIN, 989, 10, ACK | FIN),  # the other end has closed before it switched
+        (ACK | FIN, 1000, 0, None),
+        (ACK | FIN, 990, 10, ACK),
+        (RST, 990, 0, RST),
+    ],
+)
+def test_the_end_of_a_proxy_is_not_the_end_of_its_session(
+    flags: int, seq: int, size: int, left: int | None
+) -> None:
+    two = TwoPaths(5000, 900, 5000, 900)
+    two.peer_cutoff = 1000
+    packet = build_tcp(session(), seq, 5000, flags, 3, payload=bytes(size))
+    at = locate(packet)
+    assert at is not None
+    kept = ours(two, packet, at)
+    found = None if kept is None else locate(kept)
+    assert (None if found is None else found.flags) == left
+    two.rcvd = 1000
+    reset = build_tcp(session(), 1000, 0, RST, 0)
+    at = locate(reset)
+    assert at is not None
+    assert ours(two, reset, at) is None
 
 
 def stamped(value: int, echo: int) -> Packet:

@@ -33,7 +33,7 @@ from dysco.protocol.flow import UNDERLAY, Flow
 from dysco.protocol.ground import FIRST_DRAWN, Ground, Side, leftward, means, name_of, readdress
 from dysco.protocol.ground import rightward as to_the_right
 from dysco.protocol.inside import Hosts
-from dysco.protocol.joints import Added
+from dysco.protocol.joints import Added, ours
 from dysco.protocol.left import Left
 from dysco.protocol.right import Right
 from dysco.protocol.stamps import Stamps, raw_stamp
@@ -691,6 +691,11 @@ class Changes:
         if stamps is not None:
             _take(stamps, packet, at, facing, new=new)
         if right is not None and right.two is not None:
+            if not new and right.joined:
+                kept = ours(right.two, packet, at)
+                if kept is None:
+                    return
+                packet, at = kept, _located(kept)
             accept = right.two.receive_new if new else right.two.receive_old
             if not accept(packet, at):
                 self.right.look(chain, right, now)
@@ -715,6 +720,11 @@ class Changes:
         if stamps is not None:
             _take(stamps, packet, at, facing, new=new)
         if left is not None and left.two is not None:
+            if not new and left.joined:
+                kept = ours(left.two, packet, at)
+                if kept is None:
+                    return
+                packet, at = kept, _located(kept)
             accept = left.two.receive_new if new else left.two.receive_old
             if not accept(packet, at):
                 self.left.look(chain, left, now)

@@ -32,8 +32,10 @@ from dysco.protocol.chain import (
 from dysco.protocol.changing import Inside
 from dysco.protocol.flow import HOST
 from dysco.protocol.ground import LIVE, Ground, Numbers
+from dysco.protocol.paths import TwoPaths
+from dysco.wire.edit import split
 from dysco.wire.numbers import MASK32, distance, later
-from dysco.wire.packet import ACK, FIN, RST, SYN, Located, build_tcp
+from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp
 
 LINGER_S: Final = 2.0  # ours: longer than the repetitions of oldDone that this host may still have to pass on
 PATIENCE_S: Final = (
@@ -167,7 +169,7 @@ class Joints:
                 packet = build_tcp(towards, numbers.received, numbers.sent, FIN | ACK, _WINDOW)
                 ground.output.packet(facing.write, packet)
             joint.ends[chain.key] = numbers
-            if chain.fins & ~fin:
+            if chain.fins & ~fin or chain.state not in LIVE:
                 joint.over.add(chain.key)  # the proxy has closed this side before
             for flow in (*chain.left_flows(), *chain.right_flows()):
                 old = ground.table.get(flow.port, flow.match)
@@ -178,7 +180,10 @@ class Joints:
                     ground.table.insert(flow)
                 else:
                     ground.table.delete(flow.port, flow.match)
-        ground.alarm(now + ground.settings.timers.half_closed, lambda at: self._gone(joint, at))
+        over = len(joint.over) == len(members(joint.left))
+        ground.alarm(
+            now + (LINGER_S if over else ground.settings.timers.half_closed), lambda at: self._gone(joint, at)
+        )
 
     def closing(self, chain: Chain, joint: Joint, at: Located, now: float) -> None:
         """Answer what a socket of the proxy still sends, until both have ended."""
@@ -201,7 +206,7 @@ class Joints:
             ground.output.packet(facing.write, build_tcp(back, after, at.next_seq, RST | ACK, _WINDOW))
         if at.flags & (FIN | RST) and chain.key not in joint.over:
             joint.over.add(chain.key)
-            if len(joint.over) == len((joint.left, joint.right)):
+            if len(joint.over) == len(members(joint.left)):
                 ground.alarm(now + LINGER_S, lambda late: self._gone(joint, late))
 
     def _gone(self, joint: Joint, now: float) -> None:
@@ -219,6 +224,25 @@ class Joints:
 def members(chain: Chain) -> tuple[Chain, ...]:
     """The chains that are changed together with this one."""
     return (chain,) if chain.joint is None else (chain.joint.left, chain.joint.right)
+
+
+def ours(two: TwoPaths, packet: Packet, at: Located) -> Packet | None:
+    """What of a packet of the old path is the session's, for an anchor; None: nothing, a proxy ends by itself.
+
+    The other end's FIN takes the new path unless it lies below its cutoff. A reset ends nothing when all that the proxy
+    had to pass on has arrived.
+    """
+    if at.flags & RST:
+        drained = (
+            two.peer_cutoff is not None
+            and distance(two.rcvd, two.peer_cutoff) >= 0
+            and distance(two.acked, two.cutoff) >= 0
+        )
+        return None if drained else packet
+    end = (at.seq + at.payload_len) & MASK32
+    if not at.flags & FIN or (two.peer_cutoff is not None and distance(end, two.peer_cutoff) < 0):
+        return packet
+    return split(packet, at, at.payload_len)[0] if at.payload_len else None
 
 
 def inside(joint: Joint) -> Inside | None:
