@@ -471,8 +471,8 @@ class Setup:
     def _clashes(self, chain: Chain, keys: Iterable[tuple[int, FiveTuple]], now: float) -> bool:
         """Fail a chain that would take flows that another one has here: packets look the same.
 
-        That is an earlier hop of the same chain; or a session that a proxy has left, whose kernel thinks that its port is
-        free again.
+        That is an earlier hop of the same chain; or a session that a proxy has left, whose kernel thinks that its port
+        is free again.
         """
         for port, match in keys:
             flow = self._table.get(port, match)
