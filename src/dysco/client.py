@@ -125,6 +125,14 @@ class Dysco:
         """
         return splice(self, _text(left), _text(right), **terms)
 
+    def move(self, *addresses: str, **terms: Any) -> Changing:
+        """Let the agent's host be reached at other addresses, one of a family; its sessions go on.
+
+        Await it, or iterate over its steps: those of each session. terms: timeout (seconds for each session, 30), wait
+        (True), dry_run (False).
+        """
+        return Changing(self, {"addresses": list(addresses), **terms}, "move")
+
     async def stop(self) -> None:
         """Tell the agent to stop, as SIGTERM does."""
         await self.command("stop")

@@ -14,7 +14,21 @@ from typing import Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
-from dysco.cli import doctor, drain, keys, lab, offline, options, proxy, reconfigure, show, splice, top, tun
+from dysco.cli import (
+    doctor,
+    drain,
+    keys,
+    lab,
+    move,
+    offline,
+    options,
+    proxy,
+    reconfigure,
+    show,
+    splice,
+    top,
+    tun,
+)
 from dysco.errors import ConfigError, DyscoError, ExitStatus
 
 _INTERRUPTED: Final = 130  # what shells give for SIGINT: 128 + 2
@@ -47,6 +61,7 @@ def build() -> typer.Typer:
     )
     app.command("drain")(drain.drain)
     app.command("undrain")(drain.undrain)
+    app.command("move")(move.move)
     app.command("peers")(show.peers)
     app.command("events")(show.events)
     app.command("metrics")(show.metrics)

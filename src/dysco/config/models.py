@@ -26,6 +26,7 @@ from dysco.config.values import (
     Matching,
     Name,
     Names,
+    Networks,
     Pick,
     PortRange,
     PythonClass,
@@ -53,6 +54,11 @@ class Agent(Section):
     underlay: Devices = option(
         ("eth0",),
         doc="Devices by which other hosts are reached; sessions are captured there.",
+        reload="restart",
+    )
+    roaming: Networks = option(
+        (),
+        doc="Networks from which peers may call although their addresses there are not named: for hosts that move.",
         reload="restart",
     )
     control_port: int = option(

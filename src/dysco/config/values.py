@@ -153,6 +153,13 @@ def _adapter(value: str) -> str:
     return value if value in ADAPTERS else _python(value)
 
 
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError as error:
+        raise ValueError(f"{value!r} is no network such as 10.1.0.0/16: {error}") from None
+
+
 def hop_table(value: object) -> object:
     if not isinstance(value, (str, dict)) or not value:
         raise ValueError("a hop is a peer, 'peer/box', an address, or { group = ... }")
@@ -177,6 +184,8 @@ Names = Annotated[tuple[Name, ...], Field(strict=False)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 Devices = Annotated[tuple[Device, ...], Field(strict=False, min_length=1)]
 Addresses = Annotated[tuple[Address, ...], Field(strict=False)]
+Network = Annotated[str, AfterValidator(_network)]
+Networks = Annotated[tuple[Network, ...], Field(strict=False)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Pick = Literal["hash", "least-sessions"]
 Matching = Literal["tuple", "tag", "fingerprint", "api"]

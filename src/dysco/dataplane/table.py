@@ -35,6 +35,10 @@ class PythonFlowTable:
         self._low, self._high = port_range
         self._captured: set[FiveTuple] = set()
 
+    def move(self, addresses: tuple[bytes, ...]) -> None:
+        """Know the host's own addresses; flows that are there are left as they are."""
+        self._addresses = frozenset(addresses)
+
     def __len__(self) -> int:
         """How many flows there are."""
         return sum(len(flows) for flows in self.ports.values())

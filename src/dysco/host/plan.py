@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 
 from dysco.dataplane import tcx
 from dysco.errors import HostError
+from dysco.host.addresses import KeepAddress
 from dysco.host.changes import Change, ForwardIPv6, ReservePorts, ReversePathPerDevice, SetSysctl
 from dysco.host.links import (
     AddClsact,
@@ -166,6 +167,27 @@ def for_agent(
         *(change for link in links for change in _capture(link, hooks)),
     ]
     return Plan(tuple(changes), tuple(notes))
+
+
+def for_move(
+    device: str,
+    session_tun: str,
+    addresses: Sequence[str],
+    programs: Programs | None,
+    by_tcx: bool | None = None,
+) -> list[Change]:
+    """Compute the changes for a host that is reached by another device now; `addresses` are those that it leaves.
+
+    Sockets of sessions that live go on using them, so the session device keeps them. Raises HostError.
+    """
+    hooks = Hooks(programs or {}, tcx.is_here() if by_tcx is None else by_tcx)
+    own = Namespace(None)
+    try:
+        [link] = own.call(lambda kernel: _links(kernel, [device]))
+    finally:
+        own.close()
+    keep = [KeepAddress(device=session_tun, address=address) for address in addresses]
+    return [*_capture(link, hooks), *keep]
 
 
 def _links(kernel: Kernel, underlay: Sequence[str]) -> list[Any]:

@@ -15,7 +15,7 @@ the name meanwhile is left alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -100,6 +100,11 @@ class Transaction:
                 error.add_note(f"and the host could not be put back: {second}")
             self._end()
             raise
+
+    def extend(self, changes: Iterable[Change]) -> None:
+        """Make further changes, which are undone with the others. Raises HostError; what was made before it stays."""
+        for change in changes:
+            self._do(change)
 
     def down(self) -> list[str]:
         """Undo every change and delete the journal; give what was left because others had changed it."""

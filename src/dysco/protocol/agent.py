@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dysco.protocol import counters
 from dysco.protocol.chain import Chain, FacingInfo, SessionInfo, role
 from dysco.protocol.changes import MESSAGES, Changes
-from dysco.protocol.events import Event, PeerDown, PeerUp
+from dysco.protocol.events import Event, PeerDown, PeerMoved, PeerUp
 from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
 from dysco.protocol.ground import Ground, name_of
 from dysco.protocol.icmp import IcmpErrors
@@ -39,7 +39,7 @@ from dysco.protocol.settings import Decide, Settings
 from dysco.protocol.setup import Setup
 from dysco.wire.chain_header import Hop
 from dysco.wire.decode import Malformed, decode
-from dysco.wire.messages import Change, Gone, Hello, Message, Place, SynRefused
+from dysco.wire.messages import Change, Gone, Hello, Message, Moved, Place, SynRefused
 from dysco.wire.packet import ACK, FIN, RST, SYN, Packet, Reason, locate, why
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
@@ -131,6 +131,10 @@ class Agent:
             self._setup.refused_by(peer, message, now)
         elif isinstance(message, MESSAGES):
             self._changes.receive(peer, message, now)
+        elif isinstance(message, Moved):
+            addresses = tuple(hop.address for hop in message.addresses)
+            if self._neighbours.moved(peer, addresses):
+                self._output.event(PeerMoved(peer, addresses))
         elif isinstance(message, Gone):
             self.counters["gone"] += 1
 
@@ -189,7 +193,8 @@ class Agent:
 
     def sessions_via(self, address: bytes) -> int:
         """How many sessions go from here to the agent at an address."""
-        return self._life.via[address]
+        via, moved = self._life.via, self._neighbours.reach(address)
+        return via[address] + (via[moved] if moved != address else 0)
 
     def ports_held(self) -> int:
         """How many pairs of ports subsessions hold that were opened here."""
@@ -267,6 +272,23 @@ class Agent:
         """Who was on a chain when its agents were last told; empty if they were not, or there is no such chain."""
         chain = self._life.chains.get(key)
         return () if chain is None else tuple(chain.places)
+
+    def subsessions(self, key: bytes) -> tuple[tuple[bool, FiveTuple, int], ...]:
+        """The subsessions with other agents of a chain, by their ends here: whether it is the right one, tuple, label.
+
+        None if they cannot be moved now, for the session is being opened or has ended.
+        """
+        chain = self._life.chains.get(key)
+        if chain is None or chain.opening is not None:
+            return ()
+        ends = ((False, chain.left), (True, chain.right))
+        return tuple(
+            (right, one.tuple, name_of(chain, one)) for right, one in ends if one is not None and one.peer
+        )
+
+    def peer_address(self, address: bytes) -> bytes:
+        """Where the peer with an address can be reached now."""
+        return self._neighbours.reach(address)
 
     def leftovers(self) -> list[str]:
         """What changes have left behind when there is no session any more; nothing, unless there is a defect."""

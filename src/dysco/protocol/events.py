@@ -124,6 +124,14 @@ class PeerDown:
     peer: str
 
 
+@dataclass(frozen=True, slots=True)
+class PeerMoved:
+    """A peer says that it can be reached at other addresses from now on."""
+
+    peer: str
+    addresses: tuple[bytes, ...]
+
+
 @dataclass(slots=True)
 class SessionRecord:
     """The journal must remember this; `data` is what `dysco.protocol.records` reads back."""
@@ -151,6 +159,7 @@ Event = (
     | Traced
     | PeerUp
     | PeerDown
+    | PeerMoved
     | SessionRecord
     | SessionForgotten
 )

@@ -235,6 +235,7 @@ class Ground:
 
     def new_subsession(self, address: bytes, now: float) -> tuple[FiveTuple, str] | str:
         """A five-tuple toward the agent at an address, and its name; text: why there is none."""
+        address = self.neighbours.reach(address)
         neighbour = self.neighbours.at(address)
         if neighbour is None:
             return "the next hop is no peer of this host"

@@ -8,7 +8,7 @@ keys are accepted as soon as there is one; those before are good for two minutes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from dysco.protocol.ports import PortPool
@@ -27,7 +27,10 @@ SELF: Final = ""
 
 
 class Neighbour:
-    """One peer, or this agent itself as its own neighbour (then `up` for ever, with a key that nobody knows)."""
+    """One peer, or this agent itself as its own neighbour (then `up` for ever, with a key that nobody knows).
+
+    moved_to: the address, by its length, to which it has moved; what the configuration names does not reach it.
+    """
 
     __slots__ = (
         "_accepted",
@@ -38,6 +41,7 @@ class Neighbour:
         "avoid_until",
         "counter",
         "hello",
+        "moved_to",
         "peer",
         "probed_mtu",
         "send_key",
@@ -48,6 +52,7 @@ class Neighbour:
         self.peer = peer
         self.up = False
         self.hello: Hello | None = None
+        self.moved_to: dict[int, bytes] = {}
         self.send_key = b""
         self.counter = 0
         self._accepted: dict[bytes, tuple[ReplayWindow, float]] = {}
@@ -137,6 +142,27 @@ class Neighbours:
         self._by_address = dict.fromkeys(settings.addresses, self.by_name[SELF])
         for neighbour in self.by_name.values():
             self._by_address.update(dict.fromkeys(neighbour.peer.addresses, neighbour))
+        for neighbour in self.by_name.values():
+            for address in neighbour.moved_to.values():
+                self._by_address.setdefault(address, neighbour)
+
+    def moved(self, name: str, addresses: Iterable[bytes]) -> bool:
+        """Reach a peer at other addresses from now on; False if that changes nothing. None may be another's."""
+        neighbour = self.by_name[name]
+        before = dict(neighbour.moved_to)
+        for address in addresses:
+            if self._by_address.setdefault(address, neighbour) is not neighbour:
+                continue
+            if address in neighbour.peer.addresses:
+                neighbour.moved_to.pop(len(address), None)
+            else:
+                neighbour.moved_to[len(address)] = address
+        return before != neighbour.moved_to
+
+    def reach(self, address: bytes) -> bytes:
+        """Where the agent with an address can be reached now."""
+        neighbour = self._by_address.get(address)
+        return address if neighbour is None else neighbour.moved_to.get(len(address), address)
 
     def at(self, address: bytes) -> Neighbour | None:
         """The neighbour that has an address."""
@@ -148,12 +174,12 @@ class Neighbours:
 
     def pool(self, local: bytes, remote: bytes, neighbour: Neighbour) -> PortPool:
         """The ports toward one address of a neighbour."""
-        pool = self._pools.get(remote)
+        pool = self._pools.get(local + remote)
         theirs = neighbour.hello.port_range if neighbour.hello else self.settings.port_range
         if pool is None:
             quarantine = self.settings.timers.quarantine
             pool = PortPool(local, remote, self.settings.port_range, theirs, quarantine, self._rng)
-            self._pools[remote] = pool
+            self._pools[local + remote] = pool
         else:
             pool.aim(theirs)
         return pool
@@ -164,6 +190,6 @@ class Neighbours:
 
     def release(self, subsession: FiveTuple, now: float) -> None:
         """Give the ports of a subsession back that was opened here, even if its neighbour is a peer no more."""
-        pool = self._pools.get(subsession.dst)
+        pool = self._pools.get(subsession.src + subsession.dst)
         if pool is not None:
             pool.release(subsession.sport, subsession.dport, now)

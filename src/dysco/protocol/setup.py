@@ -406,16 +406,16 @@ class Setup:
             self._held[_came_by(chain)] = chain
             self._life.advance(chain, Input.HELD, now)
             return
-        own = self._neighbours.own(hop.address)
-        pair = None if own is None else self._neighbours.pool(own, hop.address, neighbour).allocate(now)
+        own, remote = self._neighbours.own(hop.address), self._neighbours.reach(hop.address)
+        pair = None if own is None else self._neighbours.pool(own, remote, neighbour).allocate(now)
         if own is None or pair is None:
             reason = "no free ports" if own else "no address of this family"
             self._fail(chain, self.settings.name, reason, now)
             return
-        subsession = FiveTuple.of(own, pair[0], hop.address, pair[1])
+        subsession = FiveTuple.of(own, pair[0], remote, pair[1])
         label = first_label(chain.hop_index)
         chain.right = facing_agent(subsession, neighbour.peer.name, label, opened=True)
-        self._life.via[hop.address] += 1
+        self._life.via[remote] += 1
         header = ChainHeader(
             chain.chain_id,
             chain.hop_index,

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import ipaddress
 import logging
 import os
 import random
@@ -40,6 +41,7 @@ from dysco.protocol.chain import Chain, SessionInfo
 from dysco.protocol.events import (
     ChangeMoved,
     Event,
+    PeerMoved,
     SessionClosed,
     SessionForgotten,
     SessionRecord,
@@ -55,6 +57,7 @@ from dysco.service.commands import ChainCommands
 from dysco.service.control import ControlServer, Events
 from dysco.service.draining import Draining
 from dysco.service.logs import log
+from dysco.service.moving import Moving
 from dysco.service.proxies import Proxies
 from dysco.service.state import movers
 from dysco.service.state_driver import StateDriver
@@ -99,6 +102,7 @@ class AgentService:
         self.changes = ChainChanges(self)
         self.draining = Draining(self)
         self.proxies = Proxies(self)
+        self.moving = Moving(self)
 
     async def __aenter__(self) -> AgentService:
         await self.start()
@@ -182,7 +186,10 @@ class AgentService:
         self.proxies.configure(config, adapters)
         self.proxies.start()
         self._undo.push_async_callback(self.proxies.close)
-        streams = {**ChainCommands(self.changes, self.draining).streams(), "drain_proxy": self.proxies.drain}
+        streams = {
+            **ChainCommands(self.changes, self.draining, self.moving).streams(),
+            "drain_proxy": self.proxies.drain,
+        }
         control = ControlServer(config.socket, self._commands(), self.events, streams)
         await control.start()
         self._undo.push_async_callback(control.close)
@@ -233,6 +240,7 @@ class AgentService:
 
     def on_up(self, peer: str, hello: Hello, send_key: bytes, receive_key: bytes, address: bytes) -> None:
         self.core.peer_up(peer, hello, send_key, receive_key, self._loop.time())
+        self.moving.announce(peer)
         self._transmit()
 
     def on_down(self, peer: str) -> None:
@@ -334,6 +342,8 @@ class AgentService:
             self.states.hear(event)
             return
         self.events.add(event)
+        if isinstance(event, PeerMoved):
+            self.channel.admit(event.peer, report.addresses(event.addresses))
         if isinstance(event, ChangeMoved):
             self.changes.hear(event)
         elif isinstance(event, SetupRefused):
@@ -437,6 +447,18 @@ class AgentService:
         own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
         self._settings = settings.core_settings(self.config, own, mtu, self.draining.own_boxes())
         self.core.configure(self._settings, settings.decider(self.policies, self))
+
+    def readdress(self, underlay: kernel.Underlay) -> None:
+        """Go on with other addresses; the configuration is as if it had named them."""
+        own, used = underlay.addresses, self.config.agent
+        addresses = tuple(map(ipaddress.ip_address, report.addresses(own)))
+        agent = used.model_copy(update={"addresses": addresses})
+        self.config = self.config.model_copy(update={"agent": agent})
+        self.policies = policy_set(self.config, own)
+        self.table.move(own)
+        self.redraw()
+        self.kernel.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
+        log("moved", addresses=list(report.addresses(own)))
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -32,7 +32,7 @@ from dysco.protocol.events import ChangeMoved, Traced
 from dysco.service import planning
 from dysco.service.planning import Plan, Wish
 from dysco.wire.chain_header import CHAIN_ID_LEN, Hop
-from dysco.wire.messages import Place
+from dysco.wire.messages import Change, Place
 from dysco.wire.tuples import FiveTuple, show_address
 
 Tell = Callable[[dict[str, Any]], Awaitable[None]]
@@ -164,7 +164,7 @@ class ChainChanges:
         number = random.getrandbits(64)
         waiting = self._traces[number] = asyncio.get_running_loop().create_future()
         try:
-            if not self._owner.core.trace(_key(info), number, self._owner.now()):
+            if not self._owner.core.trace(key_of(info), number, self._owner.now()):
                 raise LocalError(f"{info.session}: the session has ended")
             self._owner.transmit()
             places: tuple[Place, ...] = await waiting
@@ -184,7 +184,7 @@ class ChainChanges:
             async with asyncio.timeout(FORCED_S):
                 return await self.trace(info)
         except (TimeoutError, LocalError):
-            known = self._owner.core.places(_key(info))
+            known = self._owner.core.places(key_of(info))
             if known:
                 return known
             raise LocalError(
@@ -252,7 +252,7 @@ class ChainChanges:
         added: bytes that it has written more than it has read, to the right and to the left. timeout: seconds.
         """
         began = self._owner.now()
-        run = _Run(left, tell, self._owner.now, began)
+        run = Run(left, tell, self._owner.now, began)
         try:
             async with self._gate, asyncio.timeout(timeout):
                 ended = await self._splice(run, right, added)
@@ -263,13 +263,13 @@ class ChainChanges:
         await run.say("end", phase=ended.outcome, by=ended.by, reason=ended.reason)
         return ended
 
-    async def _splice(self, run: _Run, right: SessionInfo, added: tuple[int, int]) -> Outcome:
+    async def _splice(self, run: Run, right: SessionInfo, added: tuple[int, int]) -> Outcome:
         owner, wait = self._owner, 0.02
         while True:
             request = random.getrandbits(64)
             queue = self._runs[request] = asyncio.Queue()
             try:
-                keys = _key(run.info), _key(right)
+                keys = key_of(run.info), key_of(right)
                 if not owner.core.splice(
                     *keys, request, owner.now(), added_right=added[0], added_left=added[1]
                 ):
@@ -288,11 +288,17 @@ class ChainChanges:
 
     async def one(self, info: SessionInfo, wish: Wish, terms: Terms, tell: Tell) -> Outcome:
         """Change one chain and tell how it goes; trying again while somebody is busy, until the time is over."""
+        return await self.run(info, tell, terms, lambda run: self._tries(run, wish, terms))
+
+    async def run(
+        self, info: SessionInfo, tell: Tell, terms: Terms, work: Callable[[Run], Awaitable[Outcome]]
+    ) -> Outcome:
+        """Do what is to be done to one session, in its time, and tell how it has ended."""
         began = self._owner.now()
-        run = _Run(info, tell, self._owner.now, began)
+        run = Run(info, tell, self._owner.now, began)
         try:
             async with self._gate, asyncio.timeout(terms.timeout):
-                ended = await self._tries(run, wish, terms)
+                ended = await work(run)
         except TimeoutError:
             ended = Outcome("timed out", run.by, run.reason or f"after {terms.timeout:g} s")
         except DyscoError as error:
@@ -301,7 +307,7 @@ class ChainChanges:
         await run.say("end", phase=ended.outcome, by=ended.by, reason=ended.reason)
         return ended
 
-    async def _tries(self, run: _Run, wish: Wish, terms: Terms) -> Outcome:
+    async def _tries(self, run: Run, wish: Wish, terms: Terms) -> Outcome:
         wait, told, info = 0.02, False, run.info
 
         def resolve(name: str) -> Hop:
@@ -324,26 +330,30 @@ class ChainChanges:
             await asyncio.sleep(random.uniform(wait / 2, wait))
             wait = min(2 * wait, _LONGEST_WAIT_S)
 
-    async def _once(self, run: _Run, plan: Plan, terms: Terms) -> Outcome:
+    async def _once(self, run: Run, plan: Plan, terms: Terms) -> Outcome:
         info, owner = run.info, self._owner
-        request = random.getrandbits(64)
         left, right = info.left.label, 0 if info.right is None else info.right.label
-        change = plan.change(request, owner.name, force=terms.force, state=terms.state)
+        change = plan.change(random.getrandbits(64), owner.name, force=terms.force, state=terms.state)
         rightward = plan.rightward(planning.here(plan.places, owner.name, left, right))
+        return await self.request(run, change, rightward=rightward, wait=terms.wait)
+
+    async def request(self, run: Run, change: Change, *, rightward: bool, wait: bool) -> Outcome:
+        """Ask once for a change, and tell how it goes."""
+        info, owner, request = run.info, self._owner, change.request
         queue = self._runs[request] = asyncio.Queue()
         try:
-            if not owner.core.change(_key(info), change, owner.now(), rightward=rightward):
+            if not owner.core.change(key_of(info), change, owner.now(), rightward=rightward):
                 raise LocalError("the session has ended")
             owner.transmit()
             await run.say("phase", phase=_ORDER[0], by="", reason="")
-            if not terms.wait:
+            if not wait:
                 return Outcome("asked")
             return await _follow(run, queue)
         finally:
             del self._runs[request]
 
 
-class _Run:
+class Run:
     """A change of one session: how to tell of it. by, reason: why it had to wait last."""
 
     def __init__(self, info: SessionInfo, tell: Tell, now: Callable[[], float], began: float) -> None:
@@ -353,12 +363,19 @@ class _Run:
         self._now = now
         self._began = began
 
+    def refresh(self, infos: Iterable[SessionInfo]) -> None:
+        """See the session as it is now; LocalError if it has ended."""
+        found = next((one for one in infos if key_of(one) == key_of(self.info)), None)
+        if found is None:
+            raise LocalError("the session has ended")
+        self.info = found
+
     async def say(self, kind: str, **fields: Any) -> None:
         after_s = round(self._now() - self._began, 6)
         await self._tell({"kind": kind, **_about(self.info), "after_s": after_s, **fields})
 
 
-async def _follow(run: _Run, queue: asyncio.Queue[ChangeMoved]) -> Outcome:
+async def _follow(run: Run, queue: asyncio.Queue[ChangeMoved]) -> Outcome:
     """Tell phases behind the first until the last. Both anchors may be here: each phase is told once."""
     seen = 0
     ended: Outcome | None = None
@@ -402,5 +419,6 @@ def _about(info: SessionInfo) -> dict[str, Any]:
     return {"chain_id": info.chain_id.hex(), "session": str(info.session)}
 
 
-def _key(info: SessionInfo) -> bytes:
+def key_of(info: SessionInfo) -> bytes:
+    """The key by which the core knows a session."""
     return info.chain_id + bytes((info.hop_index,))

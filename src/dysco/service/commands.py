@@ -9,6 +9,7 @@ from dysco.service.changes import TIMEOUT_S, ChainChanges, Tell, Terms
 from dysco.service.control import Do
 from dysco.service.draining import TIMEOUT_S as DRAIN_S
 from dysco.service.draining import Draining
+from dysco.service.moving import Moving
 from dysco.service.planning import Kind, Wish
 
 LONGEST_S: Final = 3600.0
@@ -20,9 +21,10 @@ _FIELDS: Final = {"insert": ("hops",), "remove": ("box",), "replace": ("box", "h
 class ChainCommands:
     """The commands that answer with a stream."""
 
-    def __init__(self, changes: ChainChanges, draining: Draining) -> None:
+    def __init__(self, changes: ChainChanges, draining: Draining, moving: Moving) -> None:
         self._changes = changes
         self._draining = draining
+        self._moving = moving
 
     def streams(self) -> dict[str, Do]:
         """The commands by name."""
@@ -31,6 +33,7 @@ class ChainCommands:
             "change": self._change,
             "splice": self._splice,
             "drain": self._drain,
+            "move": self._move,
         }
 
     async def _change(
@@ -73,6 +76,18 @@ class ChainCommands:
             tell,
         )
         return {ended.outcome: 1}
+
+    async def _move(
+        self,
+        tell: Tell,
+        addresses: list[str],
+        timeout: float = TIMEOUT_S,
+        wait: bool = True,
+        dry_run: bool = False,
+    ) -> dict[str, int]:
+        """Have other addresses, and take all sessions along; the answer counts how they have ended."""
+        terms = Terms(_seconds(timeout), dry_run, wait, force=True)
+        return await self._moving.move(tell, addresses, terms)
 
     async def _drain(
         self, tell: Tell, box: str, to: str = "", timeout: float = DRAIN_S, state: str = "none"

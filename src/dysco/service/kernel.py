@@ -24,8 +24,9 @@ from dysco.dataplane.steer import Steering, SteeringConfig
 from dysco.dataplane.trial import fault_since_boot
 from dysco.dataplane.tun import Tun
 from dysco.errors import HostError
+from dysco.host.addresses import device_of
 from dysco.host.netns import run_in
-from dysco.host.plan import Plan, for_agent, veth_name
+from dysco.host.plan import Plan, for_agent, for_move, veth_name
 from dysco.host.transaction import Transaction
 from dysco.service.settings import box_ports, namespace_boxes
 
@@ -99,6 +100,35 @@ def look(config: HostConfig) -> Underlay:
         int(first["index"]),
         bytes.fromhex(mac.replace(":", "")) if mac and is_ethernet else None,
     )
+
+
+def move(config: HostConfig, side: KernelSide, new: Sequence[bytes]) -> Underlay:
+    """Let packets of subsessions come and go by the devices that have other addresses; gives the new underlay.
+
+    The addresses that are left stay the host's own, for sessions that live use them. Raises HostError.
+    """
+    devices = [device_of(address) for address in new]
+    old = side.underlay
+    left = [one for one in old.addresses if one not in new and any(len(one) == len(other) for other in new)]
+    texts = [str(ipaddress.ip_address(one)) for one in left]
+    for device in dict.fromkeys(devices):
+        changes = for_move(device, config.tun.session, texts, side.steering.programs())
+        side.transaction.extend(changes)
+    with IPRoute() as ip:
+        links = [ip.get_links(ifname=device)[0] for device in devices]
+        mtu = min(int(link.get_attr("IFLA_MTU")) for link in links)
+        first = links[0]
+        mac = first.get_attr("IFLA_ADDRESS")
+        is_ethernet = first["ifi_type"] == 1  # ARPHRD_ETHER
+    kept = [one for one in old.addresses if one not in new and one not in left]
+    side.underlay = Underlay(
+        (*new, *kept, *left),
+        config.tun.mtu or min(mtu, old.mtu),
+        int(first["index"]),
+        bytes.fromhex(mac.replace(":", "")) if mac and is_ethernet else None,
+    )
+    side.steering.configure(_steering_config(config, side.underlay))
+    return side.underlay
 
 
 def plan(config: HostConfig, programs: Any = None, in_kernel: bool | None = None) -> Plan:

@@ -103,6 +103,7 @@ def channel_settings(
         peers=channel_peers(config),
         port=config.agent.control_port,
         mtu=mtu,
+        roaming=config.agent.roaming,
         timing=Timing(keepalive_s=config.timers.keepalive, dead_s=config.timers.peer_dead),
     )
 

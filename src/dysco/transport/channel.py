@@ -24,6 +24,7 @@ import ipaddress
 import random
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from dysco.errors import HostError, LocalError, WireError
@@ -136,6 +137,33 @@ class Channel:
                 self._call(peer, now)
         if peer.current is not None:
             self._path_mtu(peer, peer.current, now)
+
+    def move(self, addresses: Iterable[str]) -> None:
+        """Have other own addresses from now on, and make new associations from them; the old ones serve until then.
+
+        Raises ConfigError, PermissionDeniedError or HostError, and is as before then.
+        """
+        settings = replace(self.settings, addresses=tuple(addresses))
+        self._board().move(settings)
+        self.settings = settings
+        now = self._now()
+        for peer in self._peers.values():
+            if not self.has_moved(peer.settings.name):
+                self._end_call(peer)
+                self._call(peer, now)
+                self._tick(peer.settings.name, now)
+
+    def has_moved(self, peer: str) -> bool:
+        """Tell whether a peer is reached from an address that is one of ours now."""
+        current = self._known(peer).current
+        return current is not None and current.socket.getsockname()[0] in self.settings.addresses
+
+    def admit(self, peer: str, addresses: Iterable[str]) -> None:
+        """Reach a peer at other addresses too, and let it call from there, as it has said itself."""
+        known = self._known(peer)
+        added = [one for one in addresses if one not in known.settings.addresses]
+        known.settings = replace(known.settings, addresses=(*added, *known.settings.addresses))
+        self._board().allow(one.settings for one in self._peers.values())
 
     def send(self, peer: str, message: Message) -> bool:
         """Queue a message; it goes out at the end of this turn of the loop. False: peer down or queue
@@ -280,7 +308,8 @@ class Channel:
         if old is not None and old.hello is not None and link.hello is not None:
             same_boot = old.hello.boot_id == link.hello.boot_id
             well = old.ready_at is not None and now < old.ready_at + _YOUNG_S
-            if same_boot and well and peer.leads and not peer.rekeying:
+            moved = old.remote[0] != link.remote[0]
+            if same_boot and well and peer.leads and not peer.rekeying and not moved:
                 self.counters["links_closed_double"] += 1
                 link.retired_at = now
                 self._drop(link)

@@ -49,13 +49,22 @@ class Bucket:
 class Gate:
     """Answers ClientHellos, or makes associations of them."""
 
-    def __init__(self, identity: Identity, counters: Counter[str], now: float, limit_s: float) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        counters: Counter[str],
+        now: float,
+        limit_s: float,
+        roaming: Iterable[str] = (),
+    ) -> None:
         """Begin without any address that may knock; `counters` are the channel's. Handshakes end after
-        `limit_s`."""
+        `limit_s`. From the networks `roaming` any peer may knock, for its certificate tells who it is."""
         self._listener = Listener(identity, now, limit_s)
         self._counters = counters
         self._sources: dict[str, frozenset[str]] = {}
         self._buckets: dict[tuple[str, bool], Bucket] = {}
+        self._roaming = tuple(map(ipaddress.ip_network, roaming))
+        self._all: frozenset[str] = frozenset()
 
     def allow(self, peers: Iterable[PeerSettings]) -> None:
         """Let these peers knock, from their addresses, and nobody else."""
@@ -63,12 +72,22 @@ class Gate:
         for peer in peers:
             for address in peer.addresses:
                 sources.setdefault(str(ipaddress.ip_address(address)), set()).add(peer.name)
+        self._all = frozenset(name for names in sources.values() for name in names)
         self._sources = {address: frozenset(names) for address, names in sources.items()}
-        self._buckets = {key: level for key, level in self._buckets.items() if key[0] in sources}
+        self._buckets = {
+            key: level for key, level in self._buckets.items() if not key[0] or key[0] in sources
+        }
 
     def names(self, source: str) -> frozenset[str]:
         """Tell which peers may be behind an address; none: it gets no answer."""
-        return self._sources.get(source, frozenset())
+        return self._sources.get(source) or (self._all if self._roams(source) else frozenset())
+
+    def is_named(self, source: str) -> bool:
+        """Tell whether the configuration names an address."""
+        return source in self._sources
+
+    def _roams(self, source: str) -> bool:
+        return bool(self._roaming) and any(ipaddress.ip_address(source) in one for one in self._roaming)
 
     def knock(
         self, hello: bytes, source: sockets.Endpoint, names: frozenset[str], now: float, *, room: bool
@@ -80,7 +99,8 @@ class Gate:
         """
         address = sockets.packed(source)
         proved = self._listener.proved(hello, address, now)
-        key = (source[0], proved)
+        # Addresses that nobody has named share one: there may be any number of them.
+        key = (source[0] if self.is_named(source[0]) else "", proved)
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = Bucket(PROVED_PER_S if proved else UNPROVED_PER_S, now)

@@ -43,7 +43,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class ChannelSettings:
-    """All that a channel needs besides its identity. `mtu` is the underlay device's."""
+    """All that a channel needs besides its identity. `mtu` is the underlay device's.
+
+    roaming: networks (as text) from which a peer may call although the configuration does not name its address there.
+    """
 
     name: str
     addresses: tuple[str, ...]
@@ -55,6 +58,7 @@ class ChannelSettings:
     mtu: int = 1500
     timing: Timing = field(default_factory=Timing)
     queue_limit: int = 65_536  # messages waiting to be packed, a peer
+    roaming: tuple[str, ...] = ()
     half_open_limit: int = 256
     half_open_source_limit: int = 8
 

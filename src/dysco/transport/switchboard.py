@@ -59,7 +59,7 @@ class Switchboard:
         self._counters = counters
         self._owner = owner
         self._loop = loop
-        self._gate = Gate(identity, counters, loop.time(), settings.timing.handshake_s)
+        self._gate = Gate(identity, counters, loop.time(), settings.timing.handshake_s, settings.roaming)
         self._reader = sockets.Reader()
         self.listening: list[socket.socket] = []
         self.served: dict[tuple[int, sockets.Endpoint], list[Link]] = {}
@@ -73,6 +73,18 @@ class Switchboard:
             raise
         for opened in self.listening:
             loop.add_reader(opened.fileno(), self.readable, opened)
+
+    def move(self, settings: ChannelSettings) -> None:
+        """Listen on further addresses, and call from them; raises what opening does.
+
+        Sockets of addresses that are left stay: associations may still live there.
+        """
+        for address in settings.addresses:
+            if address not in self._settings.addresses:
+                opened = sockets.listen(address, settings.port)
+                self.listening.append(opened)
+                self._loop.add_reader(opened.fileno(), self.readable, opened)
+        self._settings = settings
 
     def allow(self, peers: Iterable[PeerSettings]) -> None:
         """Let these peers knock and nobody else."""
@@ -160,7 +172,7 @@ class Switchboard:
         if any(link.expected == expected for link in self.served.get(key, ())):
             self._counters["dropped_repeated_hello"] += 1
             return
-        if not self._owner.listens_to(names, now):
+        if self._gate.is_named(source[0]) and not self._owner.listens_to(names, now):
             self._counters["dropped_own_call_first"] += 1
             return
         room = len(self.half_open) < self._settings.half_open_limit and (
@@ -178,7 +190,8 @@ class Switchboard:
         link.expected = expected
         self.half_open.add(link)
         self.served.setdefault(key, []).append(link)
-        self._owner.called_by(names, now)
+        if self._gate.is_named(source[0]):
+            self._owner.called_by(names, now)
         self.after(link, State.HANDSHAKE, now)
 
     def _readable_link(self, link: Link) -> None:

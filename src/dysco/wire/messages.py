@@ -120,6 +120,13 @@ class SynRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """The sender can be reached at these addresses from now on, one of each family that has moved; boxes are 0."""
+
+    addresses: Hops
+
+
+@dataclass(frozen=True, slots=True)
 class MtuProbe:
     """Fills a datagram to `size` bytes of IP packet, to see whether it arrives."""
 
@@ -422,6 +429,7 @@ Message = (
     | KeepaliveAck
     | Gone
     | SynRefused
+    | Moved
     | MtuProbe
     | MtuProbeAck
     | RightRequest
@@ -455,6 +463,7 @@ TYPES: Final[dict[int, type[Message]]] = {
     5: MtuProbe,
     6: MtuProbeAck,
     7: KeepaliveAck,
+    8: Moved,
     16: RightRequest,
     17: Progress,
     18: RequestLock,

@@ -1,0 +1,79 @@
+"""Addresses of a host: on which device one is, and the change that keeps one after its device has lost it."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from dysco.errors import HostError
+from dysco.host.changes import Change, State
+from dysco.host.netns import Kernel
+
+# linux/if_addr.h: no duplicate address detection, no route to a network that is not there.
+_IFA_F_NODAD: Final = 0x02
+_IFA_F_NOPREFIXROUTE: Final = 0x200
+
+
+def device_of(address: bytes) -> str:
+    """The device that has an address, in this thread's namespace; HostError if none has."""
+    with IPRoute() as ip:
+        for entry in ip.get_addr():
+            if _packed(entry) == address:
+                return str(ip.get_links(entry["index"])[0].get_attr("IFLA_IFNAME"))
+    raise HostError(f"no device here has the address {ipaddress.ip_address(address)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepAddress(Change):
+    """Let a device of ours have an address, alone, so that sockets that use it can go on."""
+
+    device: str
+    address: str
+
+    def command(self) -> str:
+        """Give the change in ip's syntax."""
+        return f"ip address add {self.address}/{self._length} dev {self.device} noprefixroute"
+
+    @property
+    def _length(self) -> int:
+        return ipaddress.ip_address(self.address).max_prefixlen
+
+    def look(self, kernel: Kernel) -> State:
+        """See whether the device has it."""
+        return {"there": self._is_there(kernel)}
+
+    def apply(self, kernel: Kernel, before: State) -> None:
+        """Add it."""
+        if not self._is_there(kernel):
+            flags = _IFA_F_NODAD | _IFA_F_NOPREFIXROUTE
+            self._change(kernel, "add", flags=flags, IFA_FLAGS=flags)
+
+    def undo(self, kernel: Kernel, before: State) -> str | None:
+        """Take it away, unless it was there before."""
+        if not before.get("there") and self._is_there(kernel):
+            self._change(kernel, "del")
+        return None
+
+    def _change(self, kernel: Kernel, what: str, **more: Any) -> None:
+        index = kernel.index(self.device)
+        if index is None:
+            raise HostError(f"{self.show()}: there is no device {self.device}")
+        try:
+            kernel.ip.addr(what, index=index, address=self.address, prefixlen=self._length, **more)
+        except NetlinkError as error:
+            if error.code not in (errno.EEXIST, errno.EADDRNOTAVAIL):
+                raise HostError(f"{self.show()}: {error}") from None
+
+    def _is_there(self, kernel: Kernel) -> bool:
+        index, wanted = kernel.index(self.device), ipaddress.ip_address(self.address).packed
+        return index is not None and any(_packed(one) == wanted for one in kernel.ip.get_addr(index=index))
+
+
+def _packed(entry: Any) -> bytes:
+    text = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
+    return ipaddress.ip_address(text).packed

@@ -1,0 +1,158 @@
+"""Moving: this host has another address, and its sessions go on, wherever on their chains it stands.
+
+    kernel, channel, core: the new address     peers: told over associations that prove who says so
+    each subsession: replaced by one from the new address, as a change of a segment without hosts
+
+The old path is not waited for (`force`), for the old address may be gone, or go in the middle; nothing lies between
+two neighbours that could hold a byte. The addresses that the applications see do not change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from dysco.config.models import HostConfig
+from dysco.errors import ConfigError
+from dysco.protocol.agent import Agent
+from dysco.protocol.chain import SessionInfo
+from dysco.service.changes import ChainChanges, Outcome, Run, Tell, Terms, key_of
+from dysco.service.kernel import KernelSide, Underlay
+from dysco.service.kernel import move as move_kernel
+from dysco.transport.channel import Channel
+from dysco.wire.chain_header import Hop
+from dysco.wire.messages import Change, Hops, Moved
+from dysco.wire.tuples import FiveTuple, show_address
+
+_LOOK_S: Final = 0.02  # between two looks whether a peer is reached from the new address
+_PASSING: Final = (
+    "busy",
+    "not ready",
+    "the next hop is no peer",
+    "no association",
+    "the lock was not answered",
+)
+"""Beginnings of reasons that may be over when one asks again: the peer may not have heard of the new address yet."""
+
+
+class Owner(Protocol):
+    """The agent, as far as it is needed here."""
+
+    config: HostConfig
+    changes: ChainChanges
+    channel: Channel
+    core: Agent
+    kernel: KernelSide
+
+    def now(self) -> float: ...
+
+    def live_sessions(self) -> Iterator[SessionInfo]: ...
+
+    def readdress(self, underlay: Underlay) -> None: ...
+
+
+class Moving:
+    """Does what `dysco move` wants. addresses: those to which this host has moved since its agent began."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._left: frozenset[bytes] = frozenset()
+        self.addresses: dict[int, bytes] = {}
+
+    async def move(self, tell: Tell, addresses: list[str], terms: Terms) -> dict[str, int]:
+        """Have these addresses, one of a family; tells what becomes of each session, and counts how they have ended.
+
+        Raises ConfigError, HostError and its kinds; then nothing is changed.
+        """
+        owner, new = self._owner, self._read(addresses)
+        old = owner.kernel.underlay.addresses
+        left = self._left | {one for one in old if any(len(one) == len(other) for other in new)}
+        self._left = left - set(new)
+        if not terms.dry_run:
+            underlay = await asyncio.to_thread(move_kernel, owner.config, owner.kernel, new)
+            self.addresses.update({len(address): address for address in new})
+            owner.readdress(underlay)
+            owner.channel.move(show_address(one) for one in underlay.addresses if one not in self._left)
+            for peer in owner.channel.status():
+                self.announce(peer.name)
+        counts: dict[str, int] = {}
+
+        async def one(info: SessionInfo) -> None:
+            ended = await owner.changes.run(info, tell, terms, lambda run: self._session(run, terms))
+            counts[ended.outcome] = counts.get(ended.outcome, 0) + 1
+
+        async with asyncio.TaskGroup() as group:
+            for info in list(owner.live_sessions()):
+                if self._stale(info):
+                    group.create_task(one(info))
+        return counts
+
+    def announce(self, peer: str) -> None:
+        """Tell a peer where this host is, if it has moved."""
+        if self.addresses:
+            self._owner.channel.send(peer, Moved(Hops(map(Hop, self.addresses.values()))))
+
+    def _read(self, texts: list[str]) -> tuple[bytes, ...]:
+        try:
+            found = tuple(ipaddress.ip_address(text).packed for text in texts)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if not found or len({len(one) for one in found}) != len(found):
+            raise ConfigError("a move needs one address, or one of each family")
+        for peer in self._owner.config.peer:
+            if any(address.packed in found for address in peer.addresses):
+                raise ConfigError(f"{', '.join(texts)}: that is an address of the peer {peer.name}")
+        return found
+
+    def _stale(self, info: SessionInfo) -> list[tuple[bool, FiveTuple, int]]:
+        """The subsessions of a session that this host has at an address that it has left."""
+        return [
+            (right, tuple_, label)
+            for right, tuple_, label in self._owner.core.subsessions(key_of(info))
+            if (tuple_.src if right else tuple_.dst) in self._left
+        ]
+
+    async def _session(self, run: Run, terms: Terms) -> Outcome:
+        """Replace each subsession that has an old end here, until none is left."""
+        owner, wait, told = self._owner, _LOOK_S, False
+        while stale := self._stale(run.info):
+            right, tuple_, label = stale[0]
+            if not told:
+                told = True
+                ends = [(one.src, one.dst) if is_right else (one.dst, one.src) for is_right, one, _ in stale]
+                before = [f"{show_address(own)} == {show_address(other)}" for own, other in ends]
+                after = [f"{show_address(self._new(own))} == {show_address(other)}" for own, other in ends]
+                await run.say("plan", before=before, after=after)
+            if terms.dry_run:
+                return Outcome("planned")
+            info = run.info
+            facing = info.right if right else info.left
+            peer = "" if facing is None or facing.peer is None else facing.peer
+            while peer and not owner.channel.has_moved(peer):
+                run.by, run.reason = peer, "there is no association from the new address yet"
+                await asyncio.sleep(_LOOK_S)
+            self.announce(peer)
+            target = tuple_.dst if right else self._new(tuple_.dst)
+            change = Change(
+                random.getrandbits(64), label, label, Hops((Hop(target),)), True, 0, owner.config.agent.name
+            )
+            ended = await owner.changes.request(run, change, rightward=False, wait=terms.wait)
+            if not ended.is_good and not ended.reason.startswith(_PASSING):
+                return ended
+            if not terms.wait:
+                return ended
+            if not ended.is_good:
+                run.by, run.reason = ended.by, ended.reason
+                await run.say("phase", phase="waiting", by=ended.by, reason=ended.reason)
+            # The right anchor may hear before us that all is done; and others may change this session, too.
+            await asyncio.sleep(random.uniform(wait / 2, wait))
+            wait = min(2 * wait, 0.4)
+            run.refresh(owner.core.sessions(owner.now()))
+        return Outcome("done")
+
+    def _new(self, old: bytes) -> bytes:
+        """The address that takes the place of an old one."""
+        return self.addresses.get(len(old), old)

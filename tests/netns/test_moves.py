@@ -1,0 +1,78 @@
+"""Hosts get another address on another device during a download, and the old one is gone: not a byte is lost.
+
+The client and the middlebox host move; both at the same time, too. What arrives is compared by SHA-256.
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from dysco.lab import Lab
+from netns.conftest import MakeLab
+from netns.labs import MEGABYTE, counters, lab_text, nft_counter, put_file, sessions, until
+from netns.test_changes import command_line, download, finish, firewall, seen, watch
+
+ROAMING = '{ roaming = ["10.77.0.0/16", "fd77::/32"] }'
+
+
+def lab_of_movers(name: str) -> str:
+    """A client, a firewall and a server, each of which lets the others come from elsewhere."""
+    text = lab_text(name, firewall("b"), hops='["b"]')
+    text = text.replace("[[host.config.policy]]", f"[host.config]\nagent = {ROAMING}\n[[host.config.policy]]")
+    text = text.replace("[host.config]\nbox", f"[host.config]\nagent = {ROAMING}\nbox")
+    return text.replace(
+        'name = "d"\nagent = true\n', f'name = "d"\nagent = true\nconfig = {{ agent = {ROAMING} }}\n'
+    )
+
+
+def new_device(lab: Lab, node: str, number: int, family: int, *, gone: bool) -> str:
+    """Give a host a second device with an address of its own, and take the first one away; returns the address."""
+    own, router = (
+        (f"10.77.{number}.2/24", f"10.77.{number}.1/24")
+        if family == 4
+        else (f"fd77:0:0:{number}::2/64", f"fd77:0:0:{number}::1/64")
+    )
+    name, there = lab.netns(node), lab.netns("router")
+    far = f"new{number}"
+    default = "default" if family == 4 else "::/0"
+    argv = [
+        ["ip", "-n", name, "link", "add", "eth9", "type", "veth", "peer", "name", far, "netns", there],
+        ["ip", "-n", name, "address", "add", own, "dev", "eth9", *(["nodad"] if family == 6 else [])],
+        ["ip", "-n", there, "address", "add", router, "dev", far, *(["nodad"] if family == 6 else [])],
+        ["ip", "-n", name, "link", "set", "eth9", "up"],
+        ["ip", "-n", there, "link", "set", far, "up"],
+        *([["ip", "-n", name, "link", "set", "eth0", "down"]] if gone else []),
+        ["ip", "-n", name, "route", "replace", default, "via", router.partition("/")[0]],
+    ]
+    for one in argv:
+        subprocess.run(one, check=True, capture_output=True, timeout=20)
+    return own.partition("/")[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "family", "movers", "gone"),
+    [
+        ("tun", 4, "a", True),
+        ("ebpf", 6, "b", True),
+        ("ebpf", 4, "ab", False),
+    ],
+    indirect=["mode"],
+)
+def test_a_host_moves_during_a_download(make_lab: MakeLab, family: int, movers: str, *, gone: bool) -> None:
+    lab = make_lab(lab_of_movers("moves"))
+    lab.up()
+    watch(lab, "b")
+    wanted = put_file(lab, 12 * MEGABYTE)
+    with download(lab, family, "2M") as process:
+        for number, node in enumerate(movers, 1):
+            address = new_device(lab, node, number, family, gone=gone)
+            done = command_line(lab, node, "move", "--address", address)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert " == " in done.stdout
+            [session] = sessions(lab, node)
+            ends = [str(one["tuple"]) for one in session["facings"] if one["peer"]]
+            assert all(address in one for one in ends)
+        assert finish(lab, process) == wanted
+    assert seen(lab, "resets") == 0
