@@ -42,7 +42,7 @@ from dysco.wire.decode import Malformed, decode
 from dysco.wire.messages import Change, Gone, Hello, Message, Moved, Place, SynRefused
 from dysco.wire.packet import ACK, FIN, RST, SYN, Packet, Reason, locate, why
 from dysco.wire.rewrite import apply
-from dysco.wire.tuples import FiveTuple
+from dysco.wire.tuples import FiveTuple, show_address
 
 __all__ = ["Agent", "MessageOut", "PacketOut"]
 
@@ -134,7 +134,7 @@ class Agent:
         elif isinstance(message, Moved):
             addresses = tuple(hop.address for hop in message.addresses)
             if self._neighbours.moved(peer, addresses):
-                self._output.event(PeerMoved(peer, addresses))
+                self._output.event(PeerMoved(peer, tuple(map(show_address, addresses))))
         elif isinstance(message, Gone):
             self.counters["gone"] += 1
 

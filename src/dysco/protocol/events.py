@@ -126,10 +126,10 @@ class PeerDown:
 
 @dataclass(frozen=True, slots=True)
 class PeerMoved:
-    """A peer says that it can be reached at other addresses from now on."""
+    """A peer says that it can be reached at other addresses from now on; these as text."""
 
     peer: str
-    addresses: tuple[bytes, ...]
+    addresses: tuple[str, ...]
 
 
 @dataclass(slots=True)

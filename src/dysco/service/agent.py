@@ -343,7 +343,7 @@ class AgentService:
             return
         self.events.add(event)
         if isinstance(event, PeerMoved):
-            self.channel.admit(event.peer, report.addresses(event.addresses))
+            self.channel.admit(event.peer, event.addresses)
         if isinstance(event, ChangeMoved):
             self.changes.hear(event)
         elif isinstance(event, SetupRefused):
