@@ -9,7 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
+from dysco.protocol.chain import Facing
+from dysco.protocol.changing import Anchor
 from dysco.protocol.paths import TwoPaths
+from dysco.protocol.switching import at_cutoff, is_at_cutoff
+from dysco.wire.messages import Change
 from dysco.wire.options import walk
 from dysco.wire.packet import ACK, FIN, PSH, RST, Located, Packet, build_tcp, locate, verify
 from dysco.wire.tuples import FiveTuple
@@ -89,9 +93,9 @@ def send(anchor: TwoPaths, at: Numbers, one: Packet) -> tuple[list[Shown], list[
         ((900, 5000, 50), [(900, 5000, 50, 0)], []),
         ((950, 5000, 50), [(950, 5000, 50, 0)], []),
         ((900, 5001, 50), [(900, 5000, 50, 0)], [(1000, 5001, 0, 0)]),
-        # From the cutoff on: the new path, and the old one is told what it is to know.
+        # From the cutoff on: the new path, and the old one is told what it does not know.
         ((1000, 5000, 50), [(1000, 5000, 0, 0)], [(1000, 5000, 50, 0)]),
-        ((1000, 4900, 50), [(1000, 4900, 0, 0)], [(1000, 4900, 50, 0)]),
+        ((1000, 4900, 50), [], [(1000, 4900, 50, 0)]),
         ((1001, 5100, 50), [(1000, 5000, 0, 0)], [(1001, 5100, 50, 0)]),
         # A packet that straddles is split, also by one byte at either end.
         ((950, 5000, 100), [(950, 5000, 50, 0)], [(1000, 5000, 50, 0)]),
@@ -117,6 +121,13 @@ def send(anchor: TwoPaths, at: Numbers, one: Packet) -> tuple[list[Shown], list[
 def test_where_a_packet_goes(at: Numbers, given: tuple[int, ...], old: list[Shown], new: list[Shown]) -> None:
     seq, ack, size, flags = (*given, 0)[:4]
     assert send(two(at), at, packet(at, seq, ack, size, flags)) == (old, new)
+
+
+def test_data_tell_the_old_path_once(at: Numbers) -> None:
+    anchor = two(at)
+    assert send(anchor, at, packet(at, 1000, 5000, 50)) == ([(1000, 5000, 0, 0)], [(1000, 5000, 50, 0)])
+    assert send(anchor, at, packet(at, 1050, 5000, 50)) == ([], [(1050, 5000, 50, 0)])
+    assert send(anchor, at, packet(at, 1100, 5000)) == ([(1000, 5000, 0, 0)], [(1100, 5000, 0, 0)])
 
 
 def test_payload_is_split_and_not_changed(at: Numbers) -> None:
@@ -172,7 +183,7 @@ def test_until_the_other_anchor_has_switched_its_acks_are_limited(at: Numbers, f
     anchor = two(at)
     anchor.ack_limit = at(4990)
     assert send(anchor, at, packet(at, 1000, 5000)) == ([(1000, 5000, 0, 0)], [])
-    assert send(anchor, at, packet(at, 1000, 5000, 10)) == ([(1000, 5000, 0, 0)], [(1000, 4990, 10, 0)])
+    assert send(anchor, at, packet(at, 1000, 5000, 10)) == ([], [(1000, 4990, 10, 0)])
     data = packet(at, 5000, 1000, 0 if flags else 5, flags)
     anchor.receive_new(data, located(data))
     assert send(anchor, at, packet(at, 1010, 5000))[1] == [(1010, 5000, 0, 0)]
@@ -309,6 +320,30 @@ def test_a_reminder_tells_what_was_received_and_not_counted(at: Numbers) -> None
     reminder = anchor.remind()
     assert reminder is not None
     assert shown(at, [reminder]) == [(1000, 5000, 0, 0)]
+
+
+def test_an_ack_at_the_cutoff_is_known() -> None:
+    for one, known in (
+        (at_cutoff(TUPLE, 1000, 5000), True),
+        (build_tcp(TUPLE, 1000, 5000, ACK, 0xFFFF), False),
+        (build_tcp(TUPLE, 1000, 5000, ACK | PSH, 500), False),
+        (build_tcp(TUPLE, 1000, 5000, ACK | PSH, 0xFFFF, b"\1\1\1\1"), False),
+        (build_tcp(TUPLE, 1000, 5000, ACK | PSH, 0xFFFF, payload=b"x"), False),
+    ):
+        assert is_at_cutoff(located(one)) is known
+
+
+def test_nothing_of_the_path_handshake_comes_behind_the_end() -> None:
+    anchor = Anchor(Change(1, 1, 2), Facing(0, 0, TUPLE, None), 0.0)
+    assert not anchor.may_complete
+    anchor.peer_done = True
+    assert not anchor.may_complete
+    anchor.tries = 1  # it may be lost
+    assert anchor.may_complete
+    anchor.tries, anchor.shown = 0, True
+    assert anchor.may_complete
+    anchor.peer_done = False
+    assert not anchor.may_complete
 
 
 def test_bytes_are_counted_by_path(at: Numbers) -> None:

@@ -118,7 +118,7 @@ MUTATIONS: Final = (
     Mutation("ack is not repeated", LEFT, "        if two.peer_cutoff is None or not anchor.peer_done:\n            self._ack(chain, anchor)\n", ""),
     Mutation(
         "a left anchor completes before the right half is empty", LEFT,
-        "        elif anchor.peer_done:\n            self._input(chain, anchor, LeftInput.DONE, now)",
+        "        elif anchor.may_complete:\n            self._input(chain, anchor, LeftInput.DONE, now)",
         "        else:\n            self._input(chain, anchor, LeftInput.DONE, now)",
     ),
     Mutation("a refused left anchor leaves the new path standing", LEFT, "                    self._cancel(chain, anchor, anchor.new)\n", "                    pass\n"),
@@ -141,7 +141,7 @@ MUTATIONS: Final = (
     Mutation("the left cutoff is taken for one in its own numbers", RIGHT, "two.peer_cutoff = (message.cutoff + anchor.sums[0]) & MASK32", "two.peer_cutoff = message.cutoff & MASK32"),
     Mutation(
         "a right anchor completes before the left half is empty", RIGHT,
-        "if anchor.peer_done and anchor.holding is None:", "if anchor.holding is None:",
+        "if anchor.may_complete and anchor.holding is None:", "if anchor.holding is None:",
     ),
     Mutation("a right anchor does not ask what became of a change", RIGHT, "            self._ground.send(anchor.old, query)\n            self._ground.send(anchor.new, query)\n", ""),
     Mutation("data on the new path are not taken for an ack", RIGHT, "                self._input(chain, anchor, RightInput.NEW_DATA, now)\n                return anchor.two is None", "                return True"),

@@ -125,7 +125,9 @@ class TwoPaths:
             old.append(self._for_old(packet, at))
             self.bytes_old += size
         elif distance(at.seq, self.cutoff) >= 0:
-            old.append(self._bare_for_old(packet, at))
+            # With data once: if it is lost, acks alone and reminders say it again.
+            if not size or distance(earlier(ack, self.old_rcvd), self.told_old) > 0:
+                old.append(self._bare_for_old(packet, at))
             new.append(self._for_new(packet, at))
             self.bytes_new += size
         else:
