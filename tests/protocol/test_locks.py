@@ -28,6 +28,7 @@ from dysco.wire.messages import (
     Hops,
     Message,
     NackLock,
+    NackSyn,
     RenewLock,
     RequestLock,
     Syn,
@@ -265,6 +266,25 @@ def test_own_while_locked_is_refused() -> None:
     talk.ask_own()
     assert [event.reason for event in talk.rig.events() if hasattr(event, "reason")] == ["busy"]
     assert talk.lock() == (LockState.LOCKED, ONE.request)
+
+
+def test_a_cancelled_left_anchor_does_not_free_what_another_change_has_taken_since() -> None:
+    talk = Talk()
+    talk.ask_own()
+    talk.say(own_request())
+    left = talk.rig.agent._life.chains[talk.key()].changing.left
+    nack = NackSyn(CHAIN, left.new.hop, OWN.request, "d", "no")
+    talk.rig.agent.receive_message("d", nack, talk.rig.now)
+    talk.rig.take()
+    talk.rig.messages.clear()
+    talk.say(ASKED, PASSED, *GRANTED)
+    talk.rig.agent.receive_message("d", AckCancel(CHAIN, RIGHT, OWN.request), talk.rig.now)
+    talk.rig.take()
+    assert talk.lock() == (LockState.LOCKED, ONE.request)
+    talk.rig.messages.clear()
+    talk.rig.agent.change(talk.key(), replace(OWN, request=74), talk.rig.now)
+    talk.rig.take()
+    assert [message for _, message in talk.rig.messages if isinstance(message, RequestLock)] == []
 
 
 # The tables.

@@ -122,7 +122,7 @@ MUTATIONS: Final = (
         "        else:\n            self._input(chain, anchor, LeftInput.DONE, now)",
     ),
     Mutation("a refused left anchor leaves the new path standing", LEFT, "                    self._cancel(chain, anchor, anchor.new)\n", "                    pass\n"),
-    Mutation("a refused left anchor keeps its lock", LEFT, "lock, anchor.old.lock = anchor.old.lock, None", "lock = anchor.old.lock"),
+    Mutation("a refused left anchor keeps its lock", LEFT, "            anchor.old.lock = None  # else", "            pass  # else"),
     Mutation(
         "who was held is forgotten when the own request is refused", LEFT,
         "            ground.again.append((chain, lock.held))", "            pass",

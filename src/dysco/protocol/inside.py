@@ -81,6 +81,9 @@ class Hosts:
         anchor = None if chain.changing is None else chain.changing.right
         if anchor is not None and anchor.direct:
             return "busy"  # who asks stands where that change has found nobody alive, and has no lock of it
+        anchor = None if chain.changing is None else chain.changing.right
+        if anchor is not None and anchor.two is not None and anchor.change.request != change.request:
+            return "busy"  # this request has come by the new path, whose sums the left facing has not yet
         lock = right.lock
         if lock is None or now >= lock.until:
             lock = right.lock = Lock(LockState.FREE, change.request, now + LEASE_S)

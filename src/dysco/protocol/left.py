@@ -393,6 +393,8 @@ class Left:
                 self._ground.to_right(anchor.old, reminder)
         if now >= anchor.renew_at:
             anchor.renew_at = now + RENEW_S
+            if anchor.old.lock is not None:
+                anchor.old.lock.until = now + LEASE_S
             renewal = RenewLock(chain.chain_id, 0, change.request, change.last)
             self._ground.send(anchor.old, renewal)
         raise_alarm(self._ground, chain, anchor, now)
@@ -473,7 +475,9 @@ class Left:
         if anchor.stamps is not None:
             ground.install(chain)  # its packets need not be seen any more
         anchor.state = LeftState.ONE_PATH
-        lock, anchor.old.lock = anchor.old.lock, None
+        lock = anchor.old.lock
+        if lock is not None and lock.request == anchor.change.request:
+            anchor.old.lock = None  # else another change has taken it while this one was being cancelled
         refused = anchor.phase is Phase.REQUESTED
         ground.move(chain, anchor, Phase.REFUSED if refused else Phase.ABORTED, now, *anchor.reason)
         ground.tidy(chain)
