@@ -272,8 +272,11 @@ def test_a_cancelled_left_anchor_does_not_free_what_another_change_has_taken_sin
     talk = Talk()
     talk.ask_own()
     talk.say(own_request())
-    left = talk.rig.agent._life.chains[talk.key()].changing.left
-    nack = NackSyn(CHAIN, left.new.hop, OWN.request, "d", "no")
+    changing = talk.rig.agent._life.chains[talk.key()].changing
+    assert changing is not None
+    assert changing.left is not None
+    assert changing.left.new is not None
+    nack = NackSyn(CHAIN, changing.left.new.hop, OWN.request, "d", "no")
     talk.rig.agent.receive_message("d", nack, talk.rig.now)
     talk.rig.take()
     talk.rig.messages.clear()

@@ -86,12 +86,12 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "a cancelled request stays held", INSIDE,
-        "            lock.held = None\n        self._ground.send(chain.right, message)",
-        "            pass\n        self._ground.send(chain.right, message)",
+        "            lock.held = None\n        self._ground.send(right, message)",
+        "            pass\n        self._ground.send(right, message)",
     ),
     Mutation(
         "a lock is not passed on to the left", INSIDE,
-        "        self._lease(chain, lock, now + LEASE_S)\n        self._ground.send(chain.left, message)",
+        "        self._lease(chain, lock, now + LEASE_S)\n        self._ground.send(leftward(chain), message)",
         "        self._lease(chain, lock, now + LEASE_S)",
     ),
     Mutation(
@@ -102,16 +102,16 @@ MUTATIONS: Final = (
         "the backward sum has the other sign", INSIDE,
         "(message.backward_sum + own[1] + extra[1])", "(message.backward_sum - own[1] + extra[1])",
     ),
-    Mutation("a message is taken from anybody", CHANGES, "facing is None or facing.peer != peer:\n            self._unknown", "facing is None:\n            self._unknown"),
+    Mutation("a message is taken from anybody", CHANGES, "        if facing.peer != peer:\n            if not self._past", "        if False:\n            if not self._past"),
     # The left anchor.
-    Mutation("a left anchor begins though its lock is taken", LEFT, "if lock is not None and now < lock.until:", "if False:"),
+    Mutation("a left anchor begins though its lock is taken", LEFT, "if running is not None or (lock is not None and now < lock.until):", "if running is not None:"),
     Mutation(
         "a left anchor commits without the lock", ANCHORS,
         "(LeftState.SETTING_UP, LeftInput.READY): (LeftAction.COMMIT, LeftState.TWO_PATHS),",
         "(LeftState.SETTING_UP, LeftInput.READY): (LeftAction.COMMIT, LeftState.TWO_PATHS),\n"
         "    (LeftState.REQUESTING, LeftInput.READY): (LeftAction.COMMIT, LeftState.TWO_PATHS),",
     ),
-    Mutation("a left anchor does not wait for the path handshake", LEFT, "if not (anchor.agreed and anchor.shaken):\n            return", "if not anchor.agreed:\n            return"),
+    Mutation("a left anchor does not wait for the path handshake", LEFT, "if not (anchor.agreed and anchor.shaken and anchor.knows_stamps):", "if not (anchor.agreed and anchor.knows_stamps):"),
     Mutation("a left anchor repeats nothing", LEFT, "        self._ground.alarm(due, lambda at: self._due(chain, anchor, due, at))\n", ""),
     Mutation("requestLock is not repeated", LEFT, "                if not locked:\n                    self._request(chain, anchor)\n", ""),
     Mutation("syn is not repeated", LEFT, "                if not anchor.agreed:\n                    self._syn(chain, anchor)\n", ""),
@@ -172,8 +172,8 @@ MUTATIONS: Final = (
     Mutation("a split loses its FIN", EDIT, "    second.data[at.tcp_offset + _FLAGS_OFFSET] &= ~CWR", "    second.data[at.tcp_offset + _FLAGS_OFFSET] &= ~(CWR | FIN)"),
     Mutation("the second part of a split has the number of the first", EDIT, "(at.seq + length) & 0xFFFFFFFF", "at.seq"),
     # Translation.
-    Mutation("acks are translated the other way in", CHAIN, "Translation(forward, -backward)", "Translation(forward, backward)"),
-    Mutation("acks are translated the other way out", CHAIN, "Translation(backward, -forward)", "Translation(backward, forward)"),
+    Mutation("acks are translated the other way in", CHAIN, "Translation(forward, -backward, stamp", "Translation(forward, backward, stamp"),
+    Mutation("acks are translated the other way out", CHAIN, "Translation(backward, -forward, 0", "Translation(backward, forward, 0"),
     Mutation("the cutoff is one too low", SWITCHING, "cutoff = numbers.acked if forced else numbers.sent\n", "cutoff = numbers.acked if forced else numbers.sent - 1\n"),
 )  # fmt: skip
 # ruff: noqa: E501 - what stands in the code is shown as it stands there

@@ -1,4 +1,4 @@
-/* Two changes of one session that contend: locks, both anchors, cancelling, leases (docs/architecture.md, "Proof").
+/* Two changes of one session that contend: locks, both anchors, cancelling, leases.
 
      host 0 --0-- host 1 --1-- host 2 --2-- host 3        numbers of subsessions; change c makes subsession NEW(c)
 
