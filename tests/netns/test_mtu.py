@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from netns.conftest import MakeLab
@@ -58,6 +60,9 @@ def test_a_path_that_shrinks_under_a_transfer(make_lab: MakeLab, family: int) ->
     lab.up()
     wanted = put_file(lab, SIZE)
     with download(lab, family) as process:
+        process.send_signal(
+            signal.SIGSTOP
+        )  # the window closes, so that something is left to be sent afterwards
         assert sessions(lab, "b")
         for router in ("left", "right"):
             devices = lab.exec(router, ["ip", "-o", "link"]).stdout
@@ -67,5 +72,6 @@ def test_a_path_that_shrinks_under_a_transfer(make_lab: MakeLab, family: int) ->
                 if "right" in line.split()[1] or "left" in line.split()[1]
             )
             lab.exec(router, ["ip", "link", "set", "dev", name.partition("@")[0].rstrip(":"), "mtu", "1280"])
+        process.send_signal(signal.SIGCONT)
         assert finished(lab, process) == wanted
     assert counters(lab, "d").get("icmp_translated", 0) > 0
