@@ -18,7 +18,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -32,7 +34,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import measure, packets, reconfigure
-from benchmarks.report import plot, table
+from benchmarks.report import page, plot, table
 from benchmarks.testbed import (
     ADDRESSES,
     CLIENT,
@@ -85,6 +87,9 @@ def main() -> int:
         help="of reconfigure, numbers of sessions that leave a host at once (default %(default)s)",
     )
     parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument(
+        "--page", type=Path, help="put the tables into this page in place of those that it has"
+    )
     parser.add_argument("--plot", type=Path, help="draw the chain's table to this file (PNG or SVG)")
     options = parser.parse_args()
     parts: dict[str, Callable[[Testbed, argparse.Namespace], dict[str, Figures]]] = {
@@ -96,6 +101,7 @@ def main() -> int:
         if name not in parts:
             parser.error(f"{name!r} is none of {', '.join(parts)}")
     results: dict[str, dict[str, Figures]] = {}
+    about = _about()
     try:
         with tempfile.TemporaryDirectory(prefix="dysco-bench-") as directory:
             for name in wanted:
@@ -112,9 +118,25 @@ def main() -> int:
     if options.json:
         machine = {"kernel": platform.release(), "python": platform.python_version()}
         options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
+    if options.page:
+        page(options.page, results, about)
     if options.plot and "chain" in results:
         plot(results["chain"], options.plot)
     return 0
+
+
+def _about() -> list[str]:
+    """What was run and on what; the load average says what else the machine had to do."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = next(
+        (line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")),
+        platform.machine(),
+    )
+    return [
+        f"- Command: `{shlex.join(['tools/bench', *sys.argv[1:]])}`",
+        f"- Machine: {os.cpu_count()} cores ({model}), Linux {platform.release()}, Python {platform.python_version()}",
+        f"- Load average before: {os.getloadavg()[0]:.1f}; client, server and all agents share the cores",
+    ]
 
 
 def reconfigurations(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:

@@ -46,6 +46,60 @@ _COLOURS: Final = {
 }
 
 
+BEGIN: Final = "<!-- figures: made by tools/bench --page -->"
+END: Final = "<!-- end of figures -->"
+_PARTS: Final = {
+    "chain": "Through one middlebox host",
+    "three": "Through three middlebox hosts",
+    "unchained": "Traffic that no policy matches",
+    "packets": "What the programs cost a packet",
+    "sessions": "Many established sessions",
+    "setups": "Chain set-ups",
+    "reconfigure": "Changes of live chains",
+}
+
+
+def page(path: Path, results: dict[str, dict[str, Figures]], about: list[str]) -> None:
+    """Put tables of figures, and lines about where they come from, into the place that a page has for them.
+
+    Raises ValueError if it has none.
+    """
+    text = path.read_text()
+    before, found, rest = text.partition(BEGIN)
+    if not found or END not in rest:
+        raise ValueError(f"{path} has no place for figures")
+    parts = [_page_table(_PARTS.get(name, name), rows) for name, rows in results.items()]
+    body = "\n".join([*about, "", *parts])
+    path.write_text(f"{before}{BEGIN}\n\n{body}\n{END}{rest.partition(END)[2]}")
+
+
+def _page_table(title: str, rows: dict[str, Figures]) -> str:
+    columns = list(dict.fromkeys(column for figures in rows.values() for column in figures))
+    heads = [_head(column) for column in columns]
+    lines = [f"### {title}", "", "| | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(columns)]
+    for row, figures in rows.items():
+        cells = []
+        for column in columns:
+            first = next(other for other in rows.values() if column in other)
+            cells.append(_cell(figures.get(column), None if figures is first else first[column]))
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _head(column: str) -> str:
+    if column not in _TITLES:
+        return column.replace("_", " ")
+    title, unit = _TITLES[column]
+    return f"{title}, {unit.partition(',')[0]}"
+
+
+def _cell(value: float | None, first: float | None) -> str:
+    if value is None:
+        return "-"
+    shown = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{shown} (×{value / first:.2f})" if first else shown
+
+
 def plot(rows: dict[str, Figures], path: Path) -> None:
     """Draw each column of the chain's table as bars, with ratios to the first row; needs matplotlib."""
     import matplotlib
@@ -79,4 +133,4 @@ def plot(rows: dict[str, Figures], path: Path) -> None:
     figure.suptitle(
         "Through one middlebox host; in brackets the ratio to plain kernel forwarding", fontsize=13
     )
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
