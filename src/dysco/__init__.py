@@ -8,7 +8,7 @@ from dysco.errors import DyscoError, ExitStatus
 
 if TYPE_CHECKING:
     from dysco.adapters import Adapter, Pair
-    from dysco.client import Dysco, connect
+    from dysco.client import Dysco, connect, splice
     from dysco.middlebox import Direction, Middlebox, Packet, Session, StreamMiddlebox
     from dysco.service.agent import AgentService as Agent
 
@@ -25,6 +25,7 @@ __all__ = [
     "Session",
     "StreamMiddlebox",
     "connect",
+    "splice",
 ]
 
 _WHERE = {
@@ -33,6 +34,7 @@ _WHERE = {
     "Agent": ("dysco.service.agent", "AgentService"),
     "Dysco": ("dysco.client", "Dysco"),
     "connect": ("dysco.client", "connect"),
+    "splice": ("dysco.client", "splice"),
     "Direction": ("dysco.middlebox", "Direction"),
     "Middlebox": ("dysco.middlebox", "Middlebox"),
     "Packet": ("dysco.wire.packet", "Packet"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -20,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from dysco.chains import ChainHandle, Changing, Drained, Trace, splice
+from dysco.chains import ChainHandle, Changing, Drained, Step, Trace
+from dysco.chains import splice as splicing
 from dysco.errors import (
     ConfigError,
     DyscoError,
@@ -46,6 +48,24 @@ def connect(path: str | os.PathLike[str] | None = None) -> Dysco:
     several agents run here, PermissionDeniedError.
     """
     return Dysco(None if path is None else Path(path))
+
+
+async def splice(
+    left: str | FiveTuple | Session | asyncio.StreamWriter,
+    right: str | FiveTuple | Session | asyncio.StreamWriter,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    **terms: Any,
+) -> Step:
+    """Leave the session between two connections of this program, a proxy on the agent's host; gives the last step.
+
+    left: the accepted connection; right: the one to the server; as asyncio's streams, or named as in `Dysco.splice`,
+    which has the other terms. The program goes on copying what still comes until both connections end, as they soon do.
+    Raises what `connect` raises, and RemoteError, LocalError or TimedOutError; then the session is as it was.
+    """
+    names = _ends(left, accepted=True), _ends(right, accepted=False)
+    async with connect(path) as agent:
+        return (await agent.splice(*names, **terms))[-1]
 
 
 class Dysco:
@@ -123,7 +143,7 @@ class Dysco:
         Await it, or iterate over its steps. terms: added_right, added_left (bytes that the proxy has written more in
         that direction than it has read, 0), timeout (seconds, 30).
         """
-        return splice(self, _text(left), _text(right), **terms)
+        return splicing(self, _text(left), _text(right), **terms)
 
     def move(self, *addresses: str, **terms: Any) -> Changing:
         """Let the agent's host be reached at other addresses, one of a family; its sessions go on.
@@ -265,6 +285,23 @@ class SessionHandle(ChainHandle):
 
 def _text(session: str | FiveTuple | Session) -> str:
     return session.session if isinstance(session, Session) else str(session)
+
+
+def _ends(
+    connection: str | FiveTuple | Session | asyncio.StreamWriter, *, accepted: bool
+) -> str | FiveTuple | Session:
+    """The session of a connection, from who opened it to who accepted it."""
+    if not isinstance(connection, asyncio.StreamWriter):
+        return connection
+    ends = []
+    for what in ("peername", "sockname") if accepted else ("sockname", "peername"):
+        name = connection.get_extra_info(what)
+        if not isinstance(name, tuple):
+            raise LocalError("a connection that is not open, or not of TCP, cannot be spliced")
+        address = ipaddress.ip_address(name[0].partition("%")[0])
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        ends.append(((mapped or address).packed, name[1]))
+    return FiveTuple.of(*ends[0], *ends[1])
 
 
 def _check(reply: dict[str, Any]) -> Any:
