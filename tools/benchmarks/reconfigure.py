@@ -138,7 +138,10 @@ async def _times(made: Lab, changes: int) -> dict[str, Figures]:
 
 
 async def _bulk(made: Lab) -> tuple[Figures, Curve]:
-    """Goodput of one transfer in the 200 ms around each change, as a ratio to the 200 ms before."""
+    """Goodput of one transfer in the 200 ms around each change, as a ratio to the 200 ms before.
+
+    Beside it the same ratio half a second earlier, when nothing is changed: what the machine does by itself.
+    """
     samples = made.directory / "samples"
     argv = [sys.executable, "-m", "benchmarks.flow", "sink", made.address("d"), str(PORT), "8", str(samples)]
     timeouts = _timeouts(made)
@@ -159,11 +162,8 @@ async def _bulk(made: Lab) -> tuple[Figures, Curve]:
             await _done(step[0](step[1]))
         await asyncio.to_thread(process.wait, 30)
     points = [tuple(map(float, line.split())) for line in samples.read_text().splitlines()]
-    ratios = [
-        _rate(points, at - WINDOW_S / 2, at + WINDOW_S / 2)
-        / _rate(points, at - 1.5 * WINDOW_S, at - WINDOW_S / 2)
-        for at in moments
-    ]
+    ratios = [_ratio(points, at) for at in moments]
+    quiet = [_ratio(points, at - 0.5) for at in moments]
     began = points[0][0]
     curve = [
         (at - began, (total - before) / (at - earlier) * 8e-9)
@@ -172,6 +172,8 @@ async def _bulk(made: Lab) -> tuple[Figures, Curve]:
     figures = {
         "goodput_ratio_p50": statistics.median(ratios),
         "goodput_ratio_least": min(ratios),
+        "without_change_p50": statistics.median(quiet),
+        "without_change_least": min(quiet),
         "gbit_s": _rate(points, points[0][0], points[-1][0]) * 8e-9,
         "timeouts": _timeouts(made) - timeouts,
         "load": os.getloadavg()[0],
@@ -270,6 +272,12 @@ async def _established(agent: Dysco, port: int) -> None:
         if time.monotonic() > end:
             raise BenchError(f"no session to port {port}")
         await asyncio.sleep(0.02)
+
+
+def _ratio(points: list[tuple[float, ...]], at: float) -> float:
+    """What arrives in the window around a moment, by what arrived in the window before."""
+    around = _rate(points, at - WINDOW_S / 2, at + WINDOW_S / 2)
+    return around / _rate(points, at - 1.5 * WINDOW_S, at - WINDOW_S / 2)
 
 
 def _rate(points: list[tuple[float, ...]], start: float, end: float) -> float:
