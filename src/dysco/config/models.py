@@ -139,7 +139,7 @@ class Dataplane(Section):
         "auto",
         doc=(
             "`ebpf`: programs in the kernel rewrite them, the agent sees what begins and ends sessions and what a "
-            "Python box or a box in another namespace handles, and does not start where the kernel cannot; `tun`: the "
+            "Python box handles, and does not start where the kernel cannot; `tun`: the "
             "agent rewrites all of them; `auto`: `ebpf` if a test at start shows that it works here, else `tun`. "
             "`dysco tun status` says which is in use, and why."
         ),
