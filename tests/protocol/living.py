@@ -21,7 +21,7 @@ from dysco.sim.host import Host, Listener
 from dysco.sim.link import Fault
 from dysco.sim.network import Network
 from dysco.wire.chain_header import Hop
-from dysco.wire.messages import Change, Hello, Hops
+from dysco.wire.messages import Change, Hello, Hops, Moved
 from dysco.wire.tuples import FiveTuple
 from protocol.rig import address
 
@@ -52,6 +52,7 @@ class Living:
         self.settings: dict[str, Settings] = {}
         self.hosts: dict[str, Host] = {}
         self.dead: set[str] = set()
+        self.said = {"a": b"", "d": b""}
         for number, name in enumerate(NAMES, 1):
             host = self.hosts[name] = self.network.add(name, address(number, family))
             if name in "bcef":
@@ -172,27 +173,46 @@ class Living:
         """Let both ends send something."""
         assert self.server is not None
         for sender, name in ((self.client, "a"), (self.server, "d")):
+            self.said[name] += data
             sender.write(data, self.clock.now)
             self.hosts[name].arm(sender)
 
     def talk(self, size: int = 60_000, *, wait: float = 20.0) -> None:
-        """Send bytes both ways; they must arrive, and nothing else."""
-        assert self.server is not None
-        pairs = ((self.client, self.server, "a"), (self.server, self.client, "d"))
-        said = []
-        for sender, receiver, name in pairs:
-            data = self.rng.randbytes(size)
-            said.append((receiver, len(receiver.received), data))
-            sender.write(data, self.clock.now)
-            self.hosts[name].arm(sender)
+        """Let both ends send bytes; these and all before must arrive, and nothing else."""
+        self.say(self.rng.randbytes(size))
         self.wait(wait)
-        for receiver, before, data in said:
-            assert bytes(receiver.received[before:]) == data
+        assert self.server is not None
+        for receiver, sender in ((self.server, "a"), (self.client, "d")):
+            assert bytes(receiver.received) == self.said[sender]
             assert receiver.violations == []
 
     def closed(self, name: str) -> list[str]:
         """Why sessions of an agent have ended."""
         return [one.reason for who, one in self.heard if who == name and isinstance(one, SessionClosed)]
+
+    def move(self, name: str, number: int) -> list[int]:
+        """Let a host have another address, and no way to the old one; asks for its sessions to follow."""
+        host, new = self.hosts[name], address(number, self.family)
+        old = host.addresses[0]
+        self.network.route(new, host)
+        self.network.cut(old)
+        host.addresses = (*host.addresses, new)  # the old one stays the stack's own
+        self.settings[name] = replace(self.settings[name], addresses=(new, *self.settings[name].addresses))
+        self.agent(name).configure(self.settings[name], lambda _, __: None)
+        for other in 3 * NAMES:  # one or two may be lost
+            if other != name:
+                self.network.message(host, other, Moved(Hops((Hop(new),))))
+        self.wait(0.1)
+        requests = []
+        key = self.key(name)
+        for right, subsession, label in self.agent(name).subsessions(key):
+            request = next(_REQUESTS)
+            requests.append(request)
+            hops = Hops((Hop(subsession.dst if right else new),))
+            change = Change(request, label, label, hops, force=True, origin=name)
+            assert self.agent(name).change(key, change, self.clock.now)
+        host.drain()
+        return requests
 
     def replace_peer(self, name: str, other: str, **fields: object) -> None:
         """Let an agent think otherwise of another one."""

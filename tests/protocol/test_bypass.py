@@ -46,8 +46,7 @@ def test_a_dead_box_is_bypassed_whoever_asks(family: int, asker: str, new: str) 
 @pytest.mark.parametrize("noticed", [True, False])
 def test_bytes_that_were_under_way_in_a_dead_box_are_sent_again(noticed: bool) -> None:
     live = Living(loss=0.05)
-    live.client.write(bytes(100_000), live.clock.now)
-    live.hosts["a"].arm(live.client)
+    live.say(bytes(100_000))
     live.wait(0.05)
     live.kill("c")
     live.wait(5.0)
@@ -56,8 +55,6 @@ def test_bytes_that_were_under_way_in_a_dead_box_are_sent_again(noticed: bool) -
     request = live.change("a", "b", "d", force=True)
     live.wait(120.0)
     assert live.outcome("a", request)[0] == "done"
-    assert live.server is not None
-    assert bytes(live.server.received) == bytes(100_000)
     live.talk(wait=60.0)
 
 
@@ -79,6 +76,30 @@ def test_a_box_that_gives_other_numbers_is_bypassed() -> None:
     live.change("a", "a", "c", force=True)
     live.talk()
     assert live.chain() == "acd"
+
+
+def test_a_dead_host_that_comes_back_leaves_a_chain_that_goes_around_it() -> None:
+    live = Living()
+    live.talk()
+    live.kill("b")
+    live.change("a", "a", "c", force=True)
+    live.talk()
+    live.revive("b")
+    assert len(live.agent("b")) == 1
+    live.wait(10.0)
+    assert len(live.agent("b")) == 0
+    assert live.closed("b") == ["moved"]
+    live.talk()
+    assert live.chain() == "acd"
+
+
+def test_a_host_that_comes_back_stays_on_a_chain_that_has_waited_for_it() -> None:
+    live = Living()
+    live.kill("b")
+    live.wait(3.0)
+    live.revive("b")
+    live.talk()
+    assert live.chain("b") == "abcd"
 
 
 def test_without_force_a_dead_box_stays() -> None:

@@ -108,6 +108,7 @@ class Changes:
         self._askers: dict[int, bool | str] = {}
         self._outcomes: OrderedDict[int, Progress] = OrderedDict()
         ground.report = self._report
+        self.traces.passed_by = self.hosts.passed_by
         ground.life.established = self._established
         ground.life.before_close = self._closing
         ground.life.after_restore = self._restored
@@ -800,6 +801,8 @@ class Changes:
         ground.label("left", chain, chain.left)
         if chain.right is not None:
             ground.label("right", chain, chain.right)
+        if chain.left.peer is not None and chain.right is not None and chain.right.peer is not None:
+            self.traces.tell_later(chain, now)
         if roles is None:
             return
         ground.install(chain)

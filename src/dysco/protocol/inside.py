@@ -287,6 +287,23 @@ class Hosts:
                 ground.table.delete(flow.port, flow.match)
         ground.alarm(now + LINGER_S, lambda at: ground.life.close(chain, "moved", at))
 
+    def passed_by(self, chain: Chain, now: float) -> None:
+        """The chain goes around this host, which was taken for dead: leave, unless it has a part in another change."""
+        roles = chain.changing
+        if roles is not None and (roles.left is not None or roles.right is not None):
+            return
+        if chain.right is None or chain.right.peer is None or chain.left.peer is None:
+            return
+        roles = self._ground.changing(chain)
+        if roles.inside is None:
+            roles.inside = Inside(0, 0, new=False)
+        if roles.inside.new and not roles.inside.committed:
+            self._ground.life.close(chain, "cancelled", now)
+        elif roles.inside.new:
+            self._ground.life.close(chain, "moved", now)
+        else:
+            self.leave(chain, roles.inside, now)
+
     def closing(self, chain: Chain, at: Located, now: float) -> None:
         """Answer the FIN that has come out of the middlebox with one of our own, and the last one with an ACK."""
         if chain.joint is not None:

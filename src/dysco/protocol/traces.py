@@ -3,14 +3,16 @@
 asks --leg 0--> left end --leg 1, collecting--> right end --leg 2--> who asked
 
 The same answer goes round unasked, to the left end, a while after a chain has been opened or changed. So everybody
-on it knows the others, and can go on without a host that is dead (see `bypass`).
+on it knows the others, and can go on without a host that is dead (see `bypass`). A host between others that comes
+back lets it go round, too: leg 3 is the answer that the chain lives, and does not pass that host any more, which then
+leaves.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import replace
 from typing import Final
 
@@ -23,6 +25,8 @@ REPEAT_S: Final = 0.5
 TRIES: Final = 6
 MOST_PLACES: Final = 24  # ours: what one datagram holds of names of ordinary length
 _MOST_SHARED: Final = 1024
+_AT_ONCE: Final = 256  # ours: told in one go, after a restart all sessions may have to be
+_PAUSE_S: Final = 0.01
 
 
 class Traces:
@@ -30,6 +34,7 @@ class Traces:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
+        self.passed_by: Callable[[Chain, float], None] = lambda chain, now: None
         self._asked: dict[int, Chain] = {}
         # Sessions that began alike have equal places: one copy serves them all.
         self._shared: dict[Places, Places] = {}
@@ -57,14 +62,30 @@ class Traces:
         side: Side = "left" if message.leg == 1 else "right"
         chain = self._ground.find(side, message.chain_id, message.hop)
         facing = None if chain is None else self._ground.facing(chain, side, message.hop)
-        if chain is None or facing is None or facing.peer != peer or message.leg > 2:
+        if message.leg == 3:
+            self._not_here(peer, message, now)
+        elif chain is None or facing is None or facing.peer != peer or message.leg > 3:
             self._ground.counters["message_implausible"] += 1
+            if message.leg == 0 and not message.origin and self._lives_here(message.chain_id):
+                self._ground.output.message(peer, replace(message, leg=3))
         elif message.leg == 0:
             self._leftward(chain, message)
         elif message.leg == 1:
             self._collect(chain, message, facing)
         else:
             self._back(chain, message)
+
+    def _lives_here(self, chain_id: bytes) -> bool:
+        chains = self._ground.life.chains
+        found = (chains.get(chain_id + bytes((index,))) for index in range(256))
+        return any(one is not None and one.state in LIVE for one in found)
+
+    def _not_here(self, peer: str, message: Trace, now: float) -> None:
+        """The left neighbour has the chain, and not by way of this host."""
+        chain = self._ground.find("left", message.chain_id, message.hop)
+        if chain is not None and chain.left.peer == peer and chain.left.hop == message.hop:
+            self._untold.pop(chain.key, None)
+            self.passed_by(chain, now)
 
     def _leftward(self, chain: Chain, message: Trace) -> None:
         if not self._ground.send(chain.left, message):
@@ -122,7 +143,9 @@ class Traces:
 
     def _due(self, now: float) -> None:
         wait = self._ground.settings.timers.learn
-        while self._queue and self._queue[0][0] <= now:
+        for _ in range(_AT_ONCE):
+            if not self._queue or self._queue[0][0] > now:
+                break
             _, key = self._queue.popleft()
             chain = self._ground.life.chains.get(key)
             tries = self._untold.pop(key, TRIES)
@@ -133,7 +156,7 @@ class Traces:
             self._leftward(chain, Trace(chain.chain_id, 0, 0, 0, ""))
         self._armed = bool(self._queue)
         if self._queue:
-            self._ground.alarm(self._queue[0][0], self._due)
+            self._ground.alarm(max(self._queue[0][0], now + _PAUSE_S), self._due)
 
     def _learn(self, chain: Chain, places: Places) -> None:
         left, right = name_of(chain, chain.left), name_of(chain, chain.right)

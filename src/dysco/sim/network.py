@@ -37,6 +37,10 @@ class Network:
         """Send packets for `address` to `host`."""
         self._routes[address] = host
 
+    def cut(self, address: bytes) -> None:
+        """Lose packets for `address` from now on."""
+        self._routes.pop(address, None)
+
     def link(self, kind: str, left: str, right: str) -> Link:
         """The link of one direction between two hosts; `kind` is "data" or "control"."""
         key = (kind, left, right)
