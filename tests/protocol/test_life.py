@@ -74,7 +74,7 @@ def test_an_unanswered_syn_is_forgotten_and_its_ports_rest() -> None:
     rig.wait(75.0)
     assert reasons(rig) == ["embryonic"]
     assert rig.agent.sessions_via(address(3)) == 0
-    pool = rig.agent._neighbours._pools[address(3)]
+    pool = rig.agent._neighbours._pools[address(2) + address(3)]
     assert len(pool) == 1
     rig.now += 60.0
     assert rig.begin() != sub
@@ -230,7 +230,7 @@ def test_ports_are_given_back_although_the_peer_is_gone_from_the_configuration()
         rig.settings.__class__(name="b", addresses=rig.settings.addresses), lambda _, __: None
     )
     rig.wait(80.0)
-    pool = rig.agent._neighbours._pools[address(3)]
+    pool = rig.agent._neighbours._pools[address(2) + address(3)]
     pool.expire(rig.now + 60)
     assert len(pool) == 0
 

@@ -86,7 +86,7 @@ def test_ports_of_the_journal_are_not_chosen_again() -> None:
     [(_, data)] = rig.agent.records()
     after = Rig(decision=to_c(), up="c")
     after.agent.restore(data, after.now)
-    pool = after.agent._neighbours._pools[address(3)]
+    pool = after.agent._neighbours._pools[address(2) + address(3)]
     assert len(pool) == after.agent.ports_held() == 1
     after.wait(8101.0)
     assert after.agent.ports_held() == 0
