@@ -17,24 +17,31 @@ from hypothesis import strategies as st
 
 from dysco.protocol import anchors, locks
 from dysco.protocol.anchors import LeftState, RightState
+from dysco.protocol.changing import RightAnchor
 from dysco.protocol.flow import FIRST_BOX, UNDERLAY
 from dysco.protocol.locks import LEASE_S, LockAction, LockInput, LockState
 from dysco.wire.chain_header import Hop
 from dysco.wire.messages import (
+    Ack,
+    AckAck,
     AckCancel,
     AckLock,
     CancelLock,
     Change,
+    Handshake,
     Hops,
+    LockQuery,
     Message,
     NackLock,
     NackSyn,
     RenewLock,
     RequestLock,
     Syn,
+    SynAck,
 )
 from dysco.wire.packet import build_tcp
-from protocol.rig import PAIR_BOX, Rig, address, hops, read, syn_ack
+from dysco.wire.tuples import FiveTuple
+from protocol.rig import PAIR_BOX, Rig, address, hops, read, session, syn_ack
 
 CHAIN = b"chain-0123456789"
 LEFT, RIGHT = 1, 2
@@ -288,6 +295,82 @@ def test_a_cancelled_left_anchor_does_not_free_what_another_change_has_taken_sin
     talk.rig.agent.change(talk.key(), replace(OWN, request=74), talk.rig.now)
     talk.rig.take()
     assert [message for _, message in talk.rig.messages if isinstance(message, RequestLock)] == []
+
+
+# As a right anchor.
+
+HERE = Change(81, LEFT, LEFT, Hops((Hop(address(2)),)), origin="a")
+NEW_HOP = 300
+NEW_PATH = FiveTuple.of(address(1), 62000, address(2), 62001)
+
+
+def new_path(change: Change) -> Syn:
+    return Syn(
+        CHAIN, NEW_HOP, change.request, LEFT, session(), NEW_PATH, change.hops, Handshake(bytes(16)), "a"
+    )
+
+
+def test_a_right_anchor_grants_one_request_at_a_time() -> None:
+    talk = Talk()
+    talk.say((">>", "a", request(HERE, LEFT)), ("<<", "a", AckLock(CHAIN, LEFT, HERE.request)))
+    other = replace(HERE, request=82)
+    talk.say((">>", "a", request(other, LEFT)), ("<<", "a", busy(other)))
+
+
+def test_a_right_anchor_that_hears_nothing_asks_along_both_paths_what_became_of_the_change() -> None:
+    talk = Talk()
+    talk.say((">>", "a", request(HERE, LEFT)), ("<<", "a", AckLock(CHAIN, LEFT, HERE.request)))
+    talk.rig.agent.receive_message("a", new_path(HERE), talk.rig.now)
+    talk.rig.take()
+    assert talk.rig.messages == [("a", SynAck(CHAIN, NEW_HOP, HERE.request))]
+    talk.rig.messages.clear()
+    talk.rig.wait(10.5)
+    assert talk.rig.messages == [
+        ("a", LockQuery(CHAIN, LEFT, HERE.request)),
+        ("a", LockQuery(CHAIN, NEW_HOP, HERE.request)),
+    ]
+
+
+def right_anchor(talk: Talk) -> RightAnchor:
+    changing = talk.rig.agent._life.chains[talk.key()].changing
+    assert changing is not None
+    assert changing.right is not None
+    return changing.right
+
+
+def wait_for_ack(sums: tuple[int, int]) -> Talk:
+    """b as a right anchor that has agreed to the new path."""
+    talk = Talk()
+    talk.rig.agent.receive_message("a", request(HERE, LEFT, sums), talk.rig.now)
+    talk.rig.agent.receive_message("a", new_path(HERE), talk.rig.now)
+    talk.rig.take()
+    talk.rig.messages.clear()
+    return talk
+
+
+def test_a_right_anchor_takes_data_on_the_new_path_for_an_ack() -> None:
+    talk = wait_for_ack((0, 0))
+    talk.rig.feed(UNDERLAY, build_tcp(NEW_PATH, 1001, 8994, 24, 64240, b"", b"data"))
+    two = right_anchor(talk).two
+    assert two is not None
+    assert talk.rig.messages == [("a", AckAck(CHAIN, NEW_HOP, HERE.request, two.cutoff, 1001))]
+
+
+def test_cutoffs_travel_in_the_left_anchors_numbers() -> None:
+    talk = wait_for_ack((10, 20))
+    talk.rig.agent.receive_message("a", Ack(CHAIN, NEW_HOP, HERE.request, 5000, 0, False), talk.rig.now)
+    talk.rig.take()
+    two = right_anchor(talk).two
+    assert two is not None
+    assert two.peer_cutoff == 5010
+    assert talk.rig.messages[-1] == ("a", AckAck(CHAIN, NEW_HOP, HERE.request, two.cutoff + 20, 991))
+
+
+def test_a_right_anchor_that_was_one_before_adds_the_sums() -> None:
+    talk = Talk()
+    talk.rig.agent._life.chains[talk.key()].left.sums = (3, 4)
+    talk.rig.agent.receive_message("a", request(HERE, LEFT, (10, 20)), talk.rig.now)
+    assert right_anchor(talk).sums == (13, 24)
 
 
 # The tables.

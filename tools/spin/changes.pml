@@ -403,7 +403,7 @@ end:
        lost = 0;
        do
        :: has(lost, c, s) -> break
-       :: lost < DoneAckLeft -> lost++
+       :: (at(c, s) >> (lost + 1)) != 0 -> lost++
        od;
        take(lost, c, s);
        lost = 0
