@@ -86,6 +86,18 @@ class FakeAgent:
         self.asked.append(("undrain", {"box": box}))
         return bool(self._answer(box == "firewall"))
 
+    async def proxies(self) -> Any:
+        return self._answer(fakes.PROXIES)
+
+    async def drain_proxy(self, proxy: str, **terms: Any) -> AsyncIterator[Drained]:
+        self.asked.append(("drain_proxy", {"proxy": proxy, **terms}))
+        for item in self._answer(self.items):
+            yield Drained.of(item)
+
+    async def undrain_proxy(self, proxy: str) -> bool:
+        self.asked.append(("undrain_proxy", {"proxy": proxy}))
+        return bool(self._answer(proxy == "balancer"))
+
     async def stop(self) -> None:
         self.stops += 1
         self.there = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dysco.views import Event, Facing, Peer, Session, Status
+from dysco.views import Event, Facing, Peer, ProxiedPair, ProxyState, Session, Status
 
 CHAIN_ID = "3f2a91c05d7e8b1146aa90fe127733c4"
 SESSION = "10.0.1.1:43210 > 10.0.4.4:80"
@@ -85,4 +85,20 @@ EVENTS = [
         "2026-01-02T12:00:02.000+00:00",
         {"chain_id": CHAIN_ID, "session": SESSION, "policy": ""},
     ),
+]
+
+PROXIES = [
+    ProxyState(
+        name="balancer",
+        adapter="haproxy",
+        remove="chosen",
+        drained=True,
+        removed=7,
+        trouble="",
+        pairs=(
+            ProxiedPair(SESSION, B_C, 47, -3, True, "HAProxy only passes data on", "is taken out"),
+            ProxiedPair(A_B, C_D, 0, 0, False, "TLS ends \x1b[31mhere", "is taken out"),
+        ),
+    ),
+    ProxyState("other", "generic", "never", False, 0, "nobody listens on port 9000", ()),
 ]

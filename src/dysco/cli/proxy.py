@@ -67,7 +67,7 @@ def undrain(context: typer.Context, proxy: ProxyArgument, as_json: JsonOption = 
     if as_json:
         print_json({"proxy": proxy, "was_drained": was})
     else:
-        say(f"{proxy} keeps its sessions again" if was else f"{proxy} was not drained")
+        say(f"{proxy} stays in its sessions again" if was else f"{proxy} was not drained")
 
 
 def picture(proxies: list[ProxyState]) -> RenderableType:

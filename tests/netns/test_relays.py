@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import itertools
 import os
 import socket
 import sys
@@ -14,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from adapters.programs import Client, config, free_port, of, pairs_when, program, running, serving
 from dysco.adapters import Pair
 from dysco.adapters.preambles import Heads
 from dysco.adapters.relay import Relay
 from dysco.errors import HostError
 from dysco.wire.tuples import FiveTuple
+from netns.proxies import Client, config, free_port, of, pairs_when, program, running, serving
 
 NGINX = """\
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
@@ -188,6 +189,34 @@ async def test_squid_connect(tmp_path: Path, server: int) -> None:
             (told,) = await pairs_when(Relay(port=port, heads=heads), all_safe(1))
             assert told[:5] == pair[:5]
             assert told.why.endswith("CONNECT exchange taken off")
+
+
+async def test_squid_with_several_sessions(tmp_path: Path, server: int) -> None:
+    """All in one process, and what was taken off is not known: they are told apart by how they grow."""
+    with squid(tmp_path) as port:
+        request = f"CONNECT 127.0.0.1:{server} HTTP/1.1\r\n\r\n".encode()
+        clients = [await Client.to(port) for _ in range(3)]
+        with closing(*clients):
+            for client in clients:
+                client.writer.write(request)
+                answer = await client.reader.readuntil(b"\r\n\r\n")
+            relay = Relay(port=port)
+            await relay.pairs()
+
+            async def all_known() -> list[Pair]:
+                async with asyncio.timeout(60.0):
+                    for size in itertools.count(1):
+                        for number, client in enumerate(clients, 1):
+                            await client.ask(b"x" * size * number)
+                        found = await relay.pairs()
+                        if all_safe(3)(found):
+                            return found
+                raise AssertionError
+
+            found = await all_known()
+            assert len({one.right for one in found}) == 3
+            added = {(one.added_right, one.added_left) for one in found}
+            assert added == {(-len(request), len(answer))}
 
 
 async def test_first_bytes_that_differ(server: int) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from dysco.adapters import Adapter, Pair
+from dysco.errors import HostError
 
 LIMIT_S: Final = 60.0
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -108,9 +109,10 @@ async def pairs_when(adapter: Adapter, true: Callable[[list[Pair]], bool]) -> li
     try:
         async with asyncio.timeout(LIMIT_S):
             while True:
-                found = await adapter.pairs()
-                if true(found):
-                    return found
+                with contextlib.suppress(HostError):  # the proxy is starting
+                    found = await adapter.pairs()
+                    if true(found):
+                        return found
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"not so: {found}") from None

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-from adapters.programs import Client, config, free_port, of, pairs_when, program, running, serving
 from dysco.adapters.haproxy import HAProxy
 from dysco.wire.tuples import show_address
+from netns.proxies import Client, config, free_port, of, pairs_when, program, running, serving
 
 CONFIG = """\
 global
