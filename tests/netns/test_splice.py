@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
-import signal
-import subprocess
 
 import pytest
 
 import dysco
-from dysco.chains import Drained, Step
+from dysco.chains import Step
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, lab_text, log_of, put_file, sessions, until, url
+from netns.labs import MEGABYTE, lab_text, log_of, put_file, sessions, until
 from netns.test_changes import download, finish, seen, watch
 
 PROXY = """
 [[host]]
 name = "b"
-[[host.config.proxy]]
-name = "web"
-adapter = "haproxy"
-socket = "${dir}/haproxy.sock"
 [[host.config.policy]]
 name = "behind"
 match = "dst port 80"
@@ -37,7 +29,6 @@ listen = [8080]
 global
   maxconn 100
   log stdout format raw local0
-  stats socket ${dir}/haproxy.sock level admin
 defaults
   mode tcp
   log global
@@ -50,9 +41,6 @@ listen web
   server d DESTINATION:80
 '''
 """
-
-
-SESSIONS = 12
 
 
 def proxy_lab(family: int) -> str:
@@ -92,49 +80,4 @@ def test_haproxy_is_taken_out_during_a_download(make_lab: MakeLab, family: int) 
     assert seen(lab, "resets") == 0
     # HAProxy's two letters for the end of a session: both ends have closed, and nobody has given up.
     until("the proxy logs an ordinary end", lambda: " -- " in log_of(lab, "b", "haproxy.log"))
-    assert sockets(lab) == ""
-
-
-def drain(lab: Lab, proxy: str) -> Drained:
-    """Ask the proxy's agent to take it out of all its sessions; returns the last report."""
-
-    async def run() -> Drained:
-        async with dysco.connect(lab.socket("b")) as agent:
-            reports = [one async for one in agent.drain_proxy(proxy)]
-            return reports[-1]
-
-    return asyncio.run(run())
-
-
-def listener(lab: Lab, port: int) -> int:
-    """The process on the proxy's host that listens on a port."""
-    shown = lab.exec("b", ["ss", "-Hltnp", "sport", "=", f":{port}"]).stdout
-    return int(shown.partition("pid=")[2].partition(",")[0])
-
-
-def test_a_proxy_is_drained_and_stopped_and_all_its_sessions_go_on(make_lab: MakeLab) -> None:
-    lab = make_lab(proxy_lab(4))
-    lab.up()
-    wanted = put_file(lab, 2 * MEGABYTE)
-    names = [f"arrived{number}" for number in range(SESSIONS)]
-    target = url(lab, 4, node="b", port=8080)
-    argv = ["curl", "-sS", "-f", "--limit-rate", "400k", "--parallel", "--parallel-immediate"]
-    for name in names:
-        argv += ["-o", str(lab.directory / "a" / name), target]
-    process = subprocess.Popen(lab.command("a", argv))
-    try:
-        paths = [lab.directory / "a" / name for name in names]
-        until("all downloads have begun", lambda: all(one.exists() and one.stat().st_size for one in paths))
-        last = drain(lab, "web")
-        # On a slow machine a download may be over before its turn comes.
-        assert (last.failed, last.left, last.empty) == (0, 0, True), last
-        assert last.moved >= SESSIONS // 2, last
-        os.kill(listener(lab, 8080), signal.SIGKILL)
-        assert process.wait(30) == 0
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    assert {hashlib.sha256(one.read_bytes()).hexdigest() for one in paths} == {wanted}
-    until("nothing is left", lambda: sessions(lab, "b") == [])
     assert sockets(lab) == ""
