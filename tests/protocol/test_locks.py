@@ -373,6 +373,19 @@ def test_a_right_anchor_that_was_one_before_adds_the_sums() -> None:
     assert right_anchor(talk).sums == (13, 24)
 
 
+def test_a_syn_that_overtakes_its_request_is_kept() -> None:
+    talk = Talk()
+    talk.rig.agent.receive_message("a", new_path(HERE), talk.rig.now)
+    talk.rig.take()
+    assert talk.rig.messages == []
+    talk.rig.agent.receive_message("a", request(HERE, LEFT), talk.rig.now)
+    talk.rig.take()
+    assert talk.rig.messages == [
+        ("a", AckLock(CHAIN, LEFT, HERE.request)),
+        ("a", SynAck(CHAIN, NEW_HOP, HERE.request)),
+    ]
+
+
 # The tables.
 
 Table = Mapping[tuple[Any, Any], tuple[Any, Any]]
