@@ -373,7 +373,7 @@ class Hosts:
         right.lock = Lock(LockState.LOCKED, message.request, now + LEASE_S)
         chain.state = State.ESTABLISHED
         chain.changing = ground.changing(chain)
-        chain.changing.inside = Inside(message.request, message.last, new=True)
+        chain.changing.inside = inside = Inside(message.request, message.last, new=True)
         ground.pass_on(message.request)
         ground.life.chains[key] = chain
         ground.life.arm(chain, now + settings.timers.embryonic)
@@ -383,7 +383,7 @@ class Hosts:
             ground.table.insert(flow)
         ground.counters["joined"] += 1
         ground.output.event(SessionOpened(chain.chain_id, chain.hop_index, chain.session_in, ""))
-        ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, at))
+        ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, inside, at))
         ground.life.record(chain)
         self._pass_syn(chain, message)
         ground.catch_up(message.subsession)
@@ -477,12 +477,12 @@ class Hosts:
             chain.changing.inside = None
             self._ground.tidy(chain)
         else:
-            self._ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, at))
+            self._ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, inside, at))
 
-    def _not_committed(self, chain: Chain, now: float) -> None:
+    def _not_committed(self, chain: Chain, inside: Inside, now: float) -> None:
         """No `ack` has come. If more than a handshake has passed it was lost; else the left anchor is gone."""
-        inside = None if chain.changing is None else chain.changing.inside
-        if inside is None or inside.committed or chain.state is State.CLOSED:
+        current = None if chain.changing is None else chain.changing.inside
+        if current is not inside or inside.committed or chain.state is State.CLOSED:
             return
         if self._has_moved(inside):
             self._commit(chain, inside)
