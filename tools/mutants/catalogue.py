@@ -150,7 +150,7 @@ MUTATIONS: Final = (
     Mutation("oldDone is said once", SWITCHING, "        ground.alarm(due, lambda late: again(late, tries + 1))\n", ""),
     Mutation("an early syn is forgotten", RIGHT, "            self.syn(chain, *early, now)\n", "            pass\n"),
     # Hosts inside.
-    Mutation("a new hop without ack stays for ever", INSIDE, "        ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, at))\n        ground.life.record", "        ground.life.record"),
+    Mutation("a new hop without ack stays for ever", INSIDE, "        ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, inside, at))\n        ground.life.record", "        ground.life.record"),
     Mutation("a path handshake is taken for data", INSIDE, "distance(flow.top_seq, rehearsed) > 0", "distance(flow.top_seq, rehearsed) >= 0"),
     Mutation("a cancelled new path stays", INSIDE, "if inside.new and not inside.committed:\n                self._ground.life.close(chain, \"cancelled\", now)", "if inside.new and not inside.committed:\n                pass"),
     Mutation("a host leaves the old path when one half is empty", INSIDE, "if inside.left_done and inside.right_done and not before:", "if (inside.left_done or inside.right_done) and not before:"),
