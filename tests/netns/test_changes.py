@@ -414,9 +414,10 @@ def test_a_box_in_python_leaves_by_itself(make_lab: MakeLab, family: int, kind: 
     lab = make_lab(lab_text("leaves", box, firewall("c"), hops='["b"]'))
     lab.up()
     watch(lab, "b")
-    wanted = put_file(lab, 30 * MEGABYTE)
+    wanted = put_file(lab, 16 * MEGABYTE)
     with download(lab, family, "2M") as process:
-        until("nothing has come of it", (lab.directory / "b" / "left").exists, 40)
+        told = lab.directory / "b" / "left"
+        until("nothing has come of it", lambda: told.exists() and told.stat().st_size > 0, 40)
         assert log_of(lab, "b", "left") == "left"
         until("its host has not left", lambda: sessions(lab, "b") == [])
         before = seen(lab, "passing")
