@@ -26,6 +26,9 @@ box = [{ name = "firewall", kind = "kernel" }]
 MORE
 """
 SIZE = 12_000_000
+MORE_THAN_BUFFERS = (
+    60_000_000  # of both kernels, so that a download has not ended when curl has only begun to read
+)
 
 
 def configured(name: str, nodes: str, setting: str) -> str:
@@ -91,7 +94,7 @@ def stop(lab: Lab, node: str) -> None:
 @pytest.mark.parametrize("node", ["a", "b", "d"])
 def test_a_stopped_agent_resets_its_sessions(make_lab: MakeLab, node: str) -> None:
     lab = chain(make_lab)
-    put_file(lab, SIZE)
+    put_file(lab, MORE_THAN_BUFFERS)
     with download(lab, 4) as process:
         stop(lab, node)
         _, errors = process.communicate(timeout=10)
