@@ -14,7 +14,7 @@ from dysco.protocol.settings import Limits
 from dysco.wire.tuples import FiveTuple
 from protocol.rig import PAIR_BOX, Rig, hops, read, session, syn_ack
 
-SESSIONS = 20_000
+SESSIONS = 10_000
 BOUND = 2048
 
 
