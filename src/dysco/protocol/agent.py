@@ -89,10 +89,10 @@ class Agent:
                 self.counters[decoded.reason] += 1
                 return
         chain = None if flow is None else flow.owner
-        if flow is not None and isinstance(chain, Chain) and self._changes.takes(chain, flow, at):
-            self._changes.packet(chain, flow, packet, at, now)
+        if flow is not None and isinstance(chain, Chain) and self._changes.packets.takes(chain, flow, at):
+            self._changes.packets.receive(chain, flow, packet, at, now)
             return
-        if at.flags & SYN and self._changes.drops(at):
+        if at.flags & SYN and self._changes.packets.drops(at):
             return
         if at.flags & SYN and not at.flags & ACK:
             self._setup.syn(port, packet, at, flow, now)

@@ -1,4 +1,4 @@
-"""Changing the chain of a live session: who gets which message and which packet (DESIGN sections 6 to 9).
+"""Changing the chain of a live session: who gets which message (DESIGN sections 6 to 9).
 
     who asks --rightRequest along the chain--> left anchor --requestLock, syn--> ... --> right anchor
              <--progress-----------------------
@@ -9,11 +9,13 @@
     left.py        what the left anchor does
     right.py       what the right anchor does
     inside.py      hosts of the old path and of the new one
+    wishes.py      who has asked for what
+    packets.py     the packets of a chain that is being changed
     paths.py       which packet goes where while there are two paths
     switching.py   what both anchors do alike
     traces.py      who is on a chain
     bypass.py      past hosts that are dead
-    this           who gets what
+    this           who gets which message
 
 Every message names its subsession; one that comes from anyone but the neighbour on that subsession is dropped, unless
 it comes past dead hosts from somebody who may.
@@ -21,26 +23,22 @@ it comes past dead hosts from somebody who may.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 from typing import Final
 
 from dysco.protocol.bypass import Bypass
 from dysco.protocol.chain import Chain, Facing
-from dysco.protocol.changing import Anchor, LeftAnchor, Phase
-from dysco.protocol.events import ChangeMoved
-from dysco.protocol.flow import UNDERLAY, Flow
-from dysco.protocol.ground import FIRST_DRAWN, Ground, Side, leftward, means, name_of, readdress
-from dysco.protocol.ground import rightward as to_the_right
+from dysco.protocol.changing import Anchor, Phase
+from dysco.protocol.flow import UNDERLAY
+from dysco.protocol.ground import FIRST_DRAWN, Ground, Side, along, leftward, means, rightward
 from dysco.protocol.inside import Hosts
-from dysco.protocol.joints import Added, ours
+from dysco.protocol.joints import Added
 from dysco.protocol.left import Left
+from dysco.protocol.packets import Packets
 from dysco.protocol.right import Right
-from dysco.protocol.stamps import Stamps, raw_stamp
-from dysco.protocol.switching import hold, patience
 from dysco.protocol.traces import Traces
 from dysco.protocol.transfers import ARRIVED, Transfers
-from dysco.wire.chain_header import Hop
+from dysco.protocol.wishes import Wishes
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -49,7 +47,6 @@ from dysco.wire.messages import (
     CancelLock,
     Change,
     CopyState,
-    Hops,
     LockQuery,
     LockStatus,
     Message,
@@ -67,29 +64,13 @@ from dysco.wire.messages import (
     SynAck,
     Trace,
 )
-from dysco.wire.packet import FIN, RST, SYN, Located, Packet, locate
+from dysco.wire.packet import Packet, locate
 
 _RIGHTWARD: Final = (RequestLock, CancelLock, RenewLock, Ack, LockStatus, CopyState)
 _LEFTWARD: Final = (AckLock, NackLock, AckCancel, SynAck, NackSyn, AckAck, LockQuery)
 _FLAGGED: Final = (RightRequest, Progress, OldDone, OldDoneAck, PutState, StateTransferred)
 MESSAGES: Final = (*_RIGHTWARD, *_LEFTWARD, *_FLAGGED, Syn, Trace)
 UNHEARD, CANCELLED, UNDECIDED, COMMITTED = 0, 1, 2, 3
-PATIENCE_S: Final = 60.0  # ours: how long who asks goes on asking without any answer
-_MOST_OUTCOMES: Final = 16_384
-
-
-class Wish:
-    """A change that was asked for here and whose left anchor may be elsewhere."""
-
-    __slots__ = ("chain", "change", "heard_at", "phase", "rightward", "tries")
-
-    def __init__(self, chain: Chain, change: Change, now: float, *, rightward: bool) -> None:
-        self.chain = chain
-        self.change = change
-        self.rightward = rightward
-        self.heard_at = now
-        self.tries = 0
-        self.phase = Phase.REQUESTED
 
 
 class Changes:
@@ -103,131 +84,27 @@ class Changes:
         self.hosts = Hosts(ground)
         self.traces = Traces(ground)
         self.bypass = Bypass(ground, self.left, self.right)
-        self._wishes: dict[int, Wish] = {}
-        # To the right, to the left, or to an agent past dead hosts.
-        self._askers: dict[int, bool | str] = {}
-        self._outcomes: OrderedDict[int, Progress] = OrderedDict()
-        ground.report = self._report
+        self.wishes = Wishes(ground, self.left, self.hosts.joints, self.traces, self.bypass)
+        self.packets = Packets(ground, self.left, self.right, self.hosts)
         self.traces.passed_by = self.hosts.passed_by
         ground.life.established = self._established
         ground.life.before_close = self._closing
         ground.life.after_restore = self._restored
 
-    # What is asked for here.
-
     def ask(self, chain: Chain, change: Change, now: float, *, rightward: bool) -> None:
         """Ask for a change; ChangeMoved events tell how it goes. rightward: where its left anchor is from here."""
-        wish = Wish(chain, change, now, rightward=rightward)
-        self._wishes[change.request] = wish
-        right = chain.right
-        if right is not None and means(chain, right, change.first):
-            refusal = self.left.start(chain, change, now)
-            if refusal is not None:
-                self._heard(
-                    Progress(chain.chain_id, 0, change.request, Phase.REFUSED, False, *refusal), now, chain
-                )
-        else:
-            self._ask(wish, now)
+        self.wishes.ask(chain, change, now, rightward=rightward)
         self.settle_local(now)
 
     def splice(self, left: Chain, right: Chain, request: int, added: Added, now: float) -> None:
         """Join two chains whose ends a proxy is on this host, and take it out; ChangeMoved events tell how it goes."""
-        refusal = self.hosts.joints.make(left, right, request, added, now)
-        if refusal is not None:
-            me = self._ground.settings.name
-            moved = ChangeMoved(
-                left.chain_id, left.hop_index, left.session_in, request, Phase.REFUSED.words, me, refusal
-            )
-            self._ground.output.event(moved)
-            return
-        assert right.right is not None
-        hops = Hops((Hop(right.right.tuple.dst),))
-        first, last = name_of(left, left.left), name_of(right, right.right)
-        self.ask(
-            left, Change(request, first, last, hops, origin=self._ground.settings.name), now, rightward=False
-        )
-
-    def _ask(self, wish: Wish, now: float) -> None:
-        chain, change = wish.chain, wish.change
-        if change.request not in self._wishes:
-            return
-        if now - wish.heard_at > PATIENCE_S:
-            me = self._ground.settings.name
-            silent = Progress(chain.chain_id, 0, change.request, Phase.ABORTED, False, me, "no answer")
-            self._heard(silent, now, chain)
-            return
-        message = RightRequest(chain.chain_id, 0, change, wish.rightward)
-        facing = along(chain, rightward=wish.rightward)
-        self._ground.send(facing, message)
-        if change.force and (wish.tries or facing is None or not self._ground.is_up(facing.peer)):
-            self.bypass.ask(chain, change)
-        wait = patience(wish.tries)
-        wish.tries += 1
-        self._ground.alarm(now + wait, lambda at: self._ask_again(wish, at))
-
-    def _ask_again(self, wish: Wish, now: float) -> None:
-        self._ask(wish, now)
+        self.wishes.splice(left, right, request, added, now)
         self.settle_local(now)
-
-    def _heard(self, message: Progress, now: float, chain: Chain) -> None:
-        wish = self._wishes.get(message.request)
-        if wish is None:
-            return
-        wish.heard_at = now
-        phase = Phase(message.phase)
-        if (phase.is_final or phase > wish.phase) and not (
-            chain.changing and _is_left(chain, message.request)
-        ):
-            moved = ChangeMoved(
-                chain.chain_id, chain.hop_index, chain.session_in, message.request, phase.words, message.by,
-                message.reason,
-            )  # fmt: skip
-            self._ground.output.event(moved)
-        wish.phase = max(wish.phase, phase)
-        if phase.is_final:
-            del self._wishes[message.request]
-            if phase is not Phase.DONE:
-                self.hosts.joints.part(wish.chain, message.request)
-
-    def _report(self, chain: Chain, anchor: Anchor, phase: Phase, by: str, reason: str, now: float) -> None:
-        """A phase of a change at one of its anchors: the left one tells who asked for it."""
-        request = anchor.change.request
-        if not isinstance(anchor, LeftAnchor):
-            return
-        message = Progress(chain.chain_id, 0, request, phase, False, by, reason)
-        if phase is Phase.DONE:
-            self.traces.tell_later(chain, now)
-        if phase.is_final:
-            self._outcomes[request] = message
-            if len(self._outcomes) > _MOST_OUTCOMES:
-                self._outcomes.popitem(last=False)
-        wish = self._wishes.get(request)
-        if wish is not None:
-            wish.heard_at = now
-            wish.phase = max(wish.phase, phase)
-            if phase.is_final:
-                del self._wishes[request]
-        self._tell(chain, message)
-
-    def _tell(self, chain: Chain, message: Progress) -> None:
-        asker = self._askers.get(message.request)
-        if asker is None:
-            return
-        self._answer(chain, message, asker)
-        if Phase(message.phase).is_final:
-            del self._askers[message.request]
-
-    def _answer(self, chain: Chain, message: Progress, asker: bool | str) -> None:
-        if isinstance(asker, str):
-            self.bypass.answer(chain, message, asker)
-        else:
-            self._ground.send(along(chain, rightward=asker), replace(message, rightward=asker))
 
     def leftovers(self) -> list[str]:
         """Names of what is not empty although it should be once all is at rest."""
         found = {
-            "wishes": self._wishes,
-            "askers": self._askers,
+            **self.wishes.leftovers(),
             **self._ground.leftovers(),
             **self.transfers.leftovers(),
             **self.traces.leftovers(),
@@ -260,10 +137,11 @@ class Changes:
 
     def overtaken(self, packet: Packet, now: float) -> None:
         """Take the SYN of a path handshake that was held."""
-        at = _located(packet)
+        at = locate(packet)
+        assert at is not None
         flow = self._ground.table.get(UNDERLAY, at.five_tuple)
-        if flow is not None and isinstance(flow.owner, Chain) and self.takes(flow.owner, flow, at):
-            self.packet(flow.owner, flow, packet, at, now)
+        if flow is not None and isinstance(flow.owner, Chain) and self.packets.takes(flow.owner, flow, at):
+            self.packets.receive(flow.owner, flow, packet, at, now)
 
     def _receive(self, peer: str, message: Message, now: float) -> None:
         ground = self._ground
@@ -298,16 +176,10 @@ class Changes:
         if isinstance(message, RightRequest):
             if not self.bypass.asks(chain, peer, message):
                 return False
-            self._right_request(chain, message, now, peer)
+            self.wishes.request(chain, message, now, peer)
             return True
         if isinstance(message, Progress):
-            wish = self._wishes.get(message.request)
-            if wish is None or wish.chain is not chain or not wish.change.force:
-                return False
-            if peer != self.bypass.left_anchor(chain, wish.change):
-                return False
-            self._heard(message, now, chain)
-            return True
+            return self.wishes.past(chain, peer, message, now)
         return self.bypass.receive(chain, facing, side, peer, message, now)
 
     def _dispatch(self, chain: Chain, facing: Facing, message: Message, now: float) -> None:
@@ -316,12 +188,12 @@ class Changes:
         right = None if roles is None else roles.right
         match message:
             case RightRequest():
-                self._right_request(chain, message, now)
+                self.wishes.request(chain, message, now)
             case Progress():
-                if message.request in self._wishes:
-                    self._heard(message, now, chain)
+                if self.wishes.is_open(message.request):
+                    self.wishes.hear(message, now, chain)
                 else:
-                    self._ground.send(along(chain, rightward=message.rightward), message)
+                    self._ground.send(along(chain, to_right=message.rightward), message)
             case RequestLock():
                 self._request_lock(chain, message, now)
             case AckLock() if left is not None and left.change.request == message.request:
@@ -424,33 +296,6 @@ class Changes:
             nack = NackLock(chain.chain_id, 0, message.change.request, me, refusal)
             self._ground.send(leftward(chain), nack)
 
-    def _right_request(
-        self, chain: Chain, message: RightRequest, now: float, direct: str | None = None
-    ) -> None:
-        change, right = message.change, chain.right
-        back: bool | str = not message.rightward if direct is None else direct
-        done = self._outcomes.get(change.request)
-        if done is not None:
-            self._answer(chain, done, back)
-            return
-        running = None if chain.changing is None else chain.changing.left
-        if running is not None and running.change.request == change.request:
-            self._askers[change.request] = back
-            self._tell(chain, Progress(chain.chain_id, 0, change.request, running.phase))
-            return
-        if right is not None and means(chain, right, change.first):
-            self._askers[change.request] = back
-            refusal = self.left.start(chain, change, now)
-        else:
-            if self._ground.send(along(chain, rightward=message.rightward), message):
-                return
-            self._askers[change.request] = back
-            refusal = self._ground.settings.name, "not found"
-        if refusal is not None:
-            refused = Progress(chain.chain_id, 0, change.request, Phase.REFUSED, False, *refusal)
-            self._outcomes[change.request] = refused
-            self._tell(chain, refused)
-
     def _put_state(self, chain: Chain, message: PutState, now: float) -> None:
         roles = chain.changing
         left = None if roles is None else roles.left
@@ -501,12 +346,12 @@ class Changes:
                 self.left.peer_done(chain, roles.left, now)
             return
         if roles is not None and roles.inside is not None and roles.inside.request == message.request:
-            self._ground.send(along(chain, rightward=message.rightward), message)
+            self._ground.send(along(chain, to_right=message.rightward), message)
             inside = roles.inside
             self.hosts.old_done(chain, message, now)
             if not inside.new and inside.left_done and inside.right_done:
                 # Who asked for its own removal hears it here: what the left anchor says now goes along the new path.
-                self._heard(Progress(chain.chain_id, 0, message.request, Phase.DONE), now, chain)
+                self.wishes.hear(Progress(chain.chain_id, 0, message.request, Phase.DONE), now, chain)
             return
         if message.request in self._ground.completed:
             answer = OldDoneAck(chain.chain_id, 0, message.request, not message.rightward, message.last)
@@ -514,7 +359,7 @@ class Changes:
             if message.waiting:
                 self._ground.send(facing, replace(message, rightward=not message.rightward, waiting=False))
         elif message.request in self._ground.passing or not message.last:
-            self._ground.send(along(chain, rightward=message.rightward), message)
+            self._ground.send(along(chain, to_right=message.rightward), message)
         elif roles is None:
             # This agent has restarted since the lock: it is inside, and knows that from here on.
             self.hosts.remember(chain, message, now)
@@ -531,7 +376,7 @@ class Changes:
         elif anchor is not None and anchor.change.request == message.request:
             anchor.know(message)
         elif message.request in self._ground.passing or (roles is not None and roles.inside is not None):
-            self._ground.send(along(chain, rightward=message.rightward), message)
+            self._ground.send(along(chain, to_right=message.rightward), message)
 
     def _lock_query(self, chain: Chain, facing: Facing, message: LockQuery) -> None:
         left = None if chain.changing is None else chain.changing.left
@@ -541,7 +386,7 @@ class Changes:
             status = UNDECIDED
             if left.two is not None:
                 status, cutoff = COMMITTED, left.two.cutoff
-        elif message.request in self._outcomes:
+        elif self.wishes.is_over(message.request):
             status = CANCELLED
         elif self._ground.send(leftward(chain), message):
             return  # a host inside, which may have forgotten it in a restart; the first host of all is sure
@@ -557,7 +402,7 @@ class Changes:
             elif message.status == COMMITTED:
                 self.right.ack(chain, right, Ack(chain.chain_id, 0, message.request, message.cutoff), now)
         else:
-            self._ground.send(to_the_right(chain), message)
+            self._ground.send(rightward(chain), message)
 
     def _unknown(self, peer: str, message: Message, side: Side) -> None:
         """Nothing of the kind is here; what would be repeated for ever is answered."""
@@ -582,210 +427,6 @@ class Changes:
             answer = LockStatus(message.chain_id, message.hop, message.request, UNHEARD, 0)
         if answer is not None and peer:
             self._ground.output.message(peer, answer)
-
-    # Packets.
-
-    def takes(self, chain: Chain, flow: Flow, at: Located) -> bool:
-        """Whether a packet that the core was given is an affair of a change."""
-        roles = chain.changing
-        if roles is None:
-            return False
-        inside = roles.inside
-        if inside is not None and not inside.new:
-            return inside.committed
-        if at.flags & SYN:
-            return inside is not None or self._is_new(chain, flow)
-        # A host that has joined can be an anchor of the next change before both halves of its own are empty.
-        return roles.left is not None or roles.right is not None
-
-    @staticmethod
-    def _is_new(chain: Chain, flow: Flow) -> bool:
-        """Whether a flow is read from the new path of an anchor."""
-        roles = chain.changing
-        assert roles is not None
-        left = None if roles.left is None else roles.left.new
-        right = None if roles.right is None else roles.right.new
-        return (left is not None and flow.match == left.tuple.reversed()) or (
-            right is not None and flow.match == right.tuple
-        )
-
-    def drops(self, at: Located) -> bool:
-        """Whether a SYN that belongs to no change any more must not go on: it would look like a new session."""
-        if not self._ground.is_late_rehearsal(at):
-            return False
-        self._ground.counters["rehearsal_late"] += 1
-        return True
-
-    def packet(self, chain: Chain, flow: Flow, packet: Packet, at: Located, now: float) -> None:
-        """Take a packet of a chain that is being changed; what is not SYN moves along by the rules of its paths."""
-        roles = chain.changing
-        assert roles is not None
-        inside = roles.inside
-        if inside is not None and not inside.new and inside.committed:
-            self.hosts.closing(chain, at, now)
-            return
-        if inside is not None and at.flags & SYN and not self._is_new(chain, flow):
-            self.hosts.rehearse(chain, flow, packet, at, now)
-            return
-        where = (flow.port, flow.match)
-        is_new = False
-        if roles.left is not None and roles.left.new is not None:
-            new = roles.left.new
-            is_new = where == (new.read, new.tuple.reversed())
-            if is_new and self.left.handshake(chain, roles.left, at, now):
-                return
-        if not is_new and roles.right is not None and roles.right.new is not None:
-            new = roles.right.new
-            is_new = where == (new.read, new.tuple)
-            if is_new and self.right.handshake(chain, roles.right, at, now):
-                return
-        if at.flags & RST:
-            flow.packets += 1
-            flow.bytes += len(packet.data)
-        elif at.payload_len or at.flags & FIN or not self._is_between(chain, flow):
-            flow.count(at, len(packet.data))
-        if is_new:
-            if flow.match == new.tuple:
-                self._from_left(chain, packet, now, new=True)
-            else:
-                self._from_right(chain, packet, now, new=True)
-            self._see_end(chain, flow, at, now)
-            return
-        if where == (chain.left.read, chain.left.tuple):
-            self._from_left(chain, packet, now, new=False)
-        elif chain.right is not None and where == (chain.right.read, chain.right.tuple.reversed()):
-            self._from_right(chain, packet, now, new=False)
-        elif chain.box is not None and flow.match == chain.session_out and flow.port == chain.box.right_read:
-            self._to_right(chain, packet, now)
-        else:
-            self._to_left(chain, packet, now)
-        self._see_end(chain, flow, at, now)
-
-    def _see_end(self, chain: Chain, flow: Flow, at: Located, now: float) -> None:
-        if at.flags & (FIN | RST):
-            forward = chain.is_forward(flow) or _is_new_left(chain, flow)
-            self._ground.life.closing(chain, forward=forward, reset=bool(at.flags & RST), now=now)
-
-    @staticmethod
-    def _is_between(chain: Chain, flow: Flow) -> bool:
-        """Whether a flow is read from a side with two paths, where bare acks may be reminders of the anchors."""
-        roles = chain.changing
-        assert roles is not None
-        if flow.match == chain.left.tuple:
-            return roles.right is not None and roles.right.two is not None
-        return (
-            chain.right is not None and flow.match == chain.right.tuple.reversed() and roles.left is not None
-        )
-
-    def _from_left(self, chain: Chain, packet: Packet, now: float, *, new: bool) -> None:
-        """A packet has come on one of the left paths: bring it inside."""
-        right = None if chain.changing is None else chain.changing.right
-        facing = right.new if right is not None and new else chain.left
-        assert facing is not None
-        stamps = None if right is None else right.stamps
-        if stamps is not None and right is not None and new:
-            self._measure(right, stamps, packet)
-        readdress(packet, chain.session_in, facing.translations()[0])
-        at = _located(packet)
-        if stamps is not None:
-            _take(stamps, packet, at, facing, new=new)
-        if right is not None and right.two is not None:
-            if not new and right.joined:
-                kept = ours(right.two, packet, at)
-                if kept is None:
-                    return
-                packet, at = kept, _located(kept)
-            accept = right.two.receive_new if new else right.two.receive_old
-            if not accept(packet, at):
-                self.right.look(chain, right, now)
-                return
-        if chain.box is not None:
-            self._ground.output.packet(chain.box.left_write, packet)
-        else:
-            self._to_right(chain, packet, now)
-        if right is not None and right.two is not None:
-            self.right.look(chain, right, now)
-
-    def _from_right(self, chain: Chain, packet: Packet, now: float, *, new: bool) -> None:
-        """A packet has come on one of the right paths: bring it inside."""
-        left = None if chain.changing is None else chain.changing.left
-        facing = left.new if left is not None and new else chain.right
-        assert facing is not None
-        stamps = None if left is None else left.stamps
-        if stamps is not None and left is not None and new:
-            self._measure(left, stamps, packet)
-        readdress(packet, chain.session_out.reversed(), facing.translations()[0])
-        at = _located(packet)
-        if stamps is not None:
-            _take(stamps, packet, at, facing, new=new)
-        if left is not None and left.two is not None:
-            if not new and left.joined:
-                kept = ours(left.two, packet, at)
-                if kept is None:
-                    return
-                packet, at = kept, _located(kept)
-            accept = left.two.receive_new if new else left.two.receive_old
-            if not accept(packet, at):
-                self.left.look(chain, left, now)
-                return
-        if chain.box is not None:
-            self._ground.output.packet(chain.box.right_write, packet)
-        else:
-            self._to_left(chain, packet, now)
-        if left is not None and left.two is not None:
-            self.left.look(chain, left, now)
-
-    def _to_right(self, chain: Chain, packet: Packet, now: float) -> None:
-        """A packet from inside goes to the right, on one path or on two."""
-        left = None if chain.changing is None else chain.changing.left
-        right = chain.right
-        assert right is not None
-        stamps = None if left is None else left.stamps
-        if stamps is not None:
-            stamps.from_inside(packet, _located(packet))
-        if left is None or left.two is None:
-            self._ground.to_right(right, packet)
-            if left is not None and stamps is not None:
-                self.left.seen_inside(chain, left, now)
-            return
-        old, new = left.two.send(packet, _located(packet))
-        assert left.new is not None
-        for one in old:
-            if stamps is not None:
-                stamps.to_old(one, _located(one))
-            self._ground.to_right(left.old, one)
-        for one in hold(self._ground, left, new):
-            if stamps is not None:
-                stamps.to_new(one, _located(one))
-            self._ground.to_right(left.new, one)
-        self.left.look(chain, left, now)
-
-    def _to_left(self, chain: Chain, packet: Packet, now: float) -> None:
-        """A packet from inside goes to the left, on one path or on two."""
-        right = None if chain.changing is None else chain.changing.right
-        stamps = None if right is None else right.stamps
-        if stamps is not None:
-            stamps.from_inside(packet, _located(packet))
-        if right is None or right.two is None:
-            self._ground.to_left(chain.left, packet)
-            return
-        old, new = right.two.send(packet, _located(packet))
-        for one in old:
-            if stamps is not None:
-                stamps.to_old(one, _located(one))
-            self.right.to_path(right, one, old=True)
-        for one in hold(self._ground, right, new):
-            if stamps is not None:
-                stamps.to_new(one, _located(one))
-            self.right.to_path(right, one, old=False)
-        self.right.look(chain, right, now)
-
-    def _measure(self, anchor: Anchor, stamps: Stamps, packet: Packet) -> None:
-        """The first timestamp of the new path, where the messages have not told one."""
-        if stamps.peer is None:
-            stamps.peer = raw_stamp(packet, _located(packet))
-        if anchor.new is not None:
-            stamps.settle(anchor.new)
 
     # Beginnings and endings.
 
@@ -818,12 +459,7 @@ class Changes:
 
     def _closing(self, chain: Chain, now: float) -> None:
         """A session ends here: its changes end with it."""
-        for wish in [one for one in self._wishes.values() if one.chain is chain]:
-            me = self._ground.settings.name
-            over = Progress(
-                chain.chain_id, 0, wish.change.request, Phase.ABORTED, False, me, "the session has ended"
-            )
-            self._heard(over, now, chain)
+        self.wishes.closing(chain, now)
         self.hosts.end_joint(chain)
         roles = chain.changing
         if roles is not None:
@@ -836,32 +472,3 @@ class Changes:
         self._ground.unlabel("left", chain, chain.left)
         if chain.right is not None:
             self._ground.unlabel("right", chain, chain.right)
-
-
-def _is_left(chain: Chain, request: int) -> bool:
-    roles = chain.changing
-    return roles is not None and roles.left is not None and roles.left.change.request == request
-
-
-def _is_new_left(chain: Chain, flow: Flow) -> bool:
-    roles = chain.changing
-    new = None if roles is None or roles.right is None else roles.right.new
-    return new is not None and flow.match == new.tuple
-
-
-def along(chain: Chain, *, rightward: bool) -> Facing | None:
-    """The facing along which a message goes on."""
-    return to_the_right(chain) if rightward else leftward(chain)
-
-
-def _take(stamps: Stamps, packet: Packet, at: Located, facing: Facing, *, new: bool) -> None:
-    if new:
-        stamps.from_new(packet, at, facing)
-    else:
-        stamps.from_old(packet, at)
-
-
-def _located(packet: Packet) -> Located:
-    at = locate(packet)
-    assert at is not None
-    return at

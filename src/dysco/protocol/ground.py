@@ -464,6 +464,11 @@ def rightward(chain: Chain) -> Facing | None:
     return chain.right if chain.joint is None else chain.joint.right.right
 
 
+def along(chain: Chain, *, to_right: bool) -> Facing | None:
+    """The facing along which a message goes on."""
+    return rightward(chain) if to_right else leftward(chain)
+
+
 def id_of(chain: Chain, facing: Facing) -> bytes:
     """The chain id by which a subsession is known."""
     return facing.seam.chain_id if facing.seam is not None and facing.seam.chain_id else chain.chain_id

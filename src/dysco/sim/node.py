@@ -193,7 +193,7 @@ class Node:
         life = self.agent._life
         changes, ground = self.agent._changes, self.agent._ground
         grants, locks, chains = set(), set(), []
-        rest_at = math.inf if changes._wishes or ground.telling else 0.0
+        rest_at = math.inf if changes.wishes.leftovers()["wishes"] or ground.telling else 0.0
         for chain in life.chains.values():
             lock = None if chain.right is None else chain.right.lock
             if lock is not None and chain.right is not None:

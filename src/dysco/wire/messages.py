@@ -175,7 +175,7 @@ class RightRequest:
 class Progress:
     """What has become of a change; goes along the chain to who asked for it, to the right if `rightward`.
 
-    phase: position in `dysco.protocol.changes.PHASES`.
+    phase: a `dysco.protocol.changing.Phase`.
     """
 
     chain_id: bytes
