@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dysco.host import tracked
 from dysco.host.tracked import Entry
-from dysco.wire import chain_header, messages
+from dysco.wire import chain_header, frames, messages
 from dysco.wire.chain_header import ChainHeader, Egress, Hop
 from dysco.wire.icmp import make_fragmentation_needed
 from dysco.wire.packet import ACK, SYN, Packet, build_tcp
@@ -44,7 +44,7 @@ def seeds(target: str) -> list[bytes]:
         for one in (FOUR, SIX)
     ]
     control = [
-        messages.encode_one(message)
+        frames.encode_one(message)
         for message in (
             messages.Hello(name="fw", observed_address=FOUR.src),
             messages.Keepalive(3),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dysco.errors import WireError
 from dysco.host import tracked
 from dysco.protocol.records import read_record
-from dysco.wire import chain_header, messages
+from dysco.wire import chain_header, frames
 from dysco.wire.decode import decode
 from dysco.wire.icmp import parse_error, translate_error
 from dysco.wire.options import clamp_mss, find_tag, insert_tag, strip_tag, syn_options
@@ -65,11 +65,11 @@ def header(data: bytes) -> None:
 def control(data: bytes) -> None:
     """What is read from a datagram is written again to bytes that read the same."""
     try:
-        found = messages.decode(data)
+        found = frames.decode(data)
     except WireError:
         return
     for message in found:
-        assert messages.decode(messages.encode_one(message)) == [message]
+        assert frames.decode(frames.encode_one(message)) == [message]
 
 
 def frame(data: bytes) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dysco.wire import chain_header, messages
+from dysco.wire import chain_header, frames, messages
 from dysco.wire.chain_header import ChainHeader, Egress, Hop
 from dysco.wire.tuples import FiveTuple
 
@@ -62,8 +62,8 @@ def test_chain_headers(name: str) -> None:
 @pytest.mark.parametrize("name", MESSAGES)
 def test_messages(name: str) -> None:
     raw = golden(name)
-    assert messages.encode_one(MESSAGES[name]) == raw
-    assert messages.decode(raw) == [MESSAGES[name]]
+    assert frames.encode_one(MESSAGES[name]) == raw
+    assert frames.decode(raw) == [MESSAGES[name]]
 
 
 def test_the_page_shows_the_vector() -> None:

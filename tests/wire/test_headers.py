@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dysco.errors import WireError
-from dysco.wire import chain_header, messages
+from dysco.wire import chain_header, frames, messages
 from dysco.wire.chain_header import ChainHeader, Egress, Hop
 from dysco.wire.decode import Malformed, decode
 from dysco.wire.icmp import make_fragmentation_needed, parse_error, translate_error
@@ -132,57 +132,57 @@ MESSAGES = st.one_of([built(kind) for kind in messages.TYPES.values()])
 @given(data=st.data())
 def test_each_message_is_read_as_written_and_refused_with_more(kind: type[Any], data: st.DataObject) -> None:
     sent = data.draw(built(kind))
-    raw = messages.encode_one(sent)
-    assert messages.decode(raw) == [sent]
+    raw = frames.encode_one(sent)
+    assert frames.decode(raw) == [sent]
     longer = raw[:1] + (len(raw) - 2).to_bytes(2, "big") + raw[3:] + b"\0"
     if kind is messages.MtuProbe:  # whose end is padding
-        assert len(messages.decode(longer)) == 1
+        assert len(frames.decode(longer)) == 1
     else:
         with pytest.raises(WireError):
-            messages.decode(longer)
+            frames.decode(longer)
 
 
 @given(MESSAGES, st.data())
 def test_a_changed_message_is_refused_or_means_what_it_says(
     message: messages.Message, data: st.DataObject
 ) -> None:
-    raw = bytearray(messages.encode_one(message))
+    raw = bytearray(frames.encode_one(message))
     raw[data.draw(st.integers(3, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     try:
-        [read] = messages.decode(raw)
+        [read] = frames.decode(raw)
     except WireError:
         return
-    assert messages.encode_one(read) == raw
+    assert frames.encode_one(read) == raw
 
 
 @given(st.lists(MESSAGES, max_size=40))
 def test_messages_are_read_as_written(sent: list[messages.Message]) -> None:
-    datagrams = messages.encode(sent)
-    assert all(len(datagram) <= messages.MAX_DATAGRAM for datagram in datagrams)
-    assert [one for datagram in datagrams for one in messages.decode(datagram)] == sent
+    datagrams = frames.encode(sent)
+    assert all(len(datagram) <= frames.MAX_DATAGRAM for datagram in datagrams)
+    assert [one for datagram in datagrams for one in frames.decode(datagram)] == sent
 
 
 def test_messages_fill_datagrams_in_their_order() -> None:
     said = [messages.Gone(ID, "x" * 200) for _ in range(9)]
     huge = messages.MtuProbe(1, 1500, messages.Padding(1440))
-    datagrams = messages.encode([*said, huge, *said])
-    per = messages.MAX_DATAGRAM // len(messages.encode_one(said[0]))
-    assert [len(messages.decode(one)) for one in datagrams] == [per, 9 - per, 1, per, 9 - per]
-    assert messages.decode(datagrams[2]) == [huge]
-    assert messages.encode([]) == []
+    datagrams = frames.encode([*said, huge, *said])
+    per = frames.MAX_DATAGRAM // len(frames.encode_one(said[0]))
+    assert [len(frames.decode(one)) for one in datagrams] == [per, 9 - per, 1, per, 9 - per]
+    assert frames.decode(datagrams[2]) == [huge]
+    assert frames.encode([]) == []
 
 
 @given(MESSAGES, st.data())
 def test_a_cut_message_is_an_error(message: messages.Message, data: st.DataObject) -> None:
-    raw = messages.encode_one(message)
+    raw = frames.encode_one(message)
     cut = raw[: data.draw(st.integers(1, len(raw) - 1))]
     with pytest.raises(WireError):
-        messages.decode(cut)
+        frames.decode(cut)
 
 
 def framed(message: messages.Message, more: bytes = b"", cut: int = 0) -> bytes:
     """The frame of a message whose body ends otherwise."""
-    raw = messages.encode_one(message)
+    raw = frames.encode_one(message)
     body = raw[3 : len(raw) - cut] + more
     return raw[:1] + len(body).to_bytes(2, "big") + body
 
@@ -209,12 +209,12 @@ def change(tail: bytes) -> bytes:
 )
 def test_what_messages_may_not_say(raw: bytes, said: str) -> None:
     with pytest.raises(WireError, match=said):
-        messages.decode(raw)
+        frames.decode(raw)
 
 
 def test_bytes_of_a_fixed_length() -> None:
     with pytest.raises(WireError, match="chain_id has 16 bytes, not 3"):
-        messages.encode_one(messages.Gone(b"abc"))
+        frames.encode_one(messages.Gone(b"abc"))
 
 
 @pytest.mark.parametrize("family", [4, 6])

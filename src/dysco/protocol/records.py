@@ -41,7 +41,8 @@ from dysco.protocol.paths import TwoPaths
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN
-from dysco.wire.messages import Change, decode_places, encode_places
+from dysco.wire.frames import decode_places, encode_places
+from dysco.wire.messages import Change
 from dysco.wire.tuples import FiveTuple
 
 VERSION: Final = 5

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from dysco.sim.clock import Clock
 from dysco.sim.host import Host, destination
 from dysco.sim.link import Fault, Link
-from dysco.wire.messages import Message, decode, encode
+from dysco.wire.frames import decode, encode
+from dysco.wire.messages import Message
 from dysco.wire.packet import Packet, locate
 
 

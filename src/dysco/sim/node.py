@@ -27,7 +27,8 @@ from dysco.sim.freeze import freeze, thaw
 from dysco.sim.host import Host, Listener
 from dysco.sim.network import Network
 from dysco.wire.chain_header import Hop
-from dysco.wire.messages import Change, Hello, Hops, Message, decode, encode
+from dysco.wire.frames import decode, encode
+from dysco.wire.messages import Change, Hello, Hops, Message
 from dysco.wire.numbers import distance, later
 from dysco.wire.packet import ACK, RST, Packet, locate
 from dysco.wire.tuples import FiveTuple

@@ -35,7 +35,7 @@ from dysco.transport.link import Link
 from dysco.transport.peer import Peer
 from dysco.transport.settings import ChannelSettings, Handler, PeerSettings, PeerStatus
 from dysco.transport.switchboard import Switchboard
-from dysco.wire import messages
+from dysco.wire import frames
 from dysco.wire.messages import (
     Gone,
     Hello,
@@ -224,7 +224,7 @@ class Channel:
             self.counters["datagrams_in"] += 1
             self.counters["bytes_in"] += len(plaintext) + records.RECORD_OVERHEAD
             try:
-                received = messages.decode(plaintext)
+                received = frames.decode(plaintext)
             except WireError:
                 self.counters["dropped_undecodable"] += 1
                 continue
@@ -507,7 +507,7 @@ class Channel:
     def _post(self, link: Link, batch: list[Message], now: float) -> None:
         packed = b""
         for message in batch:
-            frame = messages.encode_one(message)
+            frame = frames.encode_one(message)
             if packed and len(packed) + len(frame) > link.room:
                 link.send(packed, now)
                 packed = b""

@@ -11,10 +11,10 @@ from dysco.transport import records, sockets
 from dysco.transport.link import Link
 from dysco.transport.mtu import LEAST_V4, LEAST_V6, Search
 from dysco.transport.peer import Peer
-from dysco.wire import messages
+from dysco.wire import frames
 from dysco.wire.messages import MtuProbe, Padding
 
-_PROBE_LEN: Final = len(messages.encode_one(MtuProbe(0, 0)))
+_PROBE_LEN: Final = len(frames.encode_one(MtuProbe(0, 0)))
 
 
 def begin(peer: Peer, link: Link, device_mtu: int, now: float) -> None:
@@ -35,7 +35,7 @@ def step(peer: Peer, link: Link, now: float) -> int | None:
         for size in search.sizes(now):
             peer.probes += 1
             padding = Padding(size - _overhead(link) - _PROBE_LEN)
-            link.send(messages.encode_one(MtuProbe(peer.probes, size, padding)), now)
+            link.send(frames.encode_one(MtuProbe(peer.probes, size, padding)), now)
             link.counters["mtu_probes"] += 1
             if link.refused_size:
                 search.refused(size)
