@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from pathlib import Path
-
 from dysco.adapters.base import Adapter
 from dysco.adapters.haproxy import HAProxy
 from dysco.adapters.nginx import NginxStream
 from dysco.adapters.preambles import Fingerprints
 from dysco.adapters.relay import NOTHING_SEEN, Relay
 from dysco.config import Proxy
+from dysco.config.loading import instance
 from dysco.errors import ConfigError
 
 
@@ -31,19 +28,7 @@ def make(proxy: Proxy, heads: Fingerprints = NOTHING_SEEN) -> Adapter:
 
 def _own(proxy: Proxy) -> Adapter:
     where = f"proxy {proxy.name}"
-    source, _, name = proxy.adapter.rpartition(":")
-    try:
-        if source.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(source).stem, source)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{source} is no Python file")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(source)
-        made = getattr(module, name)(proxy)
-    except Exception as error:  # the file is the user's: whatever it raises is a fault of the configuration
-        raise ConfigError(f"{where}: {proxy.adapter} cannot be loaded: {error!r}") from error
+    made = instance(proxy.adapter, where, proxy)
     if not isinstance(made, Adapter):
         raise ConfigError(f"{where}: {proxy.adapter} is no dysco.Adapter")
     return made

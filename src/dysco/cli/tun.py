@@ -61,7 +61,7 @@ def up(
         else:
             say(f"{loaded.agent.name} is up (process {pid}, log {log})")
     else:
-        from dysco.service.agent import run
+        from dysco.service.process import run
 
         run(loaded, config.resolve())
 

@@ -5,16 +5,14 @@ Knows how a class is found and made, and how a packet gets to it and back to the
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
+from dysco.config.loading import instance
 from dysco.errors import ConfigError, LocalError
 from dysco.middlebox import Direction, Middlebox, Session, StreamMiddlebox
 from dysco.service.logs import log
@@ -33,19 +31,7 @@ def load(reference: str, where: str, kind: str = "") -> Middlebox | StreamMiddle
 
     Raises ConfigError, which begins with `where`.
     """
-    source, _, name = reference.rpartition(":")
-    try:
-        if source.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(source).stem, source)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{source} is no Python file")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(source)
-        made = getattr(module, name)()
-    except Exception as error:  # the file is the user's: whatever it raises is a fault of the configuration
-        raise ConfigError(f"{where}: {reference} cannot be loaded: {error!r}") from error
+    made = instance(reference, where)
     if not isinstance(made, (Middlebox, StreamMiddlebox)):
         raise ConfigError(f"{where}: {reference} is neither a dysco.Middlebox nor a dysco.StreamMiddlebox")
     found = "stream" if isinstance(made, StreamMiddlebox) else "packet"

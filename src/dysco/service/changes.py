@@ -43,6 +43,7 @@ FORCED_S: Final = (
 AT_ONCE: Final = (
     40  # more would only wait for each other in the agents' loops, and repeat themselves meanwhile
 )
+_FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.4
 _REASON_S: Final = 1.0  # seconds that the other anchor's reason may come later than our own abort
 _SHORTEST_PREFIX: Final = 4
@@ -251,20 +252,10 @@ class ChainChanges:
 
         added: bytes that it has written more than it has read, to the right and to the left. timeout: seconds.
         """
-        began = self._owner.now()
-        run = Run(left, tell, self._owner.now, began)
-        try:
-            async with self._gate, asyncio.timeout(timeout):
-                ended = await self._splice(run, right, added)
-        except TimeoutError:
-            ended = Outcome("timed out", run.by, run.reason or f"after {timeout:g} s")
-        except DyscoError as error:
-            ended = Outcome("impossible", self._owner.name, str(error))
-        await run.say("end", phase=ended.outcome, by=ended.by, reason=ended.reason)
-        return ended
+        return await self.run(left, tell, Terms(timeout), lambda run: self._splice(run, right, added))
 
     async def _splice(self, run: Run, right: SessionInfo, added: tuple[int, int]) -> Outcome:
-        owner, wait = self._owner, 0.02
+        owner, wait = self._owner, _FIRST_WAIT_S
         while True:
             request = random.getrandbits(64)
             queue = self._runs[request] = asyncio.Queue()
@@ -281,10 +272,7 @@ class ChainChanges:
                 del self._runs[request]
             if ended.outcome == "done" or not ended.reason.startswith(_PASSING):
                 return ended
-            run.by, run.reason = ended.by, ended.reason
-            await run.say("phase", phase="waiting", by=ended.by, reason=ended.reason)
-            await asyncio.sleep(random.uniform(wait / 2, wait))
-            wait = min(2 * wait, _LONGEST_WAIT_S)
+            wait = await _busy(run, ended, wait)
 
     async def one(self, info: SessionInfo, wish: Wish, terms: Terms, tell: Tell) -> Outcome:
         """Change one chain and tell how it goes; trying again while somebody is busy, until the time is over."""
@@ -308,7 +296,7 @@ class ChainChanges:
         return ended
 
     async def _tries(self, run: Run, wish: Wish, terms: Terms) -> Outcome:
-        wait, told, info = 0.02, False, run.info
+        wait, told, info = _FIRST_WAIT_S, False, run.info
 
         def resolve(name: str) -> Hop:
             return self._owner.hop(name, info.session)
@@ -325,10 +313,7 @@ class ChainChanges:
             ended = await self._once(run, plan, terms)
             if ended.outcome == "done" or not ended.reason.startswith(_PASSING):
                 return ended
-            run.by, run.reason = ended.by, ended.reason
-            await run.say("phase", phase="waiting", by=ended.by, reason=ended.reason)
-            await asyncio.sleep(random.uniform(wait / 2, wait))
-            wait = min(2 * wait, _LONGEST_WAIT_S)
+            wait = await _busy(run, ended, wait)
 
     async def _once(self, run: Run, plan: Plan, terms: Terms) -> Outcome:
         info, owner = run.info, self._owner
@@ -373,6 +358,14 @@ class Run:
     async def say(self, kind: str, **fields: Any) -> None:
         after_s = round(self._now() - self._began, 6)
         await self._tell({"kind": kind, **_about(self.info), "after_s": after_s, **fields})
+
+
+async def _busy(run: Run, ended: Outcome, wait: float) -> float:
+    """Tell that somebody is busy and wait at most so many seconds; gives how long to wait the next time."""
+    run.by, run.reason = ended.by, ended.reason
+    await run.say("phase", phase="waiting", by=ended.by, reason=ended.reason)
+    await asyncio.sleep(random.uniform(wait / 2, wait))
+    return min(2 * wait, _LONGEST_WAIT_S)
 
 
 async def _follow(run: Run, queue: asyncio.Queue[ChangeMoved]) -> Outcome:
