@@ -129,3 +129,42 @@ def nft_counter(lab: Lab, node: str, table: str, name: str, netns: str | None = 
         argv = ["nsenter", f"--net={Path('/run/netns') / lab.netns(node, netns)}", "--", *argv]
     found = json.loads(lab.exec(node, argv).stdout)
     return int(next(part["counter"]["packets"] for part in found["nftables"] if "counter" in part))
+
+
+_PROXY = """
+[[host]]
+name = "b"
+[[host.config.policy]]
+name = "behind"
+match = "dst port 80"
+hops = HOPS
+SECTION
+[[host.program]]
+name = "haproxy"
+argv = ["haproxy", "-db", "-f", "haproxy.cfg"]
+listen = [8080]
+[host.files]
+"haproxy.cfg" = '''
+global
+  maxconn 100
+  GLOBAL
+defaults
+  mode tcp
+  DEFAULTS
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+listen web
+  bind :::8080 v4v6
+  server d TARGET:80
+'''
+"""
+
+
+def haproxy_host(
+    family: int, hops: str = "[]", section: str = "", for_all: str = "", defaults: str = ""
+) -> str:
+    """The host b with HAProxy on port 8080 before d; `section` goes into its host.toml, the rest to haproxy.cfg."""
+    target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
+    text = _PROXY.replace("HOPS", hops).replace("SECTION", section).replace("TARGET", target)
+    return text.replace("GLOBAL", for_all).replace("DEFAULTS", defaults)

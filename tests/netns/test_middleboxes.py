@@ -10,6 +10,7 @@ from netns.labs import (
     both_modes,
     counters,
     fetch,
+    haproxy_host,
     lab_text,
     log_of,
     nft_counter,
@@ -155,35 +156,8 @@ box = [
 @both_modes
 @FAMILIES
 def test_haproxy_ends_one_chain_and_begins_the_next(make_lab: MakeLab, family: int) -> None:
-    proxy = """
-[[host]]
-name = "b"
-[[host.config.policy]]
-name = "behind"
-match = "dst port 80"
-hops = ["c"]
-[[host.program]]
-name = "haproxy"
-argv = ["haproxy", "-db", "-f", "haproxy.cfg"]
-listen = [8080]
-[host.files]
-"haproxy.cfg" = '''
-global
-  maxconn 100
-defaults
-  mode tcp
-  timeout connect 5s
-  timeout client 60s
-  timeout server 60s
-listen web
-  bind :::8080 v4v6
-  server d DESTINATION:80
-'''
-"""
-    target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
-    text = lab_text(
-        "proxy", proxy.replace("DESTINATION", target), boxes(COUNTER), hops='["c"]', match="dst port 8080"
-    )
+    proxy = haproxy_host(family, hops='["c"]')
+    text = lab_text("proxy", proxy, boxes(COUNTER), hops='["c"]', match="dst port 8080")
     lab = make_lab(text)
     lab.up()
     wanted = put_file(lab, 3 * MEGABYTE)

@@ -13,46 +13,20 @@ from dysco.client import connect
 from dysco.lab import Lab
 from dysco.wire.tuples import FiveTuple
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, ask, lab_text, put_file, sessions, until
+from netns.labs import MEGABYTE, ask, haproxy_host, lab_text, put_file, sessions, until
 
-PROXY = """
-[[host]]
-name = "b"
-[[host.config.policy]]
-name = "behind"
-match = "dst port 80"
-hops = []
+RULE = """
 [[host.config.proxy]]
 name = "lb"
-RULE
-[[host.program]]
-name = "proxy"
-argv = ARGV
-listen = [8080]
-[host.files]
-"haproxy.cfg" = '''
-global
-  maxconn 100
-  stats socket unix@haproxy.sock mode 600 level admin
-defaults
-  mode tcp
-  timeout connect 5s
-  timeout client 60s
-  timeout server 60s
-listen web
-  bind :::8080 v4v6
-  server d TARGET:80
-'''
+adapter = "haproxy"
+socket = "haproxy.sock"
 """
-HAPROXY = '["haproxy", "-db", "-f", "haproxy.cfg"]'
 
 
-def proxy_lab(family: int, rule: str, argv: str) -> str:
-    """Client a, a proxy on b, web server d; two chains of one hop each."""
-    target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
-    parts = PROXY.replace("RULE", rule).replace("ARGV", argv)
-    parts = parts.replace("TARGET", target)
-    return lab_text("proxies", parts, hops="[]", match="dst port 8080")
+def proxy_lab(family: int) -> str:
+    """Client a, HAProxy on b, web server d; two chains of one hop each."""
+    proxy = haproxy_host(family, section=RULE, for_all="stats socket unix@haproxy.sock mode 600 level admin")
+    return lab_text("proxies", proxy, hops="[]", match="dst port 8080")
 
 
 def dysco(lab: Lab, *words: str) -> str:
@@ -121,7 +95,7 @@ class SlowClient:
 
 @pytest.mark.parametrize(("mode", "family"), [("tun", 6)], indirect=["mode"])
 def test_haproxy_is_drained(make_lab: MakeLab, family: int) -> None:
-    lab = make_lab(proxy_lab(family, 'adapter = "haproxy"\nsocket = "haproxy.sock"', HAPROXY))
+    lab = make_lab(proxy_lab(family))
     lab.up()
     wanted = put_file(lab, 64 * MEGABYTE)
     with SlowClient(lab, family) as client:

@@ -10,43 +10,16 @@ import dysco
 from dysco.chains import Step
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, lab_text, log_of, put_file, sessions, until
+from netns.labs import MEGABYTE, haproxy_host, lab_text, log_of, put_file, sessions, until
 from netns.test_changes import download, finish, seen, watch
-
-PROXY = """
-[[host]]
-name = "b"
-[[host.config.policy]]
-name = "behind"
-match = "dst port 80"
-hops = []
-[[host.program]]
-name = "haproxy"
-argv = ["haproxy", "-db", "-f", "haproxy.cfg"]
-listen = [8080]
-[host.files]
-"haproxy.cfg" = '''
-global
-  maxconn 100
-  log stdout format raw local0
-defaults
-  mode tcp
-  log global
-  option tcplog
-  timeout connect 5s
-  timeout client 60s
-  timeout server 60s
-listen web
-  bind :::8080 v4v6
-  server d DESTINATION:80
-'''
-"""
 
 
 def proxy_lab(family: int) -> str:
     """Client a, HAProxy on b, web server d; two chains of one hop each."""
-    target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
-    return lab_text("splice", PROXY.replace("DESTINATION", target), hops="[]", match="dst port 8080")
+    proxy = haproxy_host(
+        family, for_all="log stdout format raw local0", defaults="log global\n  option tcplog"
+    )
+    return lab_text("splice", proxy, hops="[]", match="dst port 8080")
 
 
 def splice(lab: Lab, left: str = "dst port 8080", right: str = "dst port 80", **terms: object) -> list[Step]:
