@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -168,3 +170,49 @@ def haproxy_host(
     target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
     text = _PROXY.replace("HOPS", hops).replace("SECTION", section).replace("TARGET", target)
     return text.replace("GLOBAL", for_all).replace("DEFAULTS", defaults)
+
+
+_SLOW = """
+import hashlib, http.client, pathlib, sys, time
+host, port, here = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
+connection = http.client.HTTPConnection(host, port)
+connection.request("GET", "/file")
+answer = connection.getresponse()
+digest, size = hashlib.sha256(), 0
+while data := answer.read(65536):
+    digest.update(data)
+    size += len(data)
+    if size == 1 << 20:
+        (here / "begun").touch()
+    while not (here / "hurry").exists():
+        time.sleep(0.01)
+        if answer.length > 1 << 23:
+            break  # the last of it waits
+(here / "digest").write_text(digest.hexdigest())
+"""
+
+
+class SlowClient:
+    """Downloads `file` with pauses; it does not end before it is told to hurry."""
+
+    def __init__(self, lab: Lab, family: int, *, node: str = "d", port: int = 80) -> None:
+        self._here = lab.directory / "a"
+        for name in ("begun", "hurry", "digest"):
+            (self._here / name).unlink(missing_ok=True)
+        argv = [sys.executable, "-c", _SLOW, lab.address(node, family), str(port), str(self._here)]
+        self._process = subprocess.Popen(lab.command("a", argv))
+
+    def __enter__(self) -> SlowClient:
+        until("nothing arrives", (self._here / "begun").exists)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def digest(self) -> str:
+        """Hurry, and give the SHA-256 of what arrived."""
+        (self._here / "hurry").touch()
+        assert self._process.wait(60) == 0
+        return (self._here / "digest").read_text()

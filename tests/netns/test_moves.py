@@ -11,8 +11,8 @@ import pytest
 
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, lab_text, put_file, sessions
-from netns.test_changes import command_line, download, finish, firewall, seen, watch
+from netns.labs import MEGABYTE, SlowClient, lab_text, put_file, sessions
+from netns.test_changes import command_line, firewall, seen, watch
 
 ROAMING = '{ roaming = ["10.77.0.0/16", "fd77::/32"] }'
 
@@ -63,8 +63,8 @@ def test_a_host_moves_during_a_download(make_lab: MakeLab, family: int, movers: 
     lab = make_lab(lab_of_movers("moves"))
     lab.up()
     watch(lab, "b")
-    wanted = put_file(lab, 24 * MEGABYTE)
-    with download(lab, family, "2M") as process:
+    wanted = put_file(lab, 64 * MEGABYTE)
+    with SlowClient(lab, family) as client:
         for number, node in enumerate(movers, 1):
             address = new_device(lab, node, number, family, gone=gone)
             done = command_line(lab, node, "move", "--address", address)
@@ -73,5 +73,5 @@ def test_a_host_moves_during_a_download(make_lab: MakeLab, family: int, movers: 
             [session] = sessions(lab, node)
             ends = [one["subsession"] for one in session["facings"] if one["peer"] != "(this host)"]
             assert all(address in one for one in ends)
-        assert finish(lab, process) == wanted
+        assert client.digest() == wanted
     assert seen(lab, "resets") == 0

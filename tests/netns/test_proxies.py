@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 
 import pytest
@@ -13,7 +12,7 @@ from dysco.client import connect
 from dysco.lab import Lab
 from dysco.wire.tuples import FiveTuple
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, ask, haproxy_host, lab_text, put_file, sessions, until
+from netns.labs import MEGABYTE, SlowClient, ask, haproxy_host, lab_text, put_file, sessions, until
 
 RULE = """
 [[host.config.proxy]]
@@ -49,63 +48,19 @@ def pairs(lab: Lab) -> list[dict[str, object]]:
     return list(ask(lab, "b", "proxies")[0]["pairs"])
 
 
-CLIENT = """
-import hashlib, http.client, pathlib, sys, time
-host, port, here = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
-connection = http.client.HTTPConnection(host, port)
-connection.request("GET", "/file")
-answer = connection.getresponse()
-digest, size = hashlib.sha256(), 0
-while data := answer.read(65536):
-    digest.update(data)
-    size += len(data)
-    if size == 1 << 20:
-        (here / "begun").touch()
-    if not (here / "hurry").exists():
-        time.sleep(0.01)
-(here / "digest").write_text(digest.hexdigest())
-"""
-
-
-class SlowClient:
-    """Downloads `file` by way of the proxy, with pauses until it is told to hurry."""
-
-    def __init__(self, lab: Lab, family: int) -> None:
-        self._here = lab.directory / "a"
-        for name in ("begun", "hurry", "digest"):
-            (self._here / name).unlink(missing_ok=True)
-        argv = [sys.executable, "-c", CLIENT, lab.address("b", family), "8080", str(self._here)]
-        self._process = subprocess.Popen(lab.command("a", argv))
-
-    def __enter__(self) -> SlowClient:
-        until("nothing arrives", (self._here / "begun").exists)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-
-    def digest(self) -> str:
-        """Hurry, and give the SHA-256 of what arrived."""
-        (self._here / "hurry").touch()
-        assert self._process.wait(60) == 0
-        return (self._here / "digest").read_text()
-
-
 @pytest.mark.parametrize(("mode", "family"), [("tun", 6)], indirect=["mode"])
 def test_haproxy_is_drained(make_lab: MakeLab, family: int) -> None:
     lab = make_lab(proxy_lab(family))
     lab.up()
     wanted = put_file(lab, 64 * MEGABYTE)
-    with SlowClient(lab, family) as client:
+    with SlowClient(lab, family, node="b", port=8080) as client:
         until("the pair is found", lambda: [one["safe"] for one in pairs(lab)] == [True])
         last = drain(lab)
         assert (last.empty, last.moved, last.failed, last.reasons) == (True, 1, 0, {})
         until("the proxy's host has left", lambda: sessions(lab, "b") == [])
         assert client.digest() == wanted
     # It stays drained: what comes later leaves too, by itself.
-    with SlowClient(lab, family) as client:
+    with SlowClient(lab, family, node="b", port=8080) as client:
         until("the proxy has left the new session", lambda: ask(lab, "b", "proxies")[0]["removed"] == 2)
         assert client.digest() == wanted
     assert "lb (haproxy), remove = never, drained: 0 pairs" in dysco(lab, "proxy", "list")
