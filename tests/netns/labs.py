@@ -185,8 +185,8 @@ while data := answer.read(65536):
     if size == 1 << 20:
         (here / "begun").touch()
     while not (here / "hurry").exists():
-        time.sleep(0.01)
-        if answer.length > 1 << 23:
+        time.sleep(0.01 if answer.length > 1 << 23 else 0.1)
+        if answer.length > 1 << 18:
             break  # the last of it waits
 (here / "digest").write_text(digest.hexdigest())
 """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -78,29 +80,63 @@ def seen(lab: Lab, counter: str) -> int:
     return nft_counter(lab, "router", "watch", counter)
 
 
+class Download:
+    """A curl whose output is read at `rate` bytes a second, later at an eighth, the last only when the test says so.
+
+    It goes on in between, for a proxy is not out of the way before the client has read what it holds.
+    """
+
+    def __init__(self, argv: list[str], size: int, rate: int) -> None:
+        self.arrived = 0
+        self._size = size
+        self._rate = rate
+        self._hurry = threading.Event()
+        self._digest = hashlib.sha256()
+        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as source:
+            while data := os.read(source.fileno(), 65536):
+                self._digest.update(data)
+                self.arrived += len(data)
+                self._hurry.wait(self._pause(len(data)))
+
+    def _pause(self, read: int) -> float | None:
+        if self.arrived < self._size * 3 // 4:
+            return read / self._rate
+        return read / self._rate * 8 if self.arrived < self._size * 15 // 16 else None
+
+    def digest(self) -> str:
+        """Let it end; returns the SHA-256 of what arrived."""
+        self._hurry.set()
+        assert self._process.wait(60) == 0
+        self._reader.join()
+        return self._digest.hexdigest()
+
+    def end(self) -> None:
+        """Stop it wherever it is."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._hurry.set()
+        self._reader.join()
+
+
 @contextlib.contextmanager
 def download(
-    lab: Lab, family: int, rate: str = "8M", *, node: str = "d", port: int = 80
-) -> Iterator[subprocess.Popen[bytes]]:
+    lab: Lab, family: int, rate: int = 8 * MEGABYTE, *, node: str = "d", port: int = 80
+) -> Iterator[Download]:
     """Begin a download of `file` from d, or by way of another node, to a, and wait until it is under way."""
-    arrived = lab.directory / "a" / "arrived"
-    arrived.unlink(missing_ok=True)
-    argv = ["curl", "-sS", "-f", "--limit-rate", rate, "-o", str(arrived)]
-    argv.append(url(lab, family, node=node, port=port))
-    process = subprocess.Popen(lab.command("a", argv))
+    argv = lab.command("a", ["curl", "-sS", "-f", "-N", url(lab, family, node=node, port=port)])
+    running = Download(argv, (lab.directory / "d" / "www" / "file").stat().st_size, rate)
     try:
-        until("nothing arrives", lambda: arrived.exists() and arrived.stat().st_size > MEGABYTE)
-        yield process
+        until("nothing arrives", lambda: running.arrived > MEGABYTE)
+        yield running
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def finish(lab: Lab, process: subprocess.Popen[bytes]) -> str:
-    """Wait for a download; returns the SHA-256 of what arrived."""
-    assert process.wait(30) == 0
-    return hashlib.sha256((lab.directory / "a" / "arrived").read_bytes()).hexdigest()
+        running.end()
 
 
 def change(
@@ -136,13 +172,13 @@ def test_a_firewall_is_removed_during_a_download(make_lab: MakeLab, family: int)
     lab.up()
     watch(lab, "b")
     wanted = put_file(lab, 20 * MEGABYTE)
-    with download(lab, family) as process:
+    with download(lab, family) as running:
         steps = change(lab, "a", "remove", "b")
         assert (steps[0].before, steps[0].after) == (("a", "b/firewall", "d"), ("a", "d"))
         was_done(steps)
         until("the firewall's host has left", lambda: sessions(lab, "b") == [])
         before = seen(lab, "passing")
-        assert finish(lab, process) == wanted
+        assert running.digest() == wanted
     assert seen(lab, "passing") == before
     assert seen(lab, "resets") == 0
 
@@ -154,12 +190,12 @@ def test_a_strict_firewall_is_inserted_during_a_download(make_lab: MakeLab, fami
     lab.up()
     watch(lab, "b")
     wanted = put_file(lab, 20 * MEGABYTE)
-    with download(lab, family) as process:
+    with download(lab, family) as running:
         assert seen(lab, "passing") == 0
         steps = change(lab, "a", "insert", "b")
         assert (steps[0].before, steps[0].after) == (("a", "d"), ("a", "b", "d"))
         was_done(steps)
-        assert finish(lab, process) == wanted
+        assert running.digest() == wanted
     assert nft_counter(lab, "b", "firewall", "fresh") >= 1  # a SYN that is repeated counts again
     assert nft_counter(lab, "b", "firewall", "passed") > 20
     assert nft_counter(lab, "b", "firewall", "invalid") == 0
@@ -173,11 +209,11 @@ def test_a_firewall_is_replaced_during_a_download(make_lab: MakeLab, family: int
     lab.up()
     watch(lab, "b")
     wanted = put_file(lab, 20 * MEGABYTE)
-    with download(lab, family) as process:
+    with download(lab, family) as running:
         was_done(change(lab, "a", "replace", "b", "c"))
         until("the old firewall's host has left", lambda: sessions(lab, "b") == [])
         before = seen(lab, "passing")
-        assert finish(lab, process) == wanted
+        assert running.digest() == wanted
     assert seen(lab, "passing") == before
     assert nft_counter(lab, "c", "firewall", "passed") > 20
     assert nft_counter(lab, "c", "firewall", "invalid") == 0
@@ -256,10 +292,10 @@ def test_whoever_is_on_the_chain_may_ask(make_lab: MakeLab, who: str) -> None:
     lab = make_lab(lab_text("ask", firewall("b"), firewall("c"), firewall("x"), hops='["b", "c"]'))
     lab.up()
     wanted = put_file(lab, 20 * MEGABYTE)
-    with download(lab, 4) as process:
+    with download(lab, 4) as running:
         was_done(change(lab, who, "replace", "b", "x"))
         was_done(change(lab, who if who != "b" else "x", "remove", "c"))
-        assert finish(lab, process) == wanted
+        assert running.digest() == wanted
 
 
 def test_a_peer_that_may_not_is_refused_by_name(make_lab: MakeLab) -> None:
@@ -268,11 +304,11 @@ def test_a_peer_that_may_not_is_refused_by_name(make_lab: MakeLab) -> None:
     lab = make_lab(text)
     lab.up()
     wanted = put_file(lab, 20 * MEGABYTE)
-    with download(lab, 4) as process:
+    with download(lab, 4) as running:
         end = change(lab, "a", "remove", "b")[-1]
         assert (end.kind, end.phase, end.by) == ("end", "refused", "d"), end
         assert end.reason == "a may not change this session"
-        assert finish(lab, process) == wanted
+        assert running.digest() == wanted
 
 
 # Opens sessions and says a line on each when told; every answer must be its own.
@@ -415,13 +451,13 @@ def test_a_box_in_python_leaves_by_itself(make_lab: MakeLab, family: int, kind: 
     lab.up()
     watch(lab, "b")
     wanted = put_file(lab, 16 * MEGABYTE)
-    with download(lab, family, "2M") as process:
+    with download(lab, family, 2 * MEGABYTE) as running:
         told = lab.directory / "b" / "left"
         until("nothing has come of it", lambda: told.exists() and told.stat().st_size > 0, 40)
         assert log_of(lab, "b", "left") == "left"
         until("its host has not left", lambda: sessions(lab, "b") == [])
         before = seen(lab, "passing")
-        assert finish(lab, process) == wanted
+        assert running.digest() == wanted
     assert seen(lab, "passing") == before
     assert seen(lab, "resets") == 0
     assert (nft_counter(lab, "c", "firewall", "passed") > 20) == ("replace" in call)

@@ -10,7 +10,7 @@ import pytest
 from dysco.lab import Lab
 from netns.conftest import MakeLab
 from netns.labs import MEGABYTE, counters, lab_text, nft_counter, put_file, sessions, until
-from netns.test_changes import change, download, finish, firewall, seen, was_done, watch
+from netns.test_changes import change, download, firewall, seen, was_done, watch
 
 
 def die(lab: Lab, node: str) -> None:
@@ -28,14 +28,14 @@ def test_a_dead_middlebox_is_bypassed(make_lab: MakeLab, family: int, asker: str
     lab.up()
     watch(lab, "b")
     wanted = put_file(lab, 12 * MEGABYTE)
-    with download(lab, family, "2M") as process:
+    with download(lab, family, 2 * MEGABYTE) as running:
         until("nobody was told", lambda: all(counters(lab, one)["places_learnt"] for one in "ad"))
         die(lab, "b")
         steps = change(
             lab, asker, "replace" if other else "remove", "b", *([other] if other else []), force=True
         )
         was_done(steps)
-        assert finish(lab, process) == wanted
+        assert running.digest() == wanted
     assert seen(lab, "resets") == 0
     assert (nft_counter(lab, "c", "firewall", "passed") > 4) == bool(other)
     assert [one["state"] for one in sessions(lab, "d")] == ["time-wait"] or sessions(lab, "d") == []

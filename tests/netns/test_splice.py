@@ -11,7 +11,7 @@ from dysco.chains import Step
 from dysco.lab import Lab
 from netns.conftest import MakeLab
 from netns.labs import MEGABYTE, haproxy_host, lab_text, log_of, put_file, sessions, until
-from netns.test_changes import download, finish, seen, watch
+from netns.test_changes import download, seen, watch
 
 
 def proxy_lab(family: int) -> str:
@@ -42,13 +42,13 @@ def test_haproxy_is_taken_out_during_a_download(make_lab: MakeLab, family: int) 
     lab = make_lab(proxy_lab(family))
     lab.up()
     watch(lab, "b")
-    wanted = put_file(lab, 12 * MEGABYTE)
-    with download(lab, family, node="b", port=8080) as process:
+    wanted = put_file(lab, 40 * MEGABYTE)
+    with download(lab, family, node="b", port=8080) as running:
         steps = splice(lab)
         assert steps[-1].phase == "done", steps
         until("the proxy's host has left", lambda: sessions(lab, "b") == [])
         before = seen(lab, "passing")
-        assert finish(lab, process) == wanted
+        assert running.digest() == wanted
     assert seen(lab, "passing") == before
     assert seen(lab, "resets") == 0
     # HAProxy's two letters for the end of a session: both ends have closed, and nobody has given up.

@@ -11,7 +11,7 @@ import pytest
 from dysco.lab import Lab
 from netns.conftest import MakeLab
 from netns.labs import MEGABYTE, lab_text, log_of, nft_counter, put_file, sessions, until
-from netns.test_changes import FAMILIES, change, download, finish, firewall, was_done
+from netns.test_changes import FAMILIES, change, download, firewall, was_done
 
 BOXES = Path(__file__).parents[2] / "configs" / "boxes"
 MODES = pytest.mark.parametrize("state", ["copy", "freeze"])
@@ -59,11 +59,11 @@ def marked(lab: Lab, node: str) -> int:
 def replaced(lab: Lab, family: int, state: str, before: Callable[[], None] = lambda: None) -> None:
     """Replace b by c during a download, which must arrive whole."""
     wanted = put_file(lab, 20 * MEGABYTE)
-    with download(lab, family) as process:
+    with download(lab, family) as running:
         before()
         was_done(change(lab, "a", "replace", "b", "c", state=state))
         until("the old host has left", lambda: sessions(lab, "b") == [])
-        assert finish(lab, process) == wanted
+        assert running.digest() == wanted
 
 
 @MODES
@@ -120,8 +120,8 @@ def test_a_box_without_state_refuses_and_the_session_goes_on(make_lab: MakeLab) 
     lab = make_lab(lab_text("none", firewall("b"), firewall("c"), hops='["b"]'))
     lab.up()
     wanted = put_file(lab, 20 * MEGABYTE)
-    with download(lab, 4) as process:
+    with download(lab, 4) as running:
         steps = change(lab, "a", "replace", "b", "c", state="copy")
         assert steps[-1].phase in ("refused", "aborted"), steps
         assert 'has state = "none"' in steps[-1].reason
-        assert finish(lab, process) == wanted
+        assert running.digest() == wanted
