@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from proofs.world import early_resets
+
 MAIN = Path(__file__).parents[2] / "tools/proofs/main.py"
 
 
@@ -27,3 +29,16 @@ def test_nobody_notices(mode: str, family: str, acts: str) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 1 + len(acts.split())
+
+
+def test_a_reset_counts_until_both_ends_have_closed() -> None:
+    there, back = "IP 10.0.1.1.62836 > 10.0.2.2.64264:", "IP 10.0.2.2.64264 > 10.0.1.1.62836:"
+    lines = [
+        f"1 a In  {back} Flags [F.], seq 1, ack 1, length 0",
+        f"2 a In  {there} Flags [R], seq 1, win 0, length 0",
+        f"3 a In  {there} Flags [F.], seq 1, ack 2, length 0",
+        f"4 a In  {there} Flags [R], seq 2, win 0, length 0",
+        "5 a In  IP6 fd00::1.1 > fd00::2.2: Flags [R.], seq 2, win 0, length 0",
+        "6 something else",
+    ]
+    assert [line[0] for line in early_resets(lines)] == ["2", "5", "6"]
