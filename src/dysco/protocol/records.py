@@ -1,6 +1,6 @@
 """What the journal keeps of a session, so that it goes on after the agent was killed.
 
-    0   1  version (5)
+    0   1  version (6)
     1   1  state: position in STATES
     2   1  flags: bit 0-1 FINs seen, bit 2 left opened here, bit 3 right opened here, bit 4 left has a peer,
            bit 5 right has a peer, bit 6 has a box
@@ -17,7 +17,8 @@ peer's cutoff is known, 1: the other half is empty, 2: forced, 3: the new subses
 8 request, 4 first, 4 last, 4 cutoff, 4 the peer's, 4 top, 4 old_rcvd, 4 rcvd, 4 acked, 4 answered, 4 sums forward,
 4 backward, 4 label, 2 where the new path is written, 4 own and 4 other number in its path handshake (bit 5: the other
 one is known; bit 6: chains are joined), then with a length of one byte each the new path's peer, its tuple, its
-handshake, its seam, and the latest timestamp that the inner side was given (4, or nothing).
+handshake, its seam, and timestamps (nothing, or 4 each: the latest that the inner side was given, that the old path has
+brought, and the new one).
 
 Everything is big-endian. A field that equals the one it usually equals is empty: session out and left tuple
 (session in), right tuple (session out), right handshake (left handshake). Reading is total: what does not fit
@@ -45,7 +46,7 @@ from dysco.wire.frames import decode_places, encode_places
 from dysco.wire.messages import Change
 from dysco.wire.tuples import FiveTuple
 
-VERSION: Final = 5
+VERSION: Final = 6
 STATES: Final = (State.ESTABLISHED, State.HALF_CLOSED, State.TIME_WAIT, State.RESET, State.PROBED)
 _FIXED: Final = struct.Struct(f"!BBB{CHAIN_ID_LEN + 1}s4HII")
 _ANCHOR: Final = struct.Struct("!BQIIIIIIIIIIIIHII")
@@ -54,7 +55,7 @@ _SUMS: Final = struct.Struct("!II")
 _INSIDE: Final = struct.Struct("!?QI")
 _LENGTH: Final = struct.Struct("!H")
 _FIELDS: Final = 17
-_STAMP: Final = struct.Struct("!I")
+_STAMPS: Final = struct.Struct("!III")
 _SEAM: Final = struct.Struct("!16sIbbB")
 _FINS: Final = FORWARD_FIN | BACKWARD_FIN
 _LEFT_OPENED, _RIGHT_OPENED, _LEFT_PEER, _RIGHT_PEER, _BOX = 4, 8, 16, 32, 64
@@ -189,7 +190,7 @@ def _write_anchor(anchor: LeftAnchor | RightAnchor | None, sums: tuple[int, int]
         anchor.isn, anchor.peer_next or 0,
     )  # fmt: skip
     stamps = anchor.stamps
-    given = b"" if stamps is None or stamps.given is None else _STAMP.pack(stamps.given)
+    given = b"" if stamps is None or stamps.given is None else _STAMPS.pack(*stamps.latest)
     texts = ((new.peer or "").encode(), bytes(new.tuple), new.handshake, _write_seam(new.seam), given)
     return fixed + b"".join(bytes((len(text),)) + text for text in texts)
 
@@ -231,7 +232,7 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
         if bits & 64:
             anchor.join()
             if anchor.stamps is not None and texts[4]:
-                anchor.stamps.resume(_STAMP.unpack(texts[4])[0], settled=not bits & 16)
+                anchor.stamps.resume(*_STAMPS.unpack(texts[4]), settled=not bits & 16)
         if bits & 16:
             anchor.new, anchor.phase = new, Phase.LOCKED
             continue

@@ -46,12 +46,18 @@ class Stamps:
         """Whether the inner side has shown what it was given last."""
         return self.given is not None and self.own is not None
 
-    def resume(self, given: int, *, settled: bool) -> None:
-        """Go on after a restart, with what the inner side had been given."""
+    @property
+    def latest(self) -> tuple[int, int, int]:
+        """What a journal keeps: the latest that was given, that the old path has brought, and the new one."""
+        given = self.given or 0
+        return given, given if self.old is None else self.old, given if self.new is None else self.new
+
+    def resume(self, given: int, old: int, new: int, *, settled: bool) -> None:
+        """Go on after a restart with what was `latest`: an echo may be older than it need be, never newer."""
         self.given = given
         self.settled = settled
         if settled:
-            self.old = self.new = given
+            self.old, self.new = old, new
 
     def from_inside(self, packet: Packet, at: Located) -> None:
         """See what the inner side sends: its own clock, and as an echo what it was given."""

@@ -46,7 +46,8 @@ class State(Enum):
 class Profile:
     """What one stack offers. mss in bytes, wscale 0 to 14 or None, buffer in bytes, burst in segments a packet.
 
-    paws: whether it drops what has an older timestamp than it has seen (RFC 7323 section 5).
+    paws: whether it drops what has an older timestamp than it has seen (RFC 7323 section 5). greedy: whether its
+    application reads at once; else what was not read (`read_to`) takes room in the buffer.
     """
 
     mss: int = 1460
@@ -56,6 +57,7 @@ class Profile:
     buffer: int = 65535
     burst: int = 1
     paws: bool = False
+    greedy: bool = True
 
 
 class Endpoint:
@@ -99,6 +101,9 @@ class Endpoint:
         self._ts_recent = 0
         self._ts_highest: int | None = None
         self.old_stamps = 0
+        self.overrun = 0
+        self._read = 0
+        self._shown = 0
 
     @property
     def fin_sent(self) -> bool:
@@ -118,6 +123,18 @@ class Endpoint:
         """Give bytes to be sent; never after `close`."""
         self._out += data
         self._push(now)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that were written and are not acknowledged."""
+        return max(0, self._end - max(self._una, 1))
+
+    def read_to(self, position: int, now: float) -> None:
+        """The application has read so many bytes in all; a window that opens again is told (RFC 9293, 3.8.6.2.2)."""
+        self._read = max(self._read, min(position, len(self.received)))
+        least = min(self.profile.buffer // 2, self.profile.mss)
+        if self.state is State.OPEN and self._shown < least <= self._free:
+            self._emit(ACK, self._next, b"", now)
 
     def close(self, now: float) -> None:
         """Send FIN after what was written."""
@@ -185,6 +202,12 @@ class Endpoint:
         if self._all_done and self.state is State.OPEN:
             self.state = State.DONE
             self.deadline = None
+
+    @property
+    def _free(self) -> int:
+        """Room for more bytes."""
+        unread = 0 if self.profile.greedy else len(self.received) - self._read
+        return max(0, self.profile.buffer - unread)
 
     @property
     def _all_done(self) -> bool:
@@ -268,9 +291,14 @@ class Endpoint:
         self._push(now)
 
     def _receive_data(self, seq: int, payload: bytes, fin: bool, now: float) -> None:
+        edge = self._rcv_next + self._free
+        if seq + len(payload) > edge:
+            # Out of the window: what lies behind its edge is not kept (RFC 9293 section 3.10.7.4).
+            self.overrun += seq + len(payload) - max(edge, seq)
+            payload, fin = payload[: max(0, edge - seq)], False
         if fin:
             self._early_fin = seq + len(payload)
-        if payload and seq + len(payload) > self._rcv_next and seq < self._rcv_next + self.profile.buffer:
+        if payload and seq + len(payload) > self._rcv_next:
             known = self._early.get(seq, b"")
             if len(payload) > len(known):
                 self._early[seq] = payload
@@ -344,7 +372,8 @@ class Endpoint:
     def _emit(self, flags: int, seq: int, payload: bytes, now: float) -> None:
         options = b"\x01\x01" + self._timestamp(now) if self._uses_timestamps else b""
         shift = self.profile.wscale or 0 if self._scales else 0
-        free = min(self.profile.buffer >> shift, 65535)
+        free = min(self._free >> shift, 65535)
+        self._shown = free << shift
         packet = build_tcp(
             self.tuple,
             (self.isn + seq) & MASK,

@@ -3,8 +3,10 @@
     client A --- box ... --- relay P --- box ... --- server Z        two chains for each session
 
 Everything that other scenarios draw is drawn here too: faults, changes on both sides of the relay, agents that are
-killed. The relay reads at once and writes late, in pieces, and may add bytes at the beginning of either direction or
-take some away. Beside what every scenario judges: the relay itself must see an ordinary end on both of its sockets.
+killed. The relay reads late and in pieces, and stops reading while much of what it has written is not acknowledged; it
+may add bytes at the beginning of either direction or take some away. Clients and servers may read slowly, too. The
+process of the relay may die: then both of its sockets send a reset. Beside what every scenario judges: a relay that
+lives must see an ordinary end on both of its sockets.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dysco.protocol.chain import SessionInfo
 from dysco.sim.changer import Wish
 from dysco.sim.endpoint import Endpoint, Profile, State
 from dysco.sim.host import Host, Listener
-from dysco.sim.scenario import SERVER_PORT, Pair, Scenario, Verdict
+from dysco.sim.scenario import SERVER_PORT, TIME_LIMIT_S, Pair, Scenario, Verdict
 from dysco.wire.chain_header import Hop
 from dysco.wire.tuples import FiveTuple
 
@@ -26,10 +28,14 @@ ENDED = (State.DONE, State.FAILED)
 
 
 class Direction:
-    """One direction of a relay: what it takes from one endpoint, and gives to the other one."""
+    """One direction of a relay: what it takes from one endpoint, and gives to the other one.
 
-    def __init__(self, source: Endpoint, sink: Endpoint, put: bytes, drop: int) -> None:
+    room: how many bytes it lets wait for the sink's acknowledgement before it stops reading.
+    """
+
+    def __init__(self, source: Endpoint, sink: Endpoint, put: bytes, drop: int, room: int) -> None:
         self.source = source
+        self.room = room
         self.sink = sink
         self.put = put
         self.taken = drop
@@ -45,8 +51,10 @@ class Direction:
         if self.put:
             self.sink.write(self.put, now)
             self.put = b""
+        most = max(0, min(most, self.room - self.sink.backlog))
         piece = bytes(self.source.received[self.taken : self.taken + most])
         self.taken += len(piece)
+        self.source.read_to(self.taken, now)
         if piece:
             self.sink.write(piece, now)
         if self.source.fin_received and self.taken >= len(self.source.received):
@@ -61,11 +69,14 @@ class Relay:
         self.host = host
         self.left = left
         self.right = right
-        self.pause_s = rng.choice((0.001, 0.01, 0.05))
+        self.died = False
+        self.until = host.clock.now + TIME_LIMIT_S
+        self.pause_s = rng.choice((0.002, 0.01, 0.05))
         self.most = rng.choice((500, 4000, 100_000))
+        room = rng.choice((3000, 30_000, 1_000_000))
         self.directions = (
-            Direction(left, right, edits.put_right, edits.drop_left),
-            Direction(right, left, edits.put_left, 0),
+            Direction(left, right, edits.put_right, edits.drop_left, room),
+            Direction(right, left, edits.put_left, 0, room),
         )
         self.pump()
 
@@ -76,8 +87,15 @@ class Relay:
             one.pump(now, self.most)
         for end in (self.left, self.right):
             self.host.arm(end)
-        if any(end.state not in ENDED for end in (self.left, self.right)):
+        if any(end.state not in ENDED for end in (self.left, self.right)) and now < self.until:
             self.host.clock.call_at(now + self.pause_s, self.pump)
+
+    def die(self) -> None:
+        """The process is killed: the kernel resets what it had open, as with data that nobody has read."""
+        for end in (self.left, self.right):
+            if end.state not in ENDED:
+                self.died = True
+                end.abort(self.host.clock.now)
 
 
 class Edits:
@@ -122,16 +140,17 @@ class Proxied(Scenario):
         _ = self.relay_host
         super()._make_agents()
 
-    def _profile(self) -> Profile:
+    def _profile(self, *, greedy: bool = True) -> Profile:
         drawn = self._common
         return Profile(
             mss=drawn.mss,
             wscale=self.rng.choice((None, 0, 3, 7)),
             timestamps=drawn.timestamps,
             sack=self.rng.random() < 0.7,
-            buffer=self.rng.choice((2000, 20000, 65535)),
+            buffer=self.rng.choice((2000, 20000, 65535, 300_000)),
             burst=self.rng.choice((1, 1, 4)),
             paws=True,
+            greedy=greedy,
         )
 
     def _make_sessions(self) -> None:
@@ -144,10 +163,10 @@ class Proxied(Scenario):
             pair = Pair(edits.put_right + up, edits.put_left + down)
             self.pairs.append(pair)
             self.server.listeners[SERVER_PORT + number] = Listener(
-                self._profile(), partial(self._serve, pair, down)
+                self._profile(greedy=self.rng.random() < 0.7), partial(self._serve, pair, down)
             )
             self.relay_host.listeners[RELAY_PORT + number] = Listener(
-                self._profile(), partial(self._join, number)
+                self._profile(greedy=False), partial(self._join, number)
             )
             begins = self.clock.now + self.rng.random() * 0.2
             self.clock.call_at(begins, partial(self._call, number, up))
@@ -163,7 +182,25 @@ class Proxied(Scenario):
         if pair.server is not None:
             pair.incarnations += 1
         pair.server = endpoint
+        self._read(self.server, endpoint)
         self._talk(self.server, endpoint, down)
+
+    def _read(self, host: Host, endpoint: Endpoint) -> None:
+        """Let an application read in pieces, unless it reads at once."""
+        if endpoint.profile.greedy:
+            return
+        pause_s, most = self.rng.choice((0.005, 0.05)), self.rng.choice((1000, 6000, 50_000))
+        taken = 0
+
+        def look() -> None:
+            nonlocal taken
+            taken = min(taken + most, len(endpoint.received))
+            endpoint.read_to(taken, self.clock.now)
+            host.arm(endpoint)
+            if endpoint.state not in ENDED:
+                self.clock.call_at(self.clock.now + pause_s, look)
+
+        look()
 
     def _call(self, number: int, up: bytes) -> None:
         """The client connects to the relay; what the relay takes away comes first."""
@@ -171,7 +208,9 @@ class Proxied(Scenario):
         wanted = FiveTuple.of(
             self.client.addresses[0], 30000 + number, self.relay_host.addresses[0], RELAY_PORT + number
         )
-        pair.client = client = self.client.connect(wanted, self._isn(), self._profile())
+        profile = self._profile(greedy=self.rng.random() < 0.7)
+        pair.client = client = self.client.connect(wanted, self._isn(), profile)
+        self._read(self.client, client)
         self._talk(self.client, client, bytes(self.edits[number].drop_left) + up)
         if self.rng.random() < 0.05:
             pair.aborted = True
@@ -183,8 +222,10 @@ class Proxied(Scenario):
         wanted = FiveTuple.of(
             host.addresses[0], OUT_PORT + number, self.server.addresses[0], SERVER_PORT + number
         )
-        right = host.connect(wanted, self._isn(), self._profile())
-        self.relays[number] = Relay(host, self.rng, left, right, self.edits[number])
+        right = host.connect(wanted, self._isn(), self._profile(greedy=False))
+        relay = self.relays[number] = Relay(host, self.rng, left, right, self.edits[number])
+        if self.rng.random() < 0.1:
+            host.clock.call_at(host.clock.now + self.rng.random(), relay.die)
 
     def _splice(self, number: int) -> None:
         relay, agent, edits = self.relays.get(number), self.relay_host.agent, self.edits[number]
@@ -218,10 +259,18 @@ class Proxied(Scenario):
                 pair.excused = True
         super()._restart(host)
 
-    def _judge(self, number: int, pair: Pair, verdict: Verdict) -> None:
-        super()._judge(number, pair, verdict)
+    def _has_failed(self, number: int, pair: Pair) -> bool:
         relay = self.relays.get(number)
-        if relay is None:
+        ends = () if relay is None else (relay.left, relay.right)
+        return super()._has_failed(number, pair) or any(end.state is State.FAILED for end in ends)
+
+    def _judge(self, number: int, pair: Pair, verdict: Verdict) -> None:
+        relay = self.relays.get(number)
+        if relay is not None and relay.died:
+            # Whether the session is over depends on how far it was; its bytes must be right.
+            pair.excused = True
+        super()._judge(number, pair, verdict)
+        if relay is None or relay.died:
             return
         for end, who in ((relay.left, "left"), (relay.right, "right")):
             verdict.faults += [f"session {number}: the relay, {who}: {text}" for text in end.violations]

@@ -311,9 +311,7 @@ class Scenario:
             verdict.faults += [f"session {number}: {who}: {text}" for text in end.violations]
             if bytes(end.received) != received[: len(end.received)]:
                 verdict.faults.append(f"session {number}: the {who} received other bytes than were sent")
-            if pair.aborted or (
-                pair.excused and State.FAILED in (pair.client and pair.client.state, end.state)
-            ):
+            if pair.aborted or (pair.excused and self._has_failed(number, pair)):
                 continue
             if end.state is not State.DONE:
                 verdict.faults.append(f"session {number}: {who} {end.state.value} {end.why_failed}")
@@ -321,6 +319,10 @@ class Scenario:
                 verdict.faults.append(f"session {number}: the {who} lacks bytes")
             verdict.bytes += len(end.received)
         verdict.completed += not pair.aborted
+
+    def _has_failed(self, number: int, pair: Pair) -> bool:
+        """Whether anybody's end has; a reset may be lost, and the other end wait for ever."""
+        return any(end is not None and end.state is State.FAILED for end in (pair.client, pair.server))
 
     def _judge_rest(self, host: Host, verdict: Verdict) -> None:
         assert host.agent is not None
