@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.chain import WITH_TIMESTAMPS
@@ -182,16 +182,33 @@ class RightAnchor(Anchor):
         self.state = RightState.ONE_PATH
 
 
+class Joined(NamedTuple):
+    """What a journal has of a proxy's two chains that are being joined, as one of them has it.
+
+    partner: key of the other chain. is_left: this one ends at the proxy. added: see `joints.Added`. ends: where this
+    one stood when its host left it (see `ground.Numbers`); None: it has not, or did not know.
+    """
+
+    partner: bytes
+    is_left: bool
+    locked: bool
+    over: bool
+    added: tuple[int, int]
+    ends: tuple[int, int, int, int] | None
+
+
 class Inside:
     """A host between the anchors, of the old path or of a new one that has no data yet.
 
     new: of the new path. committed: it joins, or leaves, for good. state: how its box's state is moved. left_done,
     right_done: that anchor has said that its half of the old path is empty. Cutoffs as the anchors have told them along
-    the new path. rehearsed: number behind the handshake of the new path, by port and match.
+    the new path. rehearsed: number behind the handshake of the new path, by port and match. joined: out of a journal,
+    until the other chain is there, too.
     """
 
     __slots__ = (
         "committed",
+        "joined",
         "last",
         "left_cutoff",
         "left_done",
@@ -214,6 +231,7 @@ class Inside:
         self.left_cutoff: int | None = None
         self.right_cutoff: int | None = None
         self.rehearsed: dict[tuple[int, FiveTuple], int] = {}
+        self.joined: Joined | None = None
 
 
 class Changing:

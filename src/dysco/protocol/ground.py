@@ -37,7 +37,7 @@ LIFETIME_S: Final = 60.0  # how long a copy of a packet may wander, as with the 
 MOST_FIRST: Final = MAX_HOPS  # labels that follow from the hop index
 _MOST_OVERTAKEN: Final = 1024
 _MOST_COMPLETED: Final = 16_384
-_FAR: Final = 1 << 30  # ours: no window reaches so far back, and it is not ahead by wrapping (RFC 7323, 2.3)
+FAR: Final = 1 << 30  # ours: no window reaches so far back, and it is not ahead by wrapping (RFC 7323, 2.3)
 
 
 class Numbers(NamedTuple):
@@ -397,15 +397,16 @@ class Ground:
         readdress(packet, facing.tuple.reversed(), facing.translations()[1])
         self.output.packet(facing.write, packet)
 
-    def ask_inside(self, chain: Chain, side: Side) -> None:
-        """Let the end behind an anchor with its paths on `side` show its timestamps.
+    def ask_inside(self, chain: Chain, side: Side, numbers: Numbers | None = None) -> None:
+        """Let the end behind an anchor with its paths on `side` show its timestamps, and where it stands.
 
-        It is sent an ACK far behind its window, which it answers with one of its own (RFC 9293 section 3.10.7.4).
+        numbers: where the anchor stands, if its flows do not know. The end is sent an ACK far behind its window, which
+        it answers with one of its own (RFC 9293 section 3.10.7.4).
         """
-        numbers = self.numbers(chain, side)
+        numbers = numbers or self.numbers(chain, side)
         if numbers is None or chain.right is None:
             return
-        seq, ack = (numbers.received - _FAR) & MASK32, numbers.acked
+        seq, ack = (numbers.received - FAR) & MASK32, numbers.acked
         if side == "right":
             packet = build_tcp(chain.session_out.reversed(), seq, ack, ACK, 0)
             if chain.box is not None:

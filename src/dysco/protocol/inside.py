@@ -16,7 +16,7 @@ from dysco.protocol.changing import Inside
 from dysco.protocol.events import SessionEstablished, SessionOpened
 from dysco.protocol.flow import UNDERLAY, Flow
 from dysco.protocol.ground import LIVE, Ground, leftward, rightward
-from dysco.protocol.joints import LINGER_S, Joint, Joints, members
+from dysco.protocol.joints import LINGER_S, Joint, Joints, inside, members
 from dysco.protocol.locks import LEASE_S, Lock, LockAction, LockInput, LockState, step
 from dysco.protocol.neighbours import SELF
 from dysco.protocol.settings import LocalBox
@@ -116,6 +116,7 @@ class Hosts:
             inside = Inside(change.request, change.last, new=False, state=change.state)
             for one in members(chain):
                 ground.changing(one).inside = inside
+            self._record(chain)
         own = ground.sums(chain) if joint is None else self.joints.sums(joint)
         seams = any(one is not None and one.seam is not None for one in (chain.left, chain.right))
         passed = RequestLock(
@@ -137,9 +138,12 @@ class Hosts:
         found = None if lock is None else step(lock.state, LockInput.ACK_LOCK)
         if lock is None or found is None or lock.request != message.request:
             return
-        if chain.joint is not None and self._is_wrong(chain, chain.joint):
+        is_first = lock.state is not LockState.LOCKED
+        if is_first and chain.joint is not None and self._is_wrong(chain, chain.joint):
             return
         lock.state = found[1]
+        if is_first:
+            self._record(chain)
         self._lease(chain, lock, now + LEASE_S)
         self._ground.send(leftward(chain), message)
 
@@ -235,7 +239,14 @@ class Hosts:
             if one.changing is not None:
                 one.changing.inside = None
                 self._ground.tidy(one)
+        self._record(chain)
         self.unsettle(chain)
+
+    def _record(self, chain: Chain) -> None:
+        """What the journal has of a joint has changed."""
+        if chain.joint is not None:
+            for one in members(chain):
+                self._ground.life.record(one)
 
     def end_joint(self, chain: Chain) -> None:
         """A chain ends: what was joined to it goes on alone."""
@@ -247,6 +258,7 @@ class Hosts:
             if one is not chain and one.changing is not None and inside is not None and not inside.committed:
                 one.changing.inside = None
                 self._ground.tidy(one)
+                self._ground.life.record(one)
         if joint.right.right is not None:
             joint.right.right.lock = None
         joint.left.joint = joint.right.joint = None
@@ -256,8 +268,17 @@ class Hosts:
 
         def ended(now: float) -> None:
             right = rightward(chain)
-            if right is not None and right.lock is lock and lock.until == until:
+            if right is None or right.lock is not lock or lock.until != until:
+                return
+            found = None if chain.joint is None else inside(chain.joint)
+            if chain.joint is None or found is None or not (found.left_done or found.right_done):
                 self._free(chain)
+            elif self.joints.is_empty(chain.joint):
+                # The left anchor renews no lock any more, so it is done, or the session is over.
+                found.left_done = found.right_done = True
+                self.leave(chain, found, now)
+            else:
+                self._lease(chain, lock, now + LEASE_S)
 
         self._ground.alarm(until, ended)
 
@@ -471,6 +492,9 @@ class Hosts:
 
     def resume(self, chain: Chain, inside: Inside, now: float) -> None:
         """Go on after a restart as a host of a new path."""
+        if not inside.new:
+            self._resume_joint(chain, inside, now)
+            return
         self._ground.pass_on(inside.request)
         if inside.committed:
             assert chain.changing is not None
@@ -478,6 +502,25 @@ class Hosts:
             self._ground.tidy(chain)
         else:
             self._ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, inside, at))
+
+    def _resume_joint(self, chain: Chain, inside: Inside, now: float) -> None:
+        """Go on after a restart as the host of a proxy that is being taken out."""
+        joined = inside.joined
+        if joined is None:
+            return
+        joint = self.joints.resume(chain, inside, joined, now)
+        if joint is None:
+            self._ground.alarm(now + LEASE_S, lambda at: self._alone(chain, inside))
+        elif not inside.committed and joint.right.right is not None:
+            state = LockState.LOCKED if joined.locked else LockState.PENDING
+            lock = joint.right.right.lock = Lock(state, inside.request, now + LEASE_S)
+            self._lease(joint.right, lock, lock.until)
+
+    def _alone(self, chain: Chain, inside: Inside) -> None:
+        """The other chain has not come back from the journal: this one goes on by itself."""
+        if chain.changing is not None and chain.changing.inside is inside and chain.joint is None:
+            chain.changing.inside = None
+            self._ground.tidy(chain)
 
     def _not_committed(self, chain: Chain, inside: Inside, now: float) -> None:
         """No `ack` has come. If more than a handshake has passed it was lost; else the left anchor is gone."""

@@ -29,13 +29,14 @@ from dysco.protocol.chain import (
     Seam,
     agreed,
 )
-from dysco.protocol.changing import Inside
+from dysco.protocol.changing import Inside, Joined
 from dysco.protocol.flow import HOST
-from dysco.protocol.ground import LIVE, Ground, Numbers
+from dysco.protocol.ground import FAR, LIVE, Ground, Numbers
 from dysco.protocol.paths import TwoPaths
 from dysco.wire.edit import split
 from dysco.wire.numbers import MASK32, distance, later
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp
+from dysco.wire.tuples import FiveTuple
 
 LINGER_S: Final = 2.0  # ours: longer than the repetitions of oldDone that this host may still have to pass on
 PATIENCE_S: Final = (
@@ -91,8 +92,29 @@ class Joints:
             if facing.seam is None:
                 facing.seam = Seam()
             facing.seam.chain_id = facing.seam.chain_id or chain.chain_id
-        self._ground.alarm(now + PATIENCE_S, lambda at: self._forget(joint))
+        self._ground.alarm(now + PATIENCE_S, lambda at: self._forget(joint, at))
         return None
+
+    def resume(self, chain: Chain, inside: Inside, joined: Joined, now: float) -> Joint | None:
+        """Go on after a restart, once both chains are there; until then None."""
+        other = self._ground.life.chains.get(joined.partner)
+        its = None if other is None or other.changing is None else other.changing.inside
+        if other is None or its is None or its.joined is None or its.joined.is_left is joined.is_left:
+            return None
+        assert other.changing is not None
+        left, right = (chain, other) if joined.is_left else (other, chain)
+        joint = left.joint = right.joint = Joint(left, right, inside.request, Added(*joined.added))
+        for one, known in ((chain, joined), (other, its.joined)):
+            joint.ends[one.key] = None if known.ends is None else Numbers(*known.ends)
+            if known.over:
+                joint.over.add(one.key)
+        other.changing.inside = inside
+        inside.joined = its.joined = None
+        if inside.committed:
+            self._let_go(joint, now)
+        else:
+            self._ground.alarm(now + PATIENCE_S, lambda at: self._forget(joint, at))
+        return joint
 
     def part(self, chain: Chain, request: int) -> None:
         """Let the chains be two again if nothing came of the change."""
@@ -100,9 +122,13 @@ class Joints:
         if joint is not None and joint.request == request and inside(joint) is None:
             joint.left.joint = joint.right.joint = None
 
-    def _forget(self, joint: Joint) -> None:
-        if joint.left.joint is joint:
-            self.part(joint.left, joint.request)
+    def _forget(self, joint: Joint, now: float) -> None:
+        if joint.left.joint is not joint:
+            return
+        self.part(joint.left, joint.request)
+        found = inside(joint)
+        if found is not None and not found.committed:
+            self._ground.alarm(now + PATIENCE_S, lambda at: self._forget(joint, at))
 
     # What the proxy does to numbers.
 
@@ -157,20 +183,42 @@ class Joints:
                 return f"not ready: the proxy has written {excess} bytes more to the {where} than it has read"
         return None
 
+    def is_empty(self, joint: Joint) -> bool:
+        """Whether the proxy has written all that it has read, and all of that is acknowledged."""
+        right, left = self._ground.numbers(joint.right, "right"), self._ground.numbers(joint.left, "left")
+        if right is None or left is None:
+            return False
+        forward, backward = self.sums(joint)
+        inner = joint.left.left.sums or (0, 0)
+        forward, backward = forward - inner[0], backward - inner[1]
+        return (
+            right.sent == right.acked == (left.received + forward) & MASK32
+            and left.sent == left.acked == (right.received + backward) & MASK32
+        )
+
     # Leaving.
 
     def leave(self, joint: Joint, now: float) -> None:
         """Let both sockets of the proxy see an ordinary end of stream; nothing of it leaves the host from here on."""
-        ground = self._ground
-        for chain, side, fin, facing in self._sides(joint):
-            numbers = ground.numbers(chain, "left" if side == "right" else "right")
-            towards = facing.tuple if side == "right" else facing.tuple.reversed()
-            if numbers is not None and not chain.fins & fin:
-                packet = build_tcp(towards, numbers.received, numbers.sent, FIN | ACK, _WINDOW)
-                ground.output.packet(facing.write, packet)
-            joint.ends[chain.key] = numbers
+        for chain, side, fin, _ in self._sides(joint):
+            joint.ends[chain.key] = self._ground.numbers(chain, "left" if side == "right" else "right")
             if chain.fins & ~fin or chain.state not in LIVE:
                 joint.over.add(chain.key)  # the proxy has closed this side before
+        for chain in (joint.left, joint.right):
+            self._ground.life.record(chain)
+        self._let_go(joint, now)
+
+    def _let_go(self, joint: Joint, now: float) -> None:
+        """Keep the two flows by which the sockets speak, and end them; also after a restart."""
+        ground = self._ground
+        for chain, side, fin, facing in self._sides(joint):
+            numbers = joint.ends.get(chain.key)
+            towards = facing.tuple if side == "right" else facing.tuple.reversed()
+            if not chain.fins & fin:
+                packet = _probe(facing, towards)
+                if numbers is not None:
+                    packet = build_tcp(towards, numbers.received, numbers.sent, FIN | ACK, _WINDOW)
+                ground.output.packet(facing.write, packet)
             for flow in (*chain.left_flows(), *chain.right_flows()):
                 old = ground.table.get(flow.port, flow.match)
                 if flow.port == facing.read and flow.match == towards.reversed():
@@ -191,8 +239,13 @@ class Joints:
         if at.flags & SYN:
             self._gone(joint, now)  # the proxy has taken the port for another session; its SYN comes again
             return
-        facing = next(one for of, _, _, one in self._sides(joint) if of is chain)
+        fin, facing = next((fin, one) for of, _, fin, one in self._sides(joint) if of is chain)
         numbers = joint.ends.get(chain.key)
+        if numbers is None and not at.flags & RST and not chain.fins & fin:
+            # The answer to a question: it is empty, so this is where it stands.
+            numbers = joint.ends[chain.key] = Numbers(at.next_seq, at.ack, at.ack, at.next_seq)
+            end = build_tcp(at.five_tuple.reversed(), at.ack, at.next_seq, FIN | ACK, _WINDOW)
+            ground.output.packet(facing.write, end)
         is_probe = numbers is not None and distance(at.seq, numbers.sent) < 0
         back = at.five_tuple.reversed()
         if not at.flags & RST and (at.flags & FIN or at.payload_len or is_probe):
@@ -219,6 +272,13 @@ class Joints:
         assert joint.left.right is not None
         yield joint.left, "right", FORWARD_FIN, joint.left.right
         yield joint.right, "left", BACKWARD_FIN, joint.right.left
+
+
+def _probe(facing: Facing, towards: FiveTuple) -> Packet:
+    """Ask a socket where it stands, if nobody knows: far out of its window (RFC 9293 section 3.10.7.4)."""
+    isns = facing.forward.isn, facing.backward.isn
+    own, its = isns if towards == facing.tuple else isns[::-1]
+    return build_tcp(towards, (own - FAR) & MASK32, (its + 1) & MASK32, ACK, _WINDOW)
 
 
 def members(chain: Chain) -> tuple[Chain, ...]:

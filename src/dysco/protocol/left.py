@@ -14,7 +14,7 @@ from typing import Final
 from dysco.protocol.anchors import LeftAction, LeftInput, LeftState, left
 from dysco.protocol.chain import Chain, Facing, Seam, facing_agent
 from dysco.protocol.changing import Changing, LeftAnchor, Phase
-from dysco.protocol.ground import LIVE, Ground, Numbers, id_of, leftward, located
+from dysco.protocol.ground import LIVE, Ground, id_of, leftward, located
 from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.locks import step as lock_step
 from dysco.protocol.switching import (
@@ -31,6 +31,7 @@ from dysco.protocol.switching import (
     rehearsed_options,
     say_done,
     tell_done,
+    where,
 )
 from dysco.protocol.transfers import COPY, FAILED, FREEZE, Transfers
 from dysco.wire.messages import (
@@ -440,6 +441,8 @@ class Left:
 
     def resume(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """Go on after a restart, in the middle of two paths."""
+        if anchor.two is not None and anchor.joined:
+            self._ground.ask_inside(chain, "right", where(anchor.two))
         self._ack(chain, anchor)
         self._repeat(chain, anchor, now)
 
@@ -455,7 +458,7 @@ class Left:
             anchor.stamps.finish(new)
         chain.right = new
         chain.changing.left = None
-        ground.set_tops(chain, "right", Numbers(two.top, two.rcvd, two.acked, two.answered))
+        ground.set_tops(chain, "right", where(two))
         ground.install(chain)
         ground.tidy(chain)
         ground.complete(anchor.change.request)

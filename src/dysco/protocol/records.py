@@ -10,7 +10,11 @@
     36  .. fields, each a length of two bytes and the bytes: session in, session out, left tuple, right tuple,
            left handshake, right handshake, left peer, right peer, box, policy, sums (left facing: 4 forward,
            4 backward), left anchor, right anchor, new hop (1 whether `ack` has passed, 8 request, 4 last),
-           who is on the chain (see `dysco.wire.messages.Places`), seams of both sides (see `Seam`)
+           who is on the chain (see `dysco.wire.messages.Places`), seams of both sides (see `Seam`), joint
+
+A joint is there at a proxy's host from the lock on: 1 bits (0: this is the left chain, 1: locked, 2 and 3: the left and
+the right anchor are done, 4: left for good, 5: this socket has ended, 6: `ends` are known), 17 key of the other chain,
+8 request, 4 last, 8 and 8 bytes that the proxy had added to the right and to the left, and four numbers (see `Joined`).
 
 An anchor is there while its session has two paths (see `paths`), the right one from its synAck on: 1 bits (0: the
 peer's cutoff is known, 1: the other half is empty, 2: forced, 3: the new subsession was opened here, 4: waiting),
@@ -35,7 +39,7 @@ from typing import Final
 from dysco.errors import WireError
 from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, NOWHERE, Chain, Facing, Seam, Terms
-from dysco.protocol.changing import Changing, Inside, LeftAnchor, Phase, RightAnchor
+from dysco.protocol.changing import Changing, Inside, Joined, LeftAnchor, Phase, RightAnchor
 from dysco.protocol.flow import UNDERLAY
 from dysco.protocol.locks import LEASE_S, Lock, LockState
 from dysco.protocol.paths import TwoPaths
@@ -54,7 +58,8 @@ _MOST_SCALE: Final = 14  # RFC 7323 section 2.3
 _SUMS: Final = struct.Struct("!II")
 _INSIDE: Final = struct.Struct("!?QI")
 _LENGTH: Final = struct.Struct("!H")
-_FIELDS: Final = 17
+_JOINT: Final = struct.Struct(f"!B{CHAIN_ID_LEN + 1}sQIqqIIII")
+_FIELDS: Final = 18
 _STAMPS: Final = struct.Struct("!III")
 _SEAM: Final = struct.Struct("!16sIbbB")
 _FINS: Final = FORWARD_FIN | BACKWARD_FIN
@@ -92,6 +97,7 @@ def write_record(chain: Chain) -> bytes:
         encode_places(chain.places) if chain.places else b"",
         _write_seam(left.seam),
         _write_seam(right.seam),
+        _write_joint(chain),
     )
     parts = [
         _FIXED.pack(
@@ -166,6 +172,7 @@ def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | N
         _read_inside(chain, anchors[2], now)
         chain.places = decode_places(anchors[3]) if anchors[3] else NOWHERE
         left.seam, right.seam = _read_seam(anchors[4]), _read_seam(anchors[5])
+        _read_joint(chain, anchors[6])
     except (struct.error, WireError, UnicodeDecodeError, IndexError):
         return None
     return chain
@@ -257,6 +264,34 @@ def _read_inside(chain: Chain, data: bytes, now: float) -> None:
     inside.committed = committed
     if not committed and chain.right is not None:
         chain.right.lock = Lock(LockState.LOCKED, request, now + LEASE_S)
+
+
+def _write_joint(chain: Chain) -> bytes:
+    joint, inside = chain.joint, None if chain.changing is None else chain.changing.inside
+    if joint is None or inside is None:
+        return b""
+    is_left = chain is joint.left
+    other = joint.right if is_left else joint.left
+    lock = None if joint.right.right is None else joint.right.right.lock
+    ends = joint.ends.get(chain.key)
+    bits = is_left | (lock is not None and lock.state is LockState.LOCKED) << 1
+    bits |= inside.left_done << 2 | inside.right_done << 3 | inside.committed << 4
+    bits |= (chain.key in joint.over) << 5 | (ends is not None) << 6
+    numbers = ends or (0, 0, 0, 0)
+    return _JOINT.pack(bits, other.key, joint.request, inside.last, *joint.added, *numbers)
+
+
+def _read_joint(chain: Chain, data: bytes) -> None:
+    if not data:
+        return
+    bits, partner, request, last, right, left, *ends = _JOINT.unpack(data)
+    if bits > 127:
+        raise WireError("a joint is damaged")
+    chain.changing = chain.changing or Changing()
+    chain.changing.inside = inside = Inside(request, last, new=False)
+    inside.left_done, inside.right_done, inside.committed = bool(bits & 4), bool(bits & 8), bool(bits & 16)
+    numbers = (ends[0], ends[1], ends[2], ends[3]) if bits & 64 else None
+    inside.joined = Joined(partner, bool(bits & 1), bool(bits & 2), bool(bits & 32), (right, left), numbers)
 
 
 def _write_seam(seam: Seam | None) -> bytes:

@@ -25,7 +25,7 @@ from dysco.protocol.chain import (
     scales,
 )
 from dysco.protocol.changing import Phase, RightAnchor
-from dysco.protocol.ground import LIVE, Ground, Numbers, id_of, located, shifted
+from dysco.protocol.ground import LIVE, Ground, id_of, located, shifted
 from dysco.protocol.locks import LEASE_S, RENEW_S
 from dysco.protocol.switching import (
     FIRST_WAIT_S,
@@ -42,6 +42,7 @@ from dysco.protocol.switching import (
     rehearsed_options,
     say_done,
     tell_done,
+    where,
 )
 from dysco.protocol.transfers import FREEZE
 from dysco.wire.messages import Ack, AckAck, AckLock, LockQuery, NackSyn, RequestLock, Syn, SynAck
@@ -326,6 +327,8 @@ class Right:
     def resume(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """Go on after a restart, in the middle of two paths or before."""
         if anchor.two is not None:
+            if anchor.joined:
+                self._ground.ask_inside(chain, "left", where(anchor.two))
             self._ack_ack(chain, anchor)
         self._wait(chain, anchor, now + FIRST_WAIT_S)
 
@@ -341,7 +344,7 @@ class Right:
             anchor.stamps.finish(new)
         chain.left = new
         chain.changing.right = None
-        ground.set_tops(chain, "left", Numbers(two.top, two.rcvd, two.acked, two.answered))
+        ground.set_tops(chain, "left", where(two))
         ground.install(chain)
         ground.tidy(chain)
         ground.complete(anchor.change.request, (two.cutoff + anchor.sums[1]) & MASK32)

@@ -42,6 +42,11 @@ def begin_two(numbers: Numbers, *, forced: bool) -> TwoPaths:
     return two
 
 
+def where(two: TwoPaths) -> Numbers:
+    """Where an anchor with two paths stands."""
+    return Numbers(two.top, two.rcvd, two.acked, two.answered)
+
+
 def rehearsed_isn(numbers: Numbers | None, *, forced: bool) -> int:
     """The initial number for a path handshake, before what is sent next; if the old path is dead, acknowledged next.
 

@@ -259,6 +259,11 @@ class Proxied(Scenario):
                 pair.excused = True
         super()._restart(host)
 
+    def _settled(self, pair: Pair) -> bool:
+        relay = self.relays.get(self.pairs.index(pair))
+        ends = () if relay is None or pair.aborted or pair.excused else (relay.left, relay.right)
+        return super()._settled(pair) and all(end.state in ENDED for end in ends)
+
     def _has_failed(self, number: int, pair: Pair) -> bool:
         relay = self.relays.get(number)
         ends = () if relay is None else (relay.left, relay.right)
@@ -274,8 +279,10 @@ class Proxied(Scenario):
             return
         for end, who in ((relay.left, "left"), (relay.right, "right")):
             verdict.faults += [f"session {number}: the relay, {who}: {text}" for text in end.violations]
-            if end.state is State.FAILED and not pair.aborted and not pair.excused:
-                verdict.faults.append(f"session {number}: the relay, {who}: {end.why_failed}")
+            if end.state is not State.DONE and not pair.aborted and not pair.excused:
+                verdict.faults.append(
+                    f"session {number}: the relay, {who}: {end.state.value} {end.why_failed}"
+                )
 
 
 def _ends(info: SessionInfo) -> tuple[FiveTuple, FiveTuple]:
