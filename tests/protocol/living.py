@@ -31,7 +31,10 @@ _REQUESTS = itertools.count(1)
 
 
 class Living:
-    """A session from a to d through b and c, open, with nothing said yet. boxes: what b and c have."""
+    """A session from a to d through b and c, open, with nothing said yet.
+
+    boxes: what b and c have. lost: on this link the client's first ACKs are lost; the server has not opened yet.
+    """
 
     def __init__(
         self,
@@ -41,6 +44,8 @@ class Living:
         boxes: dict[str, Box] | None = None,
         peers: Callable[[str, Peer], Peer] = lambda _, peer: peer,
         loss: float = 0.0,
+        profile: Profile = PROFILE,
+        lost: tuple[str, str] | None = None,
     ) -> None:
         self.clock = Clock()
         self.rng = random.Random(5)
@@ -65,12 +70,14 @@ class Living:
             host.agent = host.born()
         for host in self.hosts.values():
             host.drain()
-        self.hosts["d"].listeners[80] = Listener(PROFILE, self._accept)
+        self.hosts["d"].listeners[80] = Listener(profile, self._accept)
         self.server: Endpoint | None = None
         source, target = (self.hosts[name].addresses[0] for name in "ad")
         self.session = FiveTuple.of(source, 40000, target, 80)
-        self.client = self.hosts["a"].connect(self.session, 0xFFFFFF00, PROFILE)
-        self.wait(3.0)
+        self.client = self.hosts["a"].connect(self.session, 0xFFFFFF00, profile)
+        if lost is not None:
+            self.network.link("data", *lost).mask = dict.fromkeys(range(2, 6), "lose")
+        self.wait(3.0 if lost is None else 2.0)
 
     def _settings(self, name: str) -> Settings:
         peers = tuple(

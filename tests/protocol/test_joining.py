@@ -5,14 +5,19 @@ a --7000-- b (this agent, a kernel box) --drawn-- d
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
+from dysco.protocol.ground import REHEARSED_WINDOW
+from dysco.sim.endpoint import State as End
 from dysco.wire.chain_header import Hop
 from dysco.wire.messages import CancelLock, Change, Handshake, Hops, NackSyn, RequestLock, Syn
 from dysco.wire.packet import ACK, SYN
 from dysco.wire.packet import build_tcp as built
 from dysco.wire.tuples import FiveTuple
+from protocol.living import PROFILE, Living
 from protocol.rig import KERNEL_BOX, MSS_1460, Rig, address, hops, read, session, syn, syn_ack
 
 CHAIN = b"chain-0123456789"
@@ -36,11 +41,11 @@ def say(rig: Rig, peer: str, message: object) -> None:
 
 def test_a_rehearsed_syn_that_leaves_the_box_too_late_goes_nowhere(rig: Rig) -> None:
     say(rig, "a", INVITATION)
-    port, inner = rig.one(UNDERLAY, syn(SUBSESSION, 5000))
+    port, inner = rig.one(UNDERLAY, built(SUBSESSION, 5000, 0, SYN, REHEARSED_WINDOW, MSS_1460))
     assert (port, read(inner).five_tuple) == (FORWARD, session())
     port, outer = rig.one(HOST, inner)
     assert port == UNDERLAY
-    back = built(read(outer).five_tuple.reversed(), 900, 5001, SYN | ACK, 64240, MSS_1460)
+    back = built(read(outer).five_tuple.reversed(), 900, 5001, SYN | ACK, REHEARSED_WINDOW, MSS_1460)
     _, answer = rig.one(UNDERLAY, back)
     say(rig, "a", CancelLock(CHAIN, LABEL, REQUEST, 1))
     assert rig.state() == []
@@ -69,3 +74,22 @@ def test_who_comes_back_before_it_has_left_is_told_to_wait(rig: Rig) -> None:
     [(_, refused)] = rig.messages
     assert isinstance(refused, NackSyn)
     assert refused.reason.startswith("busy")
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+@pytest.mark.parametrize("lost", ["ab", "bc", "cd"])
+def test_a_server_whose_first_answer_was_lost_asks_again_over_the_new_path(
+    lost: str, timestamps: bool
+) -> None:
+    """Nobody has sent data, so its SYN-ACK has the number of the path handshake, and is no copy of that."""
+    profile = replace(PROFILE, timestamps=timestamps, buffer=64240)
+    live = Living(profile=profile, lost=(lost[0], lost[1]))
+    assert live.server is not None
+    assert live.server.state is End.SYN_RECEIVED
+    request = live.change("a", "a", "d", "e")
+    live.wait(0.5)
+    assert live.outcome("a", request)[0] == "done"
+    assert live.server.state is End.SYN_RECEIVED
+    live.wait(10.0)
+    assert live.server.state is End.OPEN
+    live.talk()

@@ -92,7 +92,7 @@ class Agent:
         if flow is not None and isinstance(chain, Chain) and self._changes.packets.takes(chain, flow, at):
             self._changes.packets.receive(chain, flow, packet, at, now)
             return
-        if at.flags & SYN and self._changes.packets.drops(at):
+        if at.flags & SYN and self._changes.packets.drops(packet, at):
             return
         if at.flags & SYN and not at.flags & ACK:
             self._setup.syn(port, packet, at, flow, now)

@@ -26,6 +26,7 @@ from dysco.protocol.states import State
 from dysco.wire.chain_header import MAX_HOPS
 from dysco.wire.messages import Message, RequestLock
 from dysco.wire.numbers import MASK32, later
+from dysco.wire.options import syn_options
 from dysco.wire.packet import ACK, Located, Packet, build_tcp, locate
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
@@ -33,6 +34,7 @@ from dysco.wire.tuples import FiveTuple
 Side = Literal["left", "right"]
 LIVE: Final = frozenset((State.ESTABLISHED, State.HALF_CLOSED))
 FIRST_DRAWN: Final = 256
+REHEARSED_WINDOW: Final = 0xFFFF  # in every packet of a path handshake; not scaled
 LIFETIME_S: Final = 60.0  # how long a copy of a packet may wander, as with the quarantine of ports
 MOST_FIRST: Final = MAX_HOPS  # labels that follow from the hop index
 _MOST_OVERTAKEN: Final = 1024
@@ -179,9 +181,15 @@ class Ground:
             self._rehearsed[match] = seq
             self.alarm(now + LIFETIME_S, forget)
 
-    def is_late_rehearsal(self, at: Located) -> bool:
-        """Whether a SYN or SYN-ACK is a copy out of a path handshake that is over."""
-        return self._rehearsed.get(at.five_tuple) == at.seq
+    def is_late_rehearsal(self, packet: Packet, at: Located) -> bool:
+        """Whether a SYN or SYN-ACK is a copy out of a path handshake that is over.
+
+        An endpoint's own, whose answer was lost, has the same number as long as nobody has sent data. A path handshake
+        has its window, and no timestamp.
+        """
+        if self._rehearsed.get(at.five_tuple) != at.seq:
+            return False
+        return at.window == REHEARSED_WINDOW and syn_options(packet, at).tsval is None
 
     def move(
         self, chain: Chain, anchor: Anchor, phase: Phase, now: float, by: str = "", reason: str = ""

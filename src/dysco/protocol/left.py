@@ -14,13 +14,12 @@ from typing import Final
 from dysco.protocol.anchors import LeftAction, LeftInput, LeftState, left
 from dysco.protocol.chain import Chain, Facing, Seam, facing_agent
 from dysco.protocol.changing import Changing, LeftAnchor, Phase
-from dysco.protocol.ground import LIVE, Ground, id_of, leftward, located
+from dysco.protocol.ground import LIVE, REHEARSED_WINDOW, Ground, id_of, leftward, located
 from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.locks import step as lock_step
 from dysco.protocol.switching import (
     FROZEN_S,
     HURRY_S,
-    REHEARSED_WINDOW,
     at_cutoff,
     begin_two,
     give_back,

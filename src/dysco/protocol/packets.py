@@ -54,9 +54,9 @@ class Packets:
             right is not None and flow.match == right.tuple
         )
 
-    def drops(self, at: Located) -> bool:
+    def drops(self, packet: Packet, at: Located) -> bool:
         """Whether a SYN that belongs to no change any more must not go on: it would look like a new session."""
-        if not self._ground.is_late_rehearsal(at):
+        if not self._ground.is_late_rehearsal(packet, at):
             return False
         self._ground.counters["rehearsal_late"] += 1
         return True

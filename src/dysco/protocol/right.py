@@ -25,13 +25,12 @@ from dysco.protocol.chain import (
     scales,
 )
 from dysco.protocol.changing import Phase, RightAnchor
-from dysco.protocol.ground import LIVE, Ground, id_of, located, shifted
+from dysco.protocol.ground import LIVE, REHEARSED_WINDOW, Ground, id_of, located, shifted
 from dysco.protocol.locks import LEASE_S, RENEW_S
 from dysco.protocol.switching import (
     FIRST_WAIT_S,
     FROZEN_S,
     HURRY_S,
-    REHEARSED_WINDOW,
     at_cutoff,
     begin_two,
     give_back,

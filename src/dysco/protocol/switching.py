@@ -7,7 +7,7 @@ from typing import Final
 
 from dysco.protocol.chain import WITH_SACK, Chain, Facing
 from dysco.protocol.changing import Anchor, Phase
-from dysco.protocol.ground import Ground, Numbers
+from dysco.protocol.ground import REHEARSED_WINDOW, Ground, Numbers
 from dysco.protocol.paths import TwoPaths
 from dysco.wire.messages import OldDone
 from dysco.wire.numbers import MASK32
@@ -23,7 +23,6 @@ HURRY_S: Final = (
     2.0  # ours: how long trackers on a new path are shown what has come over one that is dead now
 )
 FROZEN_BYTES: Final = 256 * 1024  # DESIGN section 9
-REHEARSED_WINDOW: Final = 0xFFFF
 _NO_WSCALE: Final = 255
 _TCP_LEAST: Final = 20
 
