@@ -64,7 +64,7 @@ MUTATIONS: Final = (
     ),
     Mutation("leases end at once", LOCKS, "LEASE_S: Final = 30.0", "LEASE_S: Final = 0.001"),
     Mutation("leases never end", INSIDE, "        self._ground.alarm(until, ended)\n", ""),
-    Mutation("a renewed lease ends all the same", INSIDE, "right.lock is lock and lock.until == until", "right.lock is lock"),
+    Mutation("a renewed lease ends all the same", INSIDE, "right.lock is not lock or lock.until != until", "right.lock is not lock"),
     Mutation(
         "any renewal renews", INSIDE,
         "right.lock is not None and right.lock.request == message.request:\n            self._lease",
@@ -127,7 +127,7 @@ MUTATIONS: Final = (
         "who was held is forgotten when the own request is refused", LEFT,
         "            ground.again.append((chain, lock.held))", "            pass",
     ),
-    Mutation("a left anchor goes on with the old numbers", LEFT, '        ground.set_tops(chain, "right", Numbers(two.top, two.rcvd, two.acked, two.answered))\n', ""),
+    Mutation("a left anchor goes on with the old numbers", LEFT, '        ground.set_tops(chain, "right", where(two))\n', ""),
     # The right anchor.
     Mutation("a right anchor grants two at once", RIGHT, 'elif anchor.change.request != message.change.request:\n            return "busy"', "elif False:\n            return None"),
     Mutation("a right anchor forgets its own sums", RIGHT, "new.sums = anchor.sums\n", "new.sums = None\n"),
