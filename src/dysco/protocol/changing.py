@@ -14,6 +14,7 @@ from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.chain import WITH_TIMESTAMPS
 from dysco.protocol.paths import TwoPaths
 from dysco.protocol.stamps import Stamps
+from dysco.protocol.windows import Windows
 from dysco.wire.messages import Change, OldDoneAck, Syn
 from dysco.wire.packet import Packet
 from dysco.wire.tuples import FiveTuple
@@ -68,9 +69,10 @@ class Anchor:
     tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty; told_old, told_new:
     it knows the same of this half, and so do the hosts of that path. shown: the ACK at the other anchor's cutoff has
     come on the new path, and nothing of the path handshake is behind it. joined: chains are joined between the anchors;
-    then stamps translates timestamps, if the session has them. holding: while a frozen box's state is under way,
-    what the new path shall get, and how many bytes that is; None: nothing is held. since: when each phase began
-    (seconds). direct: name of the other anchor, if what lies between may be dead (see `bypass`).
+    then stamps translates timestamps, if the session has them, and windows lets the inner end send no more than the
+    other one takes. holding: while a frozen box's state is under way, what the new path shall get, and how many bytes
+    that is; None: nothing is held. since: when each phase began (seconds). direct: name of the other anchor, if what
+    lies between may be dead (see `bypass`).
     """
 
     __slots__ = (
@@ -94,6 +96,7 @@ class Anchor:
         "told_old",
         "tries",
         "two",
+        "windows",
     )
 
     def __init__(self, change: Change, old: Facing, now: float) -> None:
@@ -103,6 +106,7 @@ class Anchor:
         self.two: TwoPaths | None = None
         self.joined = False
         self.stamps: Stamps | None = None
+        self.windows: Windows | None = None
         self.holding: list[Packet] | None = None
         self.held_bytes = 0
         self.isn = 0
@@ -118,9 +122,10 @@ class Anchor:
         self.phase = Phase.REQUESTED
         self.since = {Phase.REQUESTED: now}
 
-    def join(self) -> None:
+    def join(self, windows: Windows | None = None) -> None:
         """Chains are joined between the anchors."""
         self.joined = True
+        self.windows = windows
         halves = self.old.forward, self.old.backward
         if self.stamps is None and all(half.flags & WITH_TIMESTAMPS for half in halves):
             self.stamps = Stamps()

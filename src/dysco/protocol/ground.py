@@ -280,13 +280,13 @@ class Ground:
                 flows.append(
                     Flow(new.read, new.tuple.reversed(), new.write, new.tuple, owner=chain, slow=True)
                 )
-            if changing.left.two is not None or changing.left.stamps is not None:
+            if changing.left.two is not None or changing.left.joined:
                 slow.update(self._keys(chain, "right"))
         if changing is not None and changing.right is not None:
             new = changing.right.new
             if new is not None:
                 flows.append(Flow(new.read, new.tuple, new.write, new.tuple, owner=chain, slow=True))
-            if changing.right.two is not None or changing.right.stamps is not None:
+            if changing.right.two is not None or changing.right.joined:
                 slow.update(self._keys(chain, "left"))
         for flow in flows:
             old = self.table.get(flow.port, flow.match)

@@ -216,7 +216,14 @@ class Hosts:
     def remember(self, chain: Chain, message: OldDone, now: float) -> None:
         """Be inside of a segment whose lock this agent has forgotten, for the length of a lease."""
         ground = self._ground
-        inside = ground.changing(chain).inside = Inside(message.request, message.last, new=False)
+        inside = Inside(message.request, message.last, new=False)
+        for one in members(chain):
+            ground.changing(one).inside = inside
+        if chain.joint is not None and chain.joint.right.right is not None:
+            lock = chain.joint.right.right.lock = Lock(LockState.LOCKED, message.request, now + LEASE_S)
+            self._lease(chain, lock, lock.until)
+            self._record(chain)
+            return
 
         def ended(at: float) -> None:
             if chain.changing is not None and chain.changing.inside is inside:
@@ -265,6 +272,7 @@ class Hosts:
 
     def _lease(self, chain: Chain, lock: Lock, until: float) -> None:
         lock.until = until
+        before = self._traffic(chain)
 
         def ended(now: float) -> None:
             right = rightward(chain)
@@ -273,14 +281,18 @@ class Hosts:
             found = None if chain.joint is None else inside(chain.joint)
             if chain.joint is None or found is None or not (found.left_done or found.right_done):
                 self._free(chain)
-            elif self.joints.is_empty(chain.joint):
-                # The left anchor renews no lock any more, so it is done, or the session is over.
+            elif self.joints.is_empty(chain.joint) or self._traffic(chain) == before:
+                # The left anchor renews no lock any more, so it is done, or the session is over; and the proxy has
+                # nothing to say any more.
                 found.left_done = found.right_done = True
                 self.leave(chain, found, now)
             else:
                 self._lease(chain, lock, now + LEASE_S)
 
         self._ground.alarm(until, ended)
+
+    def _traffic(self, chain: Chain) -> tuple[tuple[int, int], ...]:
+        return tuple(self._ground.life.traffic(one) for one in members(chain) if one.joint is not None)
 
     def leave(self, chain: Chain, inside: Inside, now: float) -> None:
         """Close what is left towards the middlebox, and go a little later."""

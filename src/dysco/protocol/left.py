@@ -33,6 +33,7 @@ from dysco.protocol.switching import (
     where,
 )
 from dysco.protocol.transfers import COPY, FAILED, FREEZE, Transfers
+from dysco.protocol.windows import windows
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -105,7 +106,7 @@ class Left:
             self._ground.move(chain, anchor, Phase.LOCKED, now)
             if message.joined:
                 # Only now does the right anchor know by which id the new path comes.
-                anchor.join()
+                anchor.join(windows(chain, inner_left=True))
                 anchor.agreed = (
                     anchor.agreed and anchor.stamps is None
                 )  # else it is said again, with a timestamp
@@ -142,6 +143,8 @@ class Left:
 
     def ack_ack(self, chain: Chain, anchor: LeftAnchor, message: AckAck, now: float) -> None:
         """The right anchor has switched, too."""
+        if anchor.windows is not None and message.edge:
+            anchor.windows.learn(message.edge)
         if anchor.two is not None and anchor.two.peer_cutoff is None:
             anchor.two.peer_cutoff = message.cutoff
             anchor.two.has_come(message.acked)
@@ -243,7 +246,7 @@ class Left:
         if anchor.state is not LeftState.TWO_PATHS:
             self._cancel(chain, anchor, anchor.old, anchor.new)
         anchor.reason = (self._ground.settings.name, "the session has ended")
-        anchor.stamps = None
+        anchor.stamps, anchor.joined = None, False
         self._drop(chain, anchor, now)
 
     def _input(self, chain: Chain, anchor: LeftAnchor, what: LeftInput, now: float) -> None:
@@ -406,7 +409,9 @@ class Left:
         drained = two.forced or two.acked == two.cutoff
         own = 0 if anchor.stamps is None else anchor.stamps.own or 0
         answered = two.answered if two.forced else two.told_old
-        message = Ack(chain.chain_id, 0, anchor.change.request, two.cutoff, answered, drained, own)
+        edge = 0 if anchor.windows is None else anchor.windows.own or 0
+        request = anchor.change.request
+        message = Ack(chain.chain_id, 0, request, two.cutoff, answered, drained, own, edge & MASK32)
         self._ground.send(anchor.new, message)
 
     # Switching.
@@ -474,7 +479,7 @@ class Left:
         give_back(ground, new, now)
         if changing is not None:
             changing.left = None
-        if anchor.stamps is not None:
+        if anchor.joined:
             ground.install(chain)  # its packets need not be seen any more
         anchor.state = LeftState.ONE_PATH
         lock = anchor.old.lock

@@ -171,8 +171,17 @@ class Packets:
             if kept is None:
                 return None
             packet, at = kept, _located(kept)
-        accept = two.receive_new if new else two.receive_old
-        return packet if accept(packet, at) else None
+        windows = anchor.windows
+        if windows is not None and new:
+            windows.from_new(at)
+        elif windows is not None and windows.clamp(packet, at, two.cutoff):
+            at = _located(packet)
+        if not (two.receive_new if new else two.receive_old)(packet, at):
+            return None
+        if windows is not None and new:
+            # An acknowledgement that is not believed yet was raised, and its window stands for less now.
+            windows.clamp(packet, _located(packet), two.cutoff)
+        return packet
 
     def _to_right(self, chain: Chain, packet: Packet, now: float) -> None:
         """A packet from inside goes to the right, on one path or on two."""
@@ -182,6 +191,8 @@ class Packets:
         stamps = None if left is None else left.stamps
         if stamps is not None:
             stamps.from_inside(packet, _located(packet))
+        if left is not None and left.windows is not None:
+            left.windows.from_inside(_located(packet))
         if left is None or left.two is None:
             self._ground.to_right(right, packet)
             if left is not None and stamps is not None:
@@ -205,6 +216,8 @@ class Packets:
         stamps = None if right is None else right.stamps
         if stamps is not None:
             stamps.from_inside(packet, _located(packet))
+        if right is not None and right.windows is not None:
+            right.windows.from_inside(_located(packet))
         if right is None or right.two is None:
             self._ground.to_left(chain.left, packet)
             return

@@ -244,6 +244,7 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
             anchor.new, anchor.phase = new, Phase.LOCKED
             continue
         anchor.new, anchor.phase, anchor.peer_done = new, Phase.TWO_PATHS, bool(bits & 2)
+        anchor.since[Phase.TWO_PATHS] = now
         anchor.two = two = TwoPaths(cutoff, old_rcvd, acked, answered, forced=bool(bits & 4))
         two.top, two.rcvd = top, rcvd
         two.peer_cutoff = peer_cutoff if bits & 1 else None

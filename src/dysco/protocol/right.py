@@ -44,6 +44,7 @@ from dysco.protocol.switching import (
     where,
 )
 from dysco.protocol.transfers import FREEZE
+from dysco.protocol.windows import windows
 from dysco.wire.messages import Ack, AckAck, AckLock, LockQuery, NackSyn, RequestLock, Syn, SynAck
 from dysco.wire.numbers import MASK32, earlier
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp
@@ -74,7 +75,7 @@ class Right:
             anchor = RightAnchor(message.change, chain.left, message.anchor, sums, now)
             ground.changing(chain).right = anchor
             if message.joined:
-                anchor.join()
+                anchor.join(windows(chain, inner_left=False))
                 ground.requested[message.change.request] = chain
                 ground.install(chain)
                 if not anchor.knows_stamps:
@@ -123,6 +124,8 @@ class Right:
         """The left anchor has switched."""
         if anchor.stamps is not None and anchor.stamps.peer is None and message.stamp:
             anchor.stamps.peer = message.stamp
+        if anchor.windows is not None and message.edge:
+            anchor.windows.learn((message.edge - anchor.sums[1]) & MASK32)
         self._input(chain, anchor, RightInput.ACK, now)
         two = anchor.two
         if two is not None and two.peer_cutoff is None:
@@ -194,7 +197,7 @@ class Right:
 
     def gone(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """The session ends."""
-        anchor.stamps = None
+        anchor.stamps, anchor.joined = None, False
         self.drop(chain, anchor, now, "the session has ended")
 
     def _input(self, chain: Chain, anchor: RightAnchor, what: RightInput, now: float) -> None:
@@ -293,7 +296,11 @@ class Right:
         assert two is not None
         cutoff = (two.cutoff + anchor.sums[1]) & MASK32
         answered = (two.answered - anchor.sums[0]) & MASK32
-        self._ground.send(anchor.new, AckAck(chain.chain_id, 0, anchor.change.request, cutoff, answered))
+        own = None if anchor.windows is None else anchor.windows.own
+        edge = 0 if own is None else (own - anchor.sums[0]) & MASK32
+        self._ground.send(
+            anchor.new, AckAck(chain.chain_id, 0, anchor.change.request, cutoff, answered, edge)
+        )
 
     def _commit(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         numbers = self._ground.stop(chain, "left")
@@ -360,7 +367,7 @@ class Right:
         if chain.changing is not None:
             chain.changing.right = None
         ground.requested.pop(anchor.change.request, None)
-        if anchor.stamps is not None:
+        if anchor.joined:
             ground.install(chain)  # its packets need not be seen any more
         anchor.state = RightState.ONE_PATH
         ground.move(chain, anchor, Phase.ABORTED, now, anchor.anchor, reason)

@@ -17,6 +17,7 @@ from dysco.wire.tuples import FiveTuple
 FIRST_WAIT_S: Final = 0.2  # DESIGN section 6: requesters repeat, 200 ms doubling
 MOST_WAIT_S: Final = 1.6
 DONE_TRIES: Final = 8
+JOINED_TRIES: Final = 64  # ours: nobody else ends the sockets of a proxy, so its host must hear it
 ALARM_S: Final = 60.0  # DESIGN section 8: an old path that is not empty by then is worth an alarm
 FROZEN_S: Final = 0.5  # DESIGN section 9: anchors hold new data so long at most
 HURRY_S: Final = (
@@ -86,7 +87,7 @@ def tell_done(ground: Ground, chain: Chain, anchor: Anchor, now: float, *, right
     ground.telling[key] = anchor
 
     def again(at: float, tries: int = 0) -> None:
-        if anchor.told_done or tries >= DONE_TRIES:
+        if anchor.told_done or tries >= (JOINED_TRIES if anchor.joined else DONE_TRIES):
             ground.telling.pop(key, None)
             return
         say_done(ground, chain, anchor, rightward=rightward)

@@ -30,7 +30,7 @@ RTO_MIN_S = 0.25
 RTO_MAX_S = 2.0
 ATTEMPTS = 100
 HALF = 1 << 31
-FAR = 1 << 29
+FAR = 1 << 20
 MASK = (1 << 32) - 1
 
 
@@ -196,8 +196,10 @@ class Endpoint:
                 return
             if seq <= self._rcv_next:
                 self._ts_recent = options.tsval
-        if abs(seq - self._rcv_next) > FAR and not payload and not at.flags & FIN:
-            self._emit(ACK, self._next, b"", now)  # RFC 9293 section 3.10.7.4: far out of the window
+        asked = abs(seq - self._rcv_next) > FAR or not (at.seq or at.ack or at.window)
+        if asked and not payload and not at.flags & FIN:
+            # An agent asks where this end stands: far out of the window, or zeros (RFC 9293 section 3.10.7.4).
+            self._emit(ACK, self._next, b"", now)
             return
         shift = (self._peer.wscale or 0) if self._peer and self._scales else 0
         self._receive_ack(ack, at.window << shift, bool(payload or at.flags & FIN), now)

@@ -39,6 +39,7 @@ _INTEGERS = {
     "cutoff": "!I",
     "acked": "!I",
     "stamp": "!I",
+    "edge": "!I",
     "state": "!B",
     "phase": "!B",
     "status": "!B",

@@ -284,7 +284,8 @@ class NackSyn:
 @dataclass(frozen=True, slots=True)
 class Ack:
     """The left anchor has switched: the point of no return. cutoff in its numbers; done: its half is empty if the
-    right cutoff is `acked`. stamp: latest timestamp behind it, if chains are joined."""
+    right cutoff is `acked`. stamp: latest timestamp behind it, if chains are joined; edge: then, the right edge of the
+    window there (0: not known)."""
 
     chain_id: bytes
     hop: int
@@ -293,17 +294,22 @@ class Ack:
     acked: int = 0
     done: bool = False
     stamp: int = 0
+    edge: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AckAck:
-    """The right anchor has switched. cutoff in the left anchor's numbers; acked: all before it has come to its side."""
+    """The right anchor has switched. cutoff in the left anchor's numbers; acked: all before it has come to its side.
+
+    edge: the right edge of the window there, if chains are joined (0: not known).
+    """
 
     chain_id: bytes
     hop: int
     request: int
     cutoff: int
     acked: int = 0
+    edge: int = 0
 
 
 @dataclass(frozen=True, slots=True)
