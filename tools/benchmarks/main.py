@@ -70,7 +70,10 @@ def main() -> int:
     )
     parser.add_argument("what", nargs="*", help="one or more of the parts above (default: all)")
     parser.add_argument(
-        "--way", action="append", dest="ways", help="of chain and sessions, only this one; may be repeated"
+        "--way",
+        action="append",
+        dest="ways",
+        help="of chain, sessions and reconfigure, only this one; may be repeated",
     )
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default %(default)s)")
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement (default %(default)s)")
@@ -90,7 +93,11 @@ def main() -> int:
     parser.add_argument(
         "--page", type=Path, help="put the tables into this page in place of those that it has"
     )
-    parser.add_argument("--plot", type=Path, help="draw the chain's table to this file (PNG or SVG)")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        help="draw the chain's table to this file (PNG or SVG), changes to NAME-reconfigure",
+    )
     options = parser.parse_args()
     parts: dict[str, Callable[[Testbed, argparse.Namespace], dict[str, Figures]]] = {
         "chain": chain, "three": three, "packets": lambda bed, options: packets.run(), "unchained": unchained,
@@ -133,24 +140,29 @@ def _about() -> list[str]:
         platform.machine(),
     )
     return [
-        f"- Command: `{shlex.join(['tools/bench', *sys.argv[1:]])}`",
+        f"- Command: `{shlex.join(['tools/bench', *_measured(sys.argv[1:])])}`",
         f"- Machine: {os.cpu_count()} cores ({model}), Linux {platform.release()}, Python {platform.python_version()}",
         f"- Load average before: {os.getloadavg()[0]:.1f}; client, server and all agents share the cores",
     ]
 
 
+def _measured(words: list[str]) -> list[str]:
+    """The words of a command line without the files that it writes, each named by a word of its own."""
+    files = ("--json", "--page", "--plot")
+    return [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & {*files}]
+
+
 def reconfigurations(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
     """Changes of live chains, with packets moved by the kernel and by the agents."""
-    results: dict[str, Figures] = {}
-    curves: dict[str, reconfigure.Curve] = {}
-    for mode in ("ebpf", "tun"):
-        found, curves[mode] = reconfigure.run(
-            bed.workdir, mode, options.changes, [int(word) for word in options.leaving.split(",")]
-        )
-        results.update({f"{mode}: {name}": row for name, row in found.items()})
+    leaving = [int(word) for word in options.leaving.split(",") if word]
+    found = {
+        mode: reconfigure.run(bed.workdir, mode, options.changes, leaving)
+        for mode in ("ebpf", "tun")
+        if not options.ways or f"dysco, {mode}" in options.ways
+    }
     if options.plot:
-        reconfigure.plot(curves, results, options.plot.with_stem(f"{options.plot.stem}-reconfigure"))
-    return results
+        reconfigure.plot(found, options.plot.with_stem(f"{options.plot.stem}-reconfigure"))
+    return {f"{mode}: {name}": row for mode, one in found.items() for name, row in one.figures.items()}
 
 
 def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:

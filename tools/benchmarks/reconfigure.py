@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import dysco
@@ -37,6 +38,21 @@ LINGER_S = 3.0  # a host that a session has left remembers it for two
 Figures = dict[str, float]
 Curve = list[tuple[float, float]]
 Phases = defaultdict[str, list[float]]
+
+
+@dataclass
+class Found:
+    """What was measured.
+
+    figures: by what they are of. curve: goodput over time (seconds, Gbit/s), with the moments of changes (seconds).
+    took_ms: times of changes by hops of the chain.
+    """
+
+    figures: dict[str, Figures] = field(default_factory=dict)
+    curve: Curve = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)
+    took_ms: dict[int, list[float]] = field(default_factory=dict)
+
 
 LAB = """
 [lab]
@@ -76,24 +92,22 @@ def lab(workdir: Path, mode: str) -> Iterator[Lab]:
         made.down()
 
 
-def run(workdir: Path, mode: str, changes: int, sessions: Sequence[int]) -> tuple[dict[str, Figures], Curve]:
-    """Measure; figures by what was measured, and goodput over time (seconds, Gbit/s) of the bulk transfer."""
-    results: dict[str, Figures] = {}
+def run(workdir: Path, mode: str, changes: int, sessions: Sequence[int]) -> Found:
+    """Measure all of it."""
+    found = Found()
     with lab(workdir, mode) as made:
         made.start(
             "d", [sys.executable, str(TOOLS / "benchmarks/flow.py"), "source", str(PORT)], name="source"
         )
         _wait_for_port(made, PORT)
-        results.update(asyncio.run(_times(made, changes)))
-        found, curve = asyncio.run(_bulk(made))
-        results["bulk transfer"] = found
+        asyncio.run(_times(made, changes, found))
+        asyncio.run(_bulk(made, found))
         for count in sessions:
-            results[f"{count} sessions leave"] = asyncio.run(_leave(made, count))
-    return results, curve
+            found.figures[f"{count:,} sessions leave"] = asyncio.run(_leave(made, count))
+    return found
 
 
-async def _times(made: Lab, changes: int) -> dict[str, Figures]:
-    results: dict[str, Figures] = {}
+async def _times(made: Lab, changes: int, found: Found) -> None:
     target = f"('{made.address('d')}', {PORT + 50})"
     idle = ["-c", f"import socket, sys; link = socket.create_connection({target}); sys.stdin.read()"]
     hold = [
@@ -121,7 +135,8 @@ async def _times(made: Lab, changes: int) -> dict[str, Figures]:
                 right = names[1] if length > 1 else "d"
                 rtt = _round_trip(made, "a", right)
                 median = statistics.median(took) * 1000
-                results[f"idle, {length} hops"] = {
+                found.took_ms[length] = [one * 1000 for one in took]
+                found.figures[f"idle, {length} {'hops' if length > 1 else 'hop'}"] = {
                     "change_ms_p50": median,
                     "change_ms_p90": statistics.quantiles(took, n=10)[-1] * 1000,
                     "rtt_ms": rtt,
@@ -134,10 +149,9 @@ async def _times(made: Lab, changes: int) -> dict[str, Figures]:
     finally:
         process.kill()
         process.wait()
-    return results
 
 
-async def _bulk(made: Lab) -> tuple[Figures, Curve]:
+async def _bulk(made: Lab, found: Found) -> None:
     """Goodput of one transfer in the 200 ms around each change, as a ratio to the 200 ms before.
 
     Beside it the same ratio half a second earlier, when nothing is changed: what the machine does by itself.
@@ -165,11 +179,12 @@ async def _bulk(made: Lab) -> tuple[Figures, Curve]:
     ratios = [_ratio(points, at) for at in moments]
     quiet = [_ratio(points, at - 0.5) for at in moments]
     began = points[0][0]
-    curve = [
+    found.moments = [at - began for at in moments]
+    found.curve = [
         (at - began, (total - before) / (at - earlier) * 8e-9)
         for (earlier, before), (at, total) in zip(points[:-4:4], points[4::4], strict=False)
     ]
-    figures = {
+    found.figures["bulk transfer"] = {
         "goodput_ratio_p50": statistics.median(ratios),
         "goodput_ratio_least": min(ratios),
         "without_change_p50": statistics.median(quiet),
@@ -178,7 +193,6 @@ async def _bulk(made: Lab) -> tuple[Figures, Curve]:
         "timeouts": _timeouts(made) - timeouts,
         "load": os.getloadavg()[0],
     }
-    return figures, curve
 
 
 async def _leave(made: Lab, sessions: int) -> Figures:
@@ -311,27 +325,55 @@ def _wait_for_port(made: Lab, port: int) -> None:
         time.sleep(0.05)
 
 
-def plot(curves: dict[str, Curve], rows: dict[str, Figures], path: Path) -> None:
-    """Draw goodput over time, and the times of changes by the length of the chain; needs matplotlib."""
+def plot(found: dict[str, Found], path: Path) -> None:
+    """Draw goodput over time, and how times of changes are distributed by the length of the chain; needs matplotlib.
+
+    found: by mode.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    colours = {"ebpf": "#0b4fb3", "tun": "#3f8cf0"}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4), constrained_layout=True)
-    for mode, curve in curves.items():
-        left.plot([at for at, _ in curve], [rate for _, rate in curve], label=mode, linewidth=1)
-    left.set_xlabel("seconds")
+    for mode, one in found.items():
+        left.plot(
+            [at for at, _ in one.curve],
+            [rate for _, rate in one.curve],
+            label=mode,
+            linewidth=1,
+            color=colours.get(mode),
+        )
+        for at in one.moments:
+            left.axvline(at, color=colours.get(mode), linewidth=0.8, linestyle=":")
+    left.set_xlabel("seconds; dotted: a change is asked for")
     left.set_ylabel("Gbit/s")
-    left.set_title("One transfer while its chain is changed four times", loc="left")
+    left.set_title("Goodput of one transfer while its chain is changed four times", loc="left", fontsize=11)
     left.set_ylim(bottom=0)
-    left.legend()
-    idle = {name: row for name, row in rows.items() if "idle" in name}
-    right.barh(list(idle), [row["change_ms_p90"] for row in idle.values()], color="#d0d7de", label="p90")
-    right.barh(list(idle), [row["change_ms_p50"] for row in idle.values()], color="#0969da", label="p50")
-    right.set_xlabel("milliseconds")
-    right.set_title("Time of a change", loc="left")
-    right.legend()
+    left.legend(frameon=False)
+    for offset, (mode, one) in zip((-0.19, 0.19), found.items(), strict=False):
+        boxes = right.boxplot(
+            list(one.took_ms.values()),
+            positions=[length + offset for length in one.took_ms],
+            widths=0.32,
+            whis=(1, 99),
+            showfliers=False,
+            patch_artist=True,
+            medianprops={"color": "white"},
+        )
+        for box in boxes["boxes"]:
+            box.set_color(colours.get(mode))
+        right.plot([], [], color=colours.get(mode), linewidth=6, label=mode)
+    lengths = list(next(iter(found.values())).took_ms)
+    right.set_xticks(lengths, [str(length) for length in lengths])
+    right.set_xlabel("hops of the chain")
+    right.set_ylabel("milliseconds")
+    right.set_ylim(bottom=0)
+    right.set_title(
+        "Time of a change of an idle session (quartiles; whiskers: 1 % and 99 %)", loc="left", fontsize=11
+    )
+    right.legend(frameon=False)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)

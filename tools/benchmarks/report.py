@@ -36,6 +36,27 @@ _TITLES: Final = {
     "connection_each_requests_s": ("requests, a connection each", "a second, more is better"),
     "connect_p50_us": ("connect(), median", "µs, less is better"),
     "connect_p99_us": ("connect(), slowest in 100", "µs, less is better"),
+    "change_ms_p50": ("a change, median", "ms"),
+    "change_ms_p90": ("slowest in 10", "ms"),
+    "rtt_ms": ("round trip of the anchors", "ms"),
+    "beyond_two_rtt_ms": ("beyond two round trips", "ms"),
+    "to_locked_ms": ("until locked", "ms"),
+    "to_new_path_up_ms": ("until the new path is up", "ms"),
+    "to_two_paths_ms": ("until both carry data", "ms"),
+    "to_drained_ms": ("until the old one is empty", "ms"),
+    "to_done_ms": ("until done", "ms"),
+    "cpu_ms": ("CPU time of three agents a change", "ms"),
+    "goodput_ratio_p50": ("goodput around a change, by that before, median", "ratio"),
+    "goodput_ratio_least": ("least", "ratio"),
+    "without_change_p50": ("the same where nothing is changed, median", "ratio"),
+    "without_change_least": ("the least of that", "ratio"),
+    "gbit_s": ("goodput", "Gbit/s"),
+    "timeouts": ("retransmission time-outs", "number"),
+    "seconds": ("until all have left", "seconds"),
+    "failed": ("changes that failed", "number"),
+    "cpu_ms_a_change": ("CPU time of three agents for each", "ms"),
+    "grown_mb": ("memory that an agent has grown by", "MB"),
+    "load": ("load average", "others included"),
 }
 _COLOURS: Final = {
     "forwarding": "#7a8a99",
@@ -60,30 +81,47 @@ _PARTS: Final = {
 
 
 def page(path: Path, results: dict[str, dict[str, Figures]], about: list[str]) -> None:
-    """Put tables of figures, and lines about where they come from, into the place that a page has for them.
+    """Put tables of figures, with lines about where they come from, into the place that a page has for them.
 
-    Raises ValueError if it has none.
+    Parts that were not measured now stay as they are. Raises ValueError if the page has no such place.
     """
     text = path.read_text()
     before, found, rest = text.partition(BEGIN)
     if not found or END not in rest:
         raise ValueError(f"{path} has no place for figures")
-    parts = [_page_table(_PARTS.get(name, name), rows) for name, rows in results.items()]
-    body = "\n".join([*about, "", *parts])
-    path.write_text(f"{before}{BEGIN}\n\n{body}\n{END}{rest.partition(END)[2]}")
+    old, _, rest = rest.partition(END)
+    parts: dict[str, str] = {}
+    for part in old.split("\n### ")[1:]:
+        title, _, body = part.partition("\n")
+        parts[title] = body.strip()
+    for name, rows in results.items():
+        parts[_PARTS.get(name, name)] = "\n\n".join(["\n".join(about), *_page_tables(rows)])
+    body = "\n\n".join(f"### {title}\n\n{body}" for title, body in parts.items())
+    path.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{rest}")
 
 
-def _page_table(title: str, rows: dict[str, Figures]) -> str:
-    columns = list(dict.fromkeys(column for figures in rows.values() for column in figures))
+def _page_tables(rows: dict[str, Figures]) -> list[str]:
+    """One table if all rows have columns in common, with ratios; else one for rows of each kind, without."""
+    kinds: dict[tuple[str, ...], dict[str, Figures]] = {}
+    for name, figures in rows.items():
+        kinds.setdefault(tuple(figures), {})[name] = figures
+    if set.intersection(*(set(kind) for kind in kinds)) - {"load"}:
+        columns = list(dict.fromkeys(column for figures in rows.values() for column in figures))
+        return [_page_table(columns, rows, compare=True)]
+    return [_page_table(list(columns), some, compare=False) for columns, some in kinds.items()]
+
+
+def _page_table(columns: list[str], rows: dict[str, Figures], *, compare: bool) -> str:
     heads = [_head(column) for column in columns]
-    lines = [f"### {title}", "", "| | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(columns)]
+    lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(columns)]
     for row, figures in rows.items():
         cells = []
         for column in columns:
             first = next(other for other in rows.values() if column in other)
-            cells.append(_cell(figures.get(column), None if figures is first else first[column]))
+            beside = None if figures is first or not compare else first[column]
+            cells.append(_cell(figures.get(column), beside))
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _head(column: str) -> str:

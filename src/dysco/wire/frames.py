@@ -8,6 +8,7 @@ by its type.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable
 from dataclasses import fields
@@ -136,8 +137,9 @@ def decode(datagram: bytes | bytearray | memoryview) -> list[Message]:
     return messages
 
 
+@functools.lru_cache(maxsize=1024)
 def encode_places(places: Places) -> bytes:
-    """The bytes of places, as they are in a message."""
+    """The bytes of places, as they are in a message; a change notes the same ones a few times."""
     return _pack("places", places)
 
 
