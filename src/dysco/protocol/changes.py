@@ -251,7 +251,7 @@ class Changes:
             case LockQuery():
                 self._lock_query(chain, facing, message)
             case LockStatus():
-                self._lock_status(chain, message, now)
+                self._lock_status(chain, facing, message, now)
             case _:
                 pass
 
@@ -393,11 +393,13 @@ class Changes:
         answer = LockStatus(chain.chain_id, 0, message.request, status, last, cutoff)
         self._ground.send(facing, answer)
 
-    def _lock_status(self, chain: Chain, message: LockStatus, now: float) -> None:
+    def _lock_status(self, chain: Chain, facing: Facing, message: LockStatus, now: float) -> None:
         roles = chain.changing
         right = None if roles is None else roles.right
         if right is not None and right.change.request == message.request:
-            if message.status in (CANCELLED, UNHEARD):
+            # Where chains are joined, a proxy's host that has forgotten it takes itself for the first one of all.
+            sure = not right.joined or facing is not right.old
+            if message.status in (CANCELLED, UNHEARD) and sure:
                 self.right.cancel(chain, right, now)
             elif message.status == COMMITTED:
                 self.right.ack(chain, right, Ack(chain.chain_id, 0, message.request, message.cutoff), now)

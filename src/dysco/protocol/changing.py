@@ -70,9 +70,10 @@ class Anchor:
     it knows the same of this half, and so do the hosts of that path. shown: the ACK at the other anchor's cutoff has
     come on the new path, and nothing of the path handshake is behind it. joined: chains are joined between the anchors;
     then stamps translates timestamps, if the session has them, and windows lets the inner end send no more than the
-    other one takes. holding: while a frozen box's state is under way, what the new path shall get, and how many bytes
-    that is; None: nothing is held. since: when each phase began (seconds). direct: name of the other anchor, if what
-    lies between may be dead (see `bypass`).
+    other one takes. lost: bytes that had not come to this side when the proxy reset the session. holding: while a
+    frozen box's state is under way, what the new path shall get, and how many bytes that is; None: nothing is held.
+    since: when each phase began (seconds). direct: name of the other anchor, if what lies between may be dead (see
+    `bypass`).
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class Anchor:
         "holding",
         "isn",
         "joined",
+        "lost",
         "new",
         "old",
         "peer_done",
@@ -105,6 +107,7 @@ class Anchor:
         self.new: Facing | None = None
         self.two: TwoPaths | None = None
         self.joined = False
+        self.lost: int | None = None
         self.stamps: Stamps | None = None
         self.windows: Windows | None = None
         self.holding: list[Packet] | None = None
@@ -129,6 +132,13 @@ class Anchor:
         halves = self.old.forward, self.old.backward
         if self.stamps is None and all(half.flags & WITH_TIMESTAMPS for half in halves):
             self.stamps = Stamps()
+
+    @property
+    def epitaph(self) -> str:
+        """Why a change is over whose session is."""
+        if self.lost is None:
+            return "the session has ended"
+        return f"the proxy has reset the session; {self.lost} bytes that it was to pass on have not come to this side"
 
     @property
     def knows_stamps(self) -> bool:

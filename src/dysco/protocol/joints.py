@@ -290,12 +290,12 @@ def ours(two: TwoPaths, packet: Packet, at: Located) -> Packet | None:
     """What of a packet of the old path is the session's, for an anchor; None: nothing, a proxy ends by itself.
 
     The other end's FIN takes the new path unless it lies below its cutoff. A reset ends nothing when all that the proxy
-    had to pass on has arrived.
+    had to pass on has arrived: when it was acknowledged, for what has been received may have come past a gap.
     """
     if at.flags & RST:
         drained = (
             two.peer_cutoff is not None
-            and distance(two.rcvd, two.peer_cutoff) >= 0
+            and distance(two.answered, two.peer_cutoff) >= 0
             and distance(two.acked, two.cutoff) >= 0
         )
         return None if drained else packet

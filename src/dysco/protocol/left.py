@@ -245,7 +245,7 @@ class Left:
             return
         if anchor.state is not LeftState.TWO_PATHS:
             self._cancel(chain, anchor, anchor.old, anchor.new)
-        anchor.reason = (self._ground.settings.name, "the session has ended")
+        anchor.reason = (self._ground.settings.name, anchor.epitaph)
         anchor.stamps, anchor.joined = None, False
         self._drop(chain, anchor, now)
 

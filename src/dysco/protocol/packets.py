@@ -8,16 +8,18 @@ This room knows the roles and what each does with a packet, but no message; `pat
 from __future__ import annotations
 
 from dysco.protocol.chain import Chain, Facing
-from dysco.protocol.changing import Anchor
+from dysco.protocol.changing import Anchor, LeftAnchor
 from dysco.protocol.flow import Flow
 from dysco.protocol.ground import Ground, readdress
 from dysco.protocol.inside import Hosts
 from dysco.protocol.joints import ours
 from dysco.protocol.left import Left
+from dysco.protocol.paths import TwoPaths
 from dysco.protocol.right import Right
 from dysco.protocol.stamps import Stamps, raw_stamp
 from dysco.protocol.switching import hold
-from dysco.wire.packet import FIN, RST, SYN, Located, Packet, locate
+from dysco.wire.numbers import distance
+from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp, locate
 from dysco.wire.tuples import FiveTuple
 
 
@@ -171,6 +173,8 @@ class Packets:
             if kept is None:
                 return None
             packet, at = kept, _located(kept)
+            if at.flags & RST:
+                self._end(anchor, two, inner)
         windows = anchor.windows
         if windows is not None and new:
             windows.from_new(at)
@@ -182,6 +186,17 @@ class Packets:
             # An acknowledgement that is not believed yet was raised, and its window stands for less now.
             windows.clamp(packet, _located(packet), two.cutoff)
         return packet
+
+    def _end(self, anchor: Anchor, two: TwoPaths, inner: FiveTuple) -> None:
+        """The proxy is dead and what it held is lost: the other end hears it too, over the new path."""
+        if two.peer_cutoff is not None:
+            anchor.lost = max(0, distance(two.peer_cutoff, two.answered))
+        reset = build_tcp(inner.reversed(), two.top, two.answered, RST | ACK, 0)
+        assert anchor.new is not None
+        if isinstance(anchor, LeftAnchor):
+            self._ground.to_right(anchor.new, reset)
+        else:
+            self._ground.to_left(anchor.new, reset)
 
     def _to_right(self, chain: Chain, packet: Packet, now: float) -> None:
         """A packet from inside goes to the right, on one path or on two."""

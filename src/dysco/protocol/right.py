@@ -198,7 +198,7 @@ class Right:
     def gone(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """The session ends."""
         anchor.stamps, anchor.joined = None, False
-        self.drop(chain, anchor, now, "the session has ended")
+        self.drop(chain, anchor, now, anchor.epitaph)
 
     def _input(self, chain: Chain, anchor: RightAnchor, what: RightInput, now: float) -> None:
         found = right(anchor.state, what)
