@@ -29,6 +29,7 @@ _EVENTS_KEPT: Final = 1000
 _EVENTS_AHEAD: Final = 10_000
 _CLIENTS: Final = 64
 _REQUESTS_AT_ONCE: Final = 64
+_AHEAD: Final = 1 << 16  # bytes of lines that may wait for the end of a turn of the loop
 
 
 class Events:
@@ -84,6 +85,7 @@ class ControlServer:
         self._events = events
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
+        self._ahead: dict[asyncio.StreamWriter, bytearray] = {}
         self._following: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -110,6 +112,7 @@ class ControlServer:
         if self._server is not None:
             self._server.close()
             for writer in list(self._clients):
+                self._flush(writer)
                 writer.close()
             self._server = None
             self.path.unlink(missing_ok=True)
@@ -138,6 +141,7 @@ class ControlServer:
             pass
         finally:
             self._clients.discard(writer)
+            self._flush(writer)
             writer.close()
 
     async def _line(self, reader: asyncio.StreamReader) -> bytes:
@@ -188,6 +192,20 @@ class ControlServer:
                 await self._say(writer, {"id": number, "item": await queue.get()})
 
     async def _say(self, writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
+        """Say a line, together with what else is said in this turn of the loop: changes by the thousand tell much."""
+        line = json.dumps(body, default=str).encode() + b"\n"
+        ahead = self._ahead.get(writer)
+        if ahead is None:
+            self._ahead[writer] = bytearray(line)
+            asyncio.get_running_loop().call_soon(self._flush, writer)
+        else:
+            ahead += line
+            if len(ahead) > _AHEAD:
+                self._flush(writer)
         with contextlib.suppress(ConnectionError):
-            writer.write(json.dumps(body, default=str).encode() + b"\n")
             await writer.drain()
+
+    def _flush(self, writer: asyncio.StreamWriter) -> None:
+        lines = self._ahead.pop(writer, None)
+        if lines:
+            writer.write(bytes(lines))
