@@ -133,6 +133,19 @@ async def test_where_it_must_stay(proxy: Proxy) -> None:
         assert not any(one.safe for one in found if one.left.sport == http.end[1])
 
 
+async def test_a_client_whose_server_is_not_known_is_told_of(proxy: Proxy) -> None:
+    chosen, waiting = await Client.to(proxy.ports["plain"]), await Client.to(proxy.ports["looks"])
+    with closing(chosen, waiting):
+        await chosen.ask(b"bytes")
+        await pairs_when(
+            proxy.adapter,
+            lambda found: [one.safe for one in found] == [True] and bool(proxy.adapter.unplaced),
+        )
+        assert [one.sport for one in proxy.adapter.unplaced] == [waiting.end[1]]
+        await waiting.ask(b"enough bytes")
+        await pairs_when(proxy.adapter, lambda found: len(found) == 2 and not proxy.adapter.unplaced)
+
+
 async def test_half_closed(tmp_path: Path) -> None:
     """The client has said all, the server has not: still a pair, and its FIN is no byte."""
 

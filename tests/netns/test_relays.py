@@ -67,6 +67,17 @@ def all_safe(number: int) -> Any:
     return lambda found: len(found) == number and all(one.safe for one in found)
 
 
+async def test_a_client_without_a_server_is_told_of() -> None:
+    port = free_port()
+    with running(program("socat"), f"TCP4-LISTEN:{port},bind=127.0.0.1,fork", "SYSTEM:cat"):
+        client = await Client.to(port)
+        with closing(client):
+            await client.ask(b"bytes")
+            relay = Relay(port=port)
+            assert await pairs_when(relay, lambda _: bool(relay.unplaced)) == []
+            assert [one.sport for one in relay.unplaced] == [client.end[1]]
+
+
 async def test_socat(server: int) -> None:
     port = free_port()
     listen = f"TCP4-LISTEN:{port},bind=127.0.0.1,fork"

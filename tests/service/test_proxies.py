@@ -145,6 +145,17 @@ async def test_a_drain_empties() -> None:
     assert not await rig.proxies.undrain("p")
 
 
+async def test_a_proxy_with_sessions_whose_partner_is_unknown_is_not_empty() -> None:
+    rig = Rig(PROXY + 'match = "src portrange 40000-40009"\n')
+    rig.add(pair(1))
+    rig.adapter.unplaced = [pair(2).left, pair(99).left]  # the other one is none of this section's
+    last = await rig.drain()
+    assert (last["empty"], last["moved"], last["left"]) == (False, 1, 1)
+    assert last["reasons"] == {"the session with the server is not known yet": 1}
+    rig.adapter.unplaced = [pair(99).left]
+    assert (await rig.drain())["empty"]
+
+
 async def test_what_is_not_safe_stays_and_is_named() -> None:
     rig = Rig(PROXY + 'keep = "src port 40004"\nmatch = "src portrange 40000-40009"\n')
     rig.add(pair(1))

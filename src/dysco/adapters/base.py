@@ -17,6 +17,7 @@ written.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dysco.config import Proxy
@@ -45,6 +46,12 @@ class Adapter(ABC):
 
     It is made once for each `[[proxy]]` of host.toml, with this section as its only argument, and asked again and again
     while that stands there, never twice at the same time.
+    """
+
+    unplaced: Sequence[FiveTuple] = ()
+    """Clients' sessions that the proxy had at the latest answer of `pairs`, and that are in none of its pairs.
+
+    A drained proxy is not empty while there is one.
     """
 
     def __init__(self, proxy: Proxy | None = None) -> None:

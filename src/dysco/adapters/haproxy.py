@@ -193,6 +193,7 @@ class HAProxy(Adapter):
         held = await asyncio.to_thread(inodes, pid)
         seen = [one for stream in streams if (one := _seen(stream, before, after, held)) is not None]
         self._known = {_key(one): self._known.get(_key(one), _Known()) for one in seen}
+        self.unplaced = _unplaced(seen, after, held)
         for one in seen:
             self._learn(one)
         await self._look_again([one for one in seen if stays(one.stream) is None])
@@ -310,6 +311,13 @@ class HAProxy(Adapter):
         if taken:
             why += f"; it took a PROXY protocol line of {taken} bytes from the client"
         return Pair(left, right, put_right - taken, 0, True, why)
+
+
+def _unplaced(seen: list[_Seen], after: dict[int, Socket], held: dict[int, int]) -> list[FiveTuple]:
+    """Give clients' sessions that HAProxy holds and that are in no stream with two known sockets."""
+    placed = {one.left[1].inode for one in seen}
+    clients = (after[inode] for inode in set(held.values()) - placed if inode in after)
+    return [one.session for one in clients if one.opened is False]
 
 
 def _sockets() -> dict[int, Socket]:

@@ -161,6 +161,13 @@ class Relay(Adapter):
                 grounds.append(ground)
         self._counts.observe(seen)
         self._counts.look_again(seen)
+        placed = {one.left.inode for _, one in seen}
+        self.unplaced = [
+            one.session
+            for sockets in after.values()
+            for inode, one in sockets.items()
+            if inode not in placed and one.opened is False
+        ]
         return [self._counts.pair(after, ground) for (_, after), ground in zip(seen, grounds, strict=True)]
 
     def _partners(

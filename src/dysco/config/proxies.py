@@ -5,7 +5,9 @@ Knows the rules, not the sessions: whether a proxy can leave is its adapter's wo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from dysco.config.models import HostConfig, Proxy
@@ -42,13 +44,19 @@ def proxy_rules(config: HostConfig, session: FiveTuple) -> tuple[ProxyRule, ...]
     return tuple(proxy_rule(proxy, session) for proxy in config.proxy)
 
 
+@lru_cache(maxsize=64)
+def _says(expression: str) -> Callable[[FiveTuple], bool]:
+    # Parsing takes milliseconds, and a drain asks this of thousands of sessions several times a second.
+    return predicate(parse(expression))
+
+
 def proxy_rule(proxy: Proxy, session: FiveTuple) -> ProxyRule:
     """Say what one proxy's section means for a client's session."""
     if proxy.port is not None and session.dport != proxy.port:
         return ProxyRule(proxy.name, "no match", f"not its session: it listens on port {proxy.port}")
-    if not predicate(parse(proxy.match))(session):
+    if not _says(proxy.match)(session):
         return ProxyRule(proxy.name, "no match", f"left alone: match = {proxy.match!r} is not true")
-    if proxy.keep is not None and predicate(parse(proxy.keep))(session):
+    if proxy.keep is not None and _says(proxy.keep)(session):
         return ProxyRule(proxy.name, "stays", f"stays in the session: keep = {proxy.keep!r} is true")
     if_safe = f"if adapter {proxy.adapter} finds that it only passes data on"
     match proxy.remove:

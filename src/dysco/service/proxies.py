@@ -33,7 +33,10 @@ _LOOK_S: Final = 0.2  # between two looks at a proxy that is being drained
 _UNCHANGED_S: Final = (
     5.0  # a drain gives up on sessions that are not safe when nothing has changed for so long
 )
-_SURE: Final = 2  # looks without any pair; while a client's server is being chosen there is none of it
+_SURE: Final = (
+    2  # looks without any session: what its client has not been accepted for yet is seen by the next
+)
+_UNPLACED: Final = "the session with the server is not known yet"
 _AGAIN_S: Final = 5.0  # until a session is tried again whose splice was refused
 
 Key = tuple[FiveTuple, FiveTuple]
@@ -80,7 +83,10 @@ class Seen(NamedTuple):
 
 
 class _Watched:
-    """One proxy. refused: why a pair's splice was refused, and when it is tried again."""
+    """One proxy. refused: why a pair's splice was refused, and when it is tried again.
+
+    unplaced: its clients' sessions that were in no pair at the latest look.
+    """
 
     def __init__(self, section: Proxy, adapter: Adapter) -> None:
         self.section = section
@@ -88,6 +94,7 @@ class _Watched:
         self.drained = False
         self.trouble = ""
         self.under_way: set[Key] = set()
+        self.unplaced: frozenset[FiveTuple] = frozenset()
         self.refused: dict[Key, tuple[str, float]] = {}
         self.removed = 0
         self.turn = asyncio.Lock()
@@ -149,21 +156,22 @@ class Proxies:
 
         def progress(now: list[Seen]) -> dict[str, Any]:
             stuck = [one for one in now if one.key in watched.refused]
+            left = len(now) - len(stuck) + len(watched.unplaced)
             return {
                 "kind": "progress",
                 "box": proxy,
                 "moved": watched.removed - before,
                 "failed": len(stuck),
-                "left": len(now) - len(stuck),
+                "left": left,
             }
 
         looks = 0  # one after the other that have found nothing
         while True:
             seen = await self.look(watched)
-            looks = 0 if seen else looks + 1
+            looks = 0 if seen or watched.unplaced else looks + 1
             self._remove(watched, [one for one in seen if not one.obstacle])
             await tell(progress(seen))
-            now, state = self._owner.now(), (watched.removed, {one.key for one in seen})
+            now, state = self._owner.now(), (watched.removed, {one.key for one in seen}, watched.unplaced)
             if state != last:
                 last, changed_at = state, now
             patient = now - changed_at < _UNCHANGED_S or watched.under_way
@@ -171,10 +179,12 @@ class Proxies:
                 break
             await asyncio.sleep(_LOOK_S)
         reasons = Counter(self._reason(watched, one) for one in seen)
+        if watched.unplaced:
+            reasons[_UNPLACED] = len(watched.unplaced)
         return {
             **progress(seen),
             "after_s": round(self._owner.now() - began, 6),
-            "empty": not seen,
+            "empty": not seen and not watched.unplaced,
             "reasons": dict(reasons),
         }
 
@@ -198,6 +208,8 @@ class Proxies:
                 watched.trouble = str(error)
                 raise
         watched.trouble = ""
+        unplaced = (one for one in watched.adapter.unplaced if _concerns(watched.section, one))
+        watched.unplaced = frozenset(unplaced)
         lefts: dict[FiveTuple, SessionInfo] = {}
         rights: dict[FiveTuple, SessionInfo] = {}
         with self._owner.counted():
@@ -321,6 +333,10 @@ class Proxies:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _concerns(section: Proxy, client: FiveTuple) -> bool:
+    return proxy_rule(section, client).verdict != "no match"
 
 
 async def _nobody(_: dict[str, Any]) -> None:
