@@ -12,7 +12,8 @@ import pytest
 
 from cli import fakes
 from dysco import views
-from dysco.chains import ChainHandle, Drained
+from dysco.chains import ChainHandle, Changing, Drained
+from dysco.chains import splice as splicing
 from dysco.cli.app import run
 from dysco.errors import NoAgentError
 
@@ -76,6 +77,9 @@ class FakeAgent:
         self.asked.append((name, fields))
         for item in self._answer(self.items):
             yield item
+
+    def splice(self, left: str, right: str, **terms: Any) -> Changing:
+        return splicing(self, left, right, **terms)
 
     async def drain(self, box: str, **terms: Any) -> AsyncIterator[Drained]:
         self.asked.append(("drain", {"box": box, **terms}))
