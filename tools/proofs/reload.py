@@ -152,7 +152,7 @@ def drill(lab: Lab, family: int, number: int) -> str:
         if client.line()["open"] != number:
             raise Disproved("a session has ended before all were open")
         opened_s = time.monotonic() - began
-        last = drain(lab, 120.0)
+        last = drain(lab, 200.0)
         if not last.empty or last.moved != number:
             raise Disproved(f"drained: {last}")
         proxy.end()
