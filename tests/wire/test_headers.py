@@ -301,3 +301,11 @@ def test_two_readings_that_differ_are_no_packet(reader: Any, monkeypatch: pytest
     # Not in dpkt itself, which looks its own classes up by their names.
     monkeypatch.setattr("dysco.wire.decode.dpkt", SimpleNamespace(tcp=SimpleNamespace(TCP=reader)))
     assert decode(whole) == Malformed("malformed")
+
+
+def test_places_that_are_cut_off_or_too_long_are_refused() -> None:
+    data = frames.encode_places(messages.Places())
+    assert frames.decode_places(data) == messages.Places()
+    for wrong in (b"", b"\x01", data + b"\0"):
+        with pytest.raises(WireError):
+            frames.decode_places(wrong)
