@@ -13,8 +13,8 @@ from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
 from dysco.protocol.ground import REHEARSED_WINDOW
 from dysco.sim.endpoint import State as End
 from dysco.wire.chain_header import Hop
-from dysco.wire.messages import CancelLock, Change, Handshake, Hops, NackSyn, RequestLock, Syn
-from dysco.wire.packet import ACK, SYN
+from dysco.wire.messages import CancelLock, Change, Handshake, Hops, NackSyn, OldDone, RequestLock, Syn
+from dysco.wire.packet import ACK, FIN, SYN
 from dysco.wire.packet import build_tcp as built
 from dysco.wire.tuples import FiveTuple
 from protocol.living import PROFILE, Living
@@ -74,6 +74,31 @@ def test_who_comes_back_before_it_has_left_is_told_to_wait(rig: Rig) -> None:
     [(_, refused)] = rig.messages
     assert isinstance(refused, NackSyn)
     assert refused.reason.startswith("busy")
+
+
+def test_who_has_left_comes_back_when_its_middlebox_has_seen_the_end(rig: Rig) -> None:
+    _, inner = rig.one(UNDERLAY, rig.chained_syn(hops(2, 4, box=KERNEL_BOX.tag)))
+    _, outer = rig.one(HOST, inner)
+    _, back = rig.one(UNDERLAY, syn_ack(read(outer).five_tuple))
+    rig.one(HOST, back)
+    say(rig, "a", RequestLock(CHAIN, 1, Change(70, 1, 2, Hops((Hop(address(4)),)), origin="a"), "a"))
+    for peer, rightward in (("a", True), ("d", False)):
+        label = 1 if rightward else 2
+        rig.agent.receive_message(peer, OldDone(CHAIN, label, 70, rightward, 2), rig.now)
+    [(_, fin)] = rig.take()
+    assert read(fin).flags & FIN
+    for _ in range(3):  # out of the box come the FIN, the answer to it, and the last ACK
+        rig.messages.clear()
+        say(rig, "a", INVITATION)
+        [(_, refused)] = rig.messages
+        assert isinstance(refused, NackSyn)
+        assert refused.reason.startswith("busy")
+        answered = rig.feed(HOST, fin)
+        fin = answered[0][1] if answered else fin
+    rig.messages.clear()
+    say(rig, "a", INVITATION)
+    [(peer, passed)] = rig.messages
+    assert (peer, type(passed)) == ("d", Syn)
 
 
 @pytest.mark.parametrize("timestamps", [True, False])

@@ -86,8 +86,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "a cancelled request stays held", INSIDE,
-        "            lock.held = None\n        self._ground.send(right, message)",
-        "            pass\n        self._ground.send(right, message)",
+        "            lock.held = None\n        if inside is not None and inside.request",
+        "            pass\n        if inside is not None and inside.request",
     ),
     Mutation(
         "a lock is not passed on to the left", INSIDE,
@@ -121,7 +121,7 @@ MUTATIONS: Final = (
         "        elif anchor.may_complete:\n            self._input(chain, anchor, LeftInput.DONE, now)",
         "        else:\n            self._input(chain, anchor, LeftInput.DONE, now)",
     ),
-    Mutation("a refused left anchor leaves the new path standing", LEFT, "                    self._cancel(chain, anchor, anchor.new)\n", "                    pass\n"),
+    Mutation("a refused left anchor leaves the new path standing", LEFT, "                    self._cancel(chain, anchor, now, anchor.new)\n", "                    pass\n"),
     Mutation("a refused left anchor keeps its lock", LEFT, "            anchor.old.lock = None  # else", "            pass  # else"),
     Mutation(
         "who was held is forgotten when the own request is refused", LEFT,
@@ -152,7 +152,10 @@ MUTATIONS: Final = (
     # Hosts inside.
     Mutation("a new hop without ack stays for ever", INSIDE, "        ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, inside, at))\n        ground.life.record", "        ground.life.record"),
     Mutation("a path handshake is taken for data", INSIDE, "distance(flow.top_seq, rehearsed) > 0", "distance(flow.top_seq, rehearsed) >= 0"),
-    Mutation("a cancelled new path stays", INSIDE, "if inside.new and not inside.committed:\n                self._ground.life.close(chain, \"cancelled\", now)", "if inside.new and not inside.committed:\n                pass"),
+    Mutation("a cancelled new path stays", INSIDE, "            self._ground.life.close(chain, \"cancelled\", now)\n            return", "            return"),
+    Mutation("a cancelled new path is told once", SWITCHING, "if key not in ground.cancelling or tries >= DONE_TRIES:", "if key not in ground.cancelling or tries >= 1:"),
+    Mutation("who comes back does not wait for its middlebox", INSIDE, "if not _has_parted(one):", "if False:"),
+    Mutation("the SYN-ACK of a server is taken for a late one", GROUND, "return at.window == REHEARSED_WINDOW and", "return True or"),
     Mutation("a host leaves the old path when one half is empty", INSIDE, "if inside.left_done and inside.right_done and not before:", "if (inside.left_done or inside.right_done) and not before:"),
     Mutation("a repeated oldDone lets a new hop leave", INSIDE, "        ground.pass_on(message.request)\n        ground.life.chains", "        ground.life.chains"),
     # Two paths.

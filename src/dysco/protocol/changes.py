@@ -152,6 +152,10 @@ class Changes:
             self.traces.receive(peer, message, now)
             return
         assert isinstance(message, MESSAGES)
+        if isinstance(message, AckCancel) and ground.cancelling.get((message.request, message.hop)) == peer:
+            del ground.cancelling[message.request, message.hop]
+        if isinstance(message, CancelLock):
+            ground.cancel(message.request, message.last)
         if isinstance(message, _FLAGGED):
             rightward = message.rightward
         else:
@@ -198,6 +202,9 @@ class Changes:
                 self._request_lock(chain, message, now)
             case AckLock() if left is not None and left.change.request == message.request:
                 self.left.ack_lock(chain, left, message, now)
+            case AckLock() if message.request in self._ground.cancelled:
+                last = self._ground.cancelled[message.request]
+                self._ground.send(facing, CancelLock(chain.chain_id, 0, message.request, last))
             case AckLock():
                 self.hosts.ack_lock(chain, message, now)
             case NackLock() if left is not None and left.change.request == message.request:
@@ -256,6 +263,8 @@ class Changes:
                 pass
 
     def _syn(self, peer: str, message: Syn, now: float) -> None:
+        if message.request in self._ground.cancelled:
+            return
         if not message.hops:
             self._ground.counters["message_implausible"] += 1
             return
@@ -284,6 +293,8 @@ class Changes:
                 self._ground.local.append(nack)
 
     def _request_lock(self, chain: Chain, message: RequestLock, now: float) -> None:
+        if message.change.request in self._ground.cancelled:
+            return
         if not self._ground.allowed(chain, chain.left.peer or "", message.anchor, message.change.origin):
             refusal: str | None = f"{message.anchor} may not change this session"
         elif means(chain, chain.left, message.change.last):
@@ -418,6 +429,9 @@ class Changes:
             answer = NackLock(message.chain_id, message.hop, message.change.request, me, "not found")
         elif isinstance(message, CancelLock):
             answer = AckCancel(message.chain_id, message.hop, message.request)
+        elif isinstance(message, AckLock | SynAck) and message.request in self._ground.cancelled:
+            last = self._ground.cancelled[message.request]
+            answer = CancelLock(message.chain_id, message.hop, message.request, last)
         elif isinstance(message, OldDone):
             rightward = not message.rightward
             answer = OldDoneAck(message.chain_id, message.hop, message.request, rightward, message.last)

@@ -218,16 +218,19 @@ class Inside:
     new: of the new path. committed: it joins, or leaves, for good. state: how its box's state is moved. left_done,
     right_done: that anchor has said that its half of the old path is empty. Cutoffs as the anchors have told them along
     the new path. rehearsed: number behind the handshake of the new path, by port and match. joined: out of a journal,
-    until the other chain is there, too.
+    until the other chain is there, too. fins, parted: both FINs have passed the middlebox that is left, and the ACK of
+    the last one.
     """
 
     __slots__ = (
         "committed",
+        "fins",
         "joined",
         "last",
         "left_cutoff",
         "left_done",
         "new",
+        "parted",
         "rehearsed",
         "request",
         "right_cutoff",
@@ -247,6 +250,8 @@ class Inside:
         self.right_cutoff: int | None = None
         self.rehearsed: dict[tuple[int, FiveTuple], int] = {}
         self.joined: Joined | None = None
+        self.fins = False
+        self.parted = False
 
 
 class Changing:

@@ -75,6 +75,8 @@ class Ground:
         self.completed: OrderedDict[int, int] = OrderedDict()
         self.passing: OrderedDict[int, int] = OrderedDict()
         self.telling: dict[tuple[int, bool], Anchor] = {}
+        self.cancelled: OrderedDict[int, int] = OrderedDict()
+        self.cancelling: dict[tuple[int, int], str] = {}
         self.overtaken: OrderedDict[FiveTuple, Packet] = OrderedDict()
         self.replay: deque[Packet] = deque()
         self.again: deque[tuple[Chain, RequestLock]] = deque()
@@ -220,6 +222,10 @@ class Ground:
         """Remember that a change is done at an anchor here, and with which cutoff, so that repetitions are answered."""
         _remember(self.completed, request, cutoff)
 
+    def cancel(self, request: int, last: int) -> None:
+        """A change was given up: what comes of it from now on is late. last: the label of its right anchor."""
+        _remember(self.cancelled, request, last)
+
     def pass_on(self, request: int) -> None:
         """Remember that a change has brought a session here, so that its last messages are passed on."""
         _remember(self.passing, request, 0)
@@ -264,6 +270,7 @@ class Ground:
             "alarms": self._alarms,
             "rehearsed": self._rehearsed,
             "telling": self.telling,
+            "cancelling": self.cancelling,
             "requested": self.requested,
         }
 

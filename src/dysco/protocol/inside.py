@@ -21,11 +21,12 @@ from dysco.protocol.locks import LEASE_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.neighbours import SELF
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
-from dysco.protocol.switching import FROZEN_S
+from dysco.protocol.switching import FROZEN_S, tell_cancelled
 from dysco.protocol.transfers import FREEZE
 from dysco.wire.messages import (
     Ack,
     AckAck,
+    AckCancel,
     AckLock,
     CancelLock,
     NackLock,
@@ -179,12 +180,15 @@ class Hosts:
         lock = None if right is None else right.lock
         if lock is not None and lock.held is not None and lock.held.change.request == message.request:
             lock.held = None
+        if inside is not None and inside.request == message.request and inside.new and not inside.committed:
+            # Nobody else can tell those further on, for no message passes here any more.
+            tell_cancelled(self._ground, chain, right, message.request, message.last, now)
+            self._ground.send(chain.left, AckCancel(chain.chain_id, 0, message.request))
+            self._ground.life.close(chain, "cancelled", now)
+            return
         self._ground.send(right, message)
-        if inside is not None and inside.request == message.request:
-            if inside.new and not inside.committed:
-                self._ground.life.close(chain, "cancelled", now)
-            elif not inside.new:
-                self._release(chain, message.request, LockInput.CANCEL_LOCK)
+        if inside is not None and inside.request == message.request and not inside.new:
+            self._release(chain, message.request, LockInput.CANCEL_LOCK)
 
     def renew(self, chain: Chain, message: RenewLock, now: float) -> None:
         """The change goes on: so does the lock."""
@@ -304,7 +308,10 @@ class Hosts:
             return
         ground, box, right = self._ground, chain.box, chain.right
         assert right is not None
-        if box is not None and (numbers := ground.numbers(chain, "left")) is not None:
+        numbers = None if box is None else ground.numbers(chain, "left")
+        if box is None or numbers is None:
+            inside.parted = True
+        else:
             fin = build_tcp(chain.session_in, numbers.received, numbers.sent, FIN | ACK, _WINDOW)
             ground.output.packet(box.left_write, fin)
         for flow in (*chain.left_flows(), *chain.right_flows()):
@@ -342,15 +349,22 @@ class Hosts:
         if chain.joint is not None:
             self.joints.closing(chain, chain.joint, at, now)
             return
-        box, ground = chain.box, self._ground
-        if box is None:
+        box, ground, inside = (
+            chain.box,
+            self._ground,
+            None if chain.changing is None else chain.changing.inside,
+        )
+        if box is None or inside is None:
             return
         end = at.next_seq
         if at.five_tuple == chain.session_out and at.flags & FIN:
             back = build_tcp(chain.session_out.reversed(), at.ack, end, FIN | ACK, _WINDOW)
             ground.output.packet(box.right_write, back)
         elif at.five_tuple == chain.session_in.reversed() and at.flags & FIN:
+            inside.fins = True
             ground.output.packet(box.left_write, build_tcp(chain.session_in, at.ack, end, ACK, _WINDOW))
+        elif at.five_tuple == chain.session_out and inside.fins:
+            inside.parted = True
 
     # The new path.
 
@@ -380,6 +394,9 @@ class Hosts:
             return box
         for one in [one for one in map(ground.life.chains.get, _keys(message.chain_id)) if one is not None]:
             if _is_leaving(one):
+                # What the middlebox still has of the end would be taken for the session's, and end it again.
+                if not _has_parted(one):
+                    return "busy: the session is about to leave this host"
                 ground.life.close(one, "moved", now)  # and comes back
         key = self._free_key(message.chain_id)
         if key is None or len(ground.life.chains) >= settings.limits.sessions:
@@ -600,3 +617,9 @@ def _is_leaving(chain: Chain) -> bool:
     """Whether a host of an old path only lingers."""
     inside = None if chain.changing is None else chain.changing.inside
     return inside is not None and not inside.new and inside.left_done and inside.right_done
+
+
+def _has_parted(chain: Chain) -> bool:
+    """Whether the middlebox of a host that lingers has passed all that was told it of the end."""
+    inside = None if chain.changing is None else chain.changing.inside
+    return inside is None or inside.parted

@@ -29,6 +29,7 @@ from dysco.protocol.switching import (
     rehearsed_isn,
     rehearsed_options,
     say_done,
+    tell_cancelled,
     tell_done,
     where,
 )
@@ -244,7 +245,7 @@ class Left:
         if anchor.state is LeftState.ONE_PATH:
             return
         if anchor.state is not LeftState.TWO_PATHS:
-            self._cancel(chain, anchor, anchor.old, anchor.new)
+            self._cancel(chain, anchor, now, anchor.old, anchor.new)
         anchor.reason = (self._ground.settings.name, anchor.epitaph)
         anchor.stamps, anchor.joined = None, False
         self._drop(chain, anchor, now)
@@ -268,12 +269,12 @@ class Left:
                 self._commit(chain, anchor, now)
             case LeftAction.CANCEL:
                 self._lock(chain, anchor, LockInput.CANCEL_LOCK)
-                self._cancel(chain, anchor, anchor.old, anchor.new)
+                self._cancel(chain, anchor, now, anchor.old, anchor.new)
                 self._repeat(chain, anchor, now)
             case LeftAction.DROP:
                 if what is LeftInput.NACK_LOCK:
                     self._lock(chain, anchor, LockInput.NACK_LOCK)
-                    self._cancel(chain, anchor, anchor.new)
+                    self._cancel(chain, anchor, now, anchor.new)
                 self._drop(chain, anchor, now)
             case LeftAction.COMPLETE:
                 self._complete(chain, anchor, now)
@@ -327,10 +328,10 @@ class Left:
             new.write, build_tcp(new.tuple, anchor.isn, 0, SYN, REHEARSED_WINDOW, options)
         )
 
-    def _cancel(self, chain: Chain, anchor: LeftAnchor, *facings: Facing | None) -> None:
+    def _cancel(self, chain: Chain, anchor: LeftAnchor, now: float, *facings: Facing | None) -> None:
         change = anchor.change
         for facing in facings:
-            self._ground.send(facing, CancelLock(chain.chain_id, 0, change.request, change.last))
+            tell_cancelled(self._ground, chain, facing, change.request, change.last, now)
         if anchor.direct:
             direct = CancelLock(id_of(chain, anchor.old), change.last, change.request, change.last)
             self._ground.tell(anchor.direct, direct)
@@ -372,7 +373,7 @@ class Left:
                 if anchor.tries > SYN_TRIES:
                     self._input(chain, anchor, LeftInput.TIMER, now)
                     return
-                self._cancel(chain, anchor, anchor.old, anchor.new)
+                self._cancel(chain, anchor, now)
             case LeftState.TWO_PATHS:
                 self._still_two(chain, anchor, now)
             case _:

@@ -9,7 +9,7 @@ from dysco.protocol.chain import WITH_SACK, Chain, Facing
 from dysco.protocol.changing import Anchor, Phase
 from dysco.protocol.ground import REHEARSED_WINDOW, Ground, Numbers
 from dysco.protocol.paths import TwoPaths
-from dysco.wire.messages import OldDone
+from dysco.wire.messages import CancelLock, OldDone
 from dysco.wire.numbers import MASK32
 from dysco.wire.packet import ACK, PSH, Located, Packet, build_tcp
 from dysco.wire.tuples import FiveTuple
@@ -103,6 +103,30 @@ def say_done(ground: Ground, chain: Chain, anchor: Anchor, *, rightward: bool) -
     message = OldDone(chain.chain_id, 0, change.request, rightward, change.last, waiting)
     ground.send(anchor.old, message)
     ground.send(anchor.new, replace(message, last=0))
+
+
+def tell_cancelled(
+    ground: Ground, chain: Chain, facing: Facing | None, request: int, last: int, now: float
+) -> None:
+    """Tell a neighbour that a change was given up, until it says that it knows.
+
+    One that was not told would keep a lock, or a path that leads nowhere, and refuse other changes for a whole lease.
+    """
+    ground.cancel(request, last)
+    if facing is None or facing.peer is None or (request, facing.hop) in ground.cancelling:
+        return
+    key = (request, facing.hop)
+    ground.cancelling[key] = facing.peer
+    message = CancelLock(chain.chain_id, 0, request, last)
+
+    def again(at: float, tries: int = 0) -> None:
+        if key not in ground.cancelling or tries >= DONE_TRIES:
+            ground.cancelling.pop(key, None)
+            return
+        ground.send(facing, message)
+        ground.alarm(at + patience(tries), lambda late: again(late, tries + 1))
+
+    again(now)
 
 
 def raise_alarm(ground: Ground, chain: Chain, anchor: Anchor, now: float) -> None:
