@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
-from dysco.sim.scenario import run
+from dysco.sim.__main__ import show
+from dysco.sim.scenario import Verdict, run
 
 REGRESSIONS = (
     18, 23, 90, 148, 258, 1134, 1615, 1739, 1795447304818, 1795447305337, 1795452150268, 1795452151574,
 )  # fmt: skip
-SEEDS = "4000:6000"
+SEEDS = "4000:4500"
 
 
 @pytest.mark.slow
@@ -30,3 +31,17 @@ def test_a_seed_that_failed_once(seed: int) -> None:
 
 def test_a_seed_replays_exactly() -> None:
     assert run(7, record=True).dialogue == run(7, record=True).dialogue
+
+
+def test_a_seed_that_fails_is_shown_with_its_dialogue_and_how_to_run_it_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dialogue = [f"line {number}" for number in range(1000)]
+    show(Verdict(77, ["session 0: the client lacks bytes"]), dialogue, proxy=False)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:2] == [
+        "seed 77: session 0: the client lacks bytes",
+        "  again: python -m dysco.sim --seeds 77 --dialogue",
+    ]
+    assert shown[-1] == "  line 999"
+    assert len(shown) < 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -13,7 +14,11 @@ from typing import Final
 from dysco.sim import proxied, scenario
 from dysco.sim.scenario import Verdict
 
-_BATCH: Final = 256
+_BATCH: Final = 64
+_SHOWN: Final = 400
+"""Lines of a failed seed's dialogue that are shown, the last ones; the command that is printed shows all."""
+_GARBAGE: Final = 50_000
+"""Objects between two looks for garbage: a scenario is thrown away whole, looking for parts of it costs a tenth."""
 
 
 def main() -> int:
@@ -45,10 +50,11 @@ def main() -> int:
         first = time.time_ns() // 1_000_000
         seeds = range(first, first + options.fresh)
         sys.stdout.write(f"seeds {first}:{first + options.fresh}\n")
+        sys.stdout.flush()
     began = time.monotonic()
     failed = ran = 0
     total = Verdict(-1)
-    with ProcessPoolExecutor(options.jobs) as pool:
+    with ProcessPoolExecutor(options.jobs, initializer=gc.set_threshold, initargs=(_GARBAGE,)) as pool:
         for verdict in in_time(pool, run, seeds, options.seconds):
             ran += 1
             total.sessions += verdict.sessions
@@ -57,8 +63,7 @@ def main() -> int:
             total.outcomes += verdict.outcomes
             if verdict.faults:
                 failed += 1
-                sys.stdout.write(f"seed {verdict.seed}: " + "; ".join(verdict.faults) + "\n")
-                sys.stdout.flush()
+                show(verdict, run(verdict.seed, record=True).dialogue, proxy=options.proxy)
     if options.dialogue:
         for seed in seeds:
             sys.stdout.write("\n".join(run(seed, record=True).dialogue) + "\n")
@@ -68,6 +73,17 @@ def main() -> int:
         f"changes {dict(sorted(total.outcomes.items()))}, {failed} failed, {ran / elapsed:.1f} seeds/s\n"
     )
     return 1 if failed else 0
+
+
+def show(verdict: Verdict, dialogue: list[str], *, proxy: bool) -> None:
+    """Print a seed that failed: what is wrong, how to run it again, what was said."""
+    replay = f"python -m dysco.sim --seeds {verdict.seed} --dialogue{' --proxy' if proxy else ''}"
+    lines = [f"seed {verdict.seed}: {'; '.join(verdict.faults)}", f"  again: {replay}"]
+    if len(dialogue) > _SHOWN:
+        lines.append(f"  ({len(dialogue) - _SHOWN} lines before these)")
+    lines += [f"  {line}" for line in dialogue[-_SHOWN:]]
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
 
 
 def in_time(

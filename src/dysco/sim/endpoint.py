@@ -82,6 +82,7 @@ class Endpoint:
         self.fin_received = False
         self.fin_acked = False
         self.deadline: float | None = None
+        self.armed_at: float | None = None
         self._send = send
         self._rng = rng
         self._out = bytearray()
@@ -152,7 +153,7 @@ class Endpoint:
         """Send again what is not acknowledged, or probe a window that is closed, if the time has come."""
         if self.deadline is None or now < self.deadline:
             return
-        self.deadline = None
+        self.deadline = self.armed_at = None
         if self.state in (State.DONE, State.FAILED, State.CLOSED):
             return
         self._tries += 1
@@ -173,11 +174,11 @@ class Endpoint:
         if at is None:
             self.violations.append("malformed packet")
             return
-        if not packet.partial and not verify(packet):
+        if not packet.partial and not verify(packet, at):
             self.violations.append("wrong checksum")
             return
         payload = bytes(packet.data[at.payload_offset : at.total_len])
-        options = syn_options(packet)
+        options = syn_options(packet, at)
         if at.flags & RST:
             self._receive_rst(at.flags, at.seq, at.ack)
             return

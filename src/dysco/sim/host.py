@@ -157,7 +157,8 @@ class Host:
     def arm(self, endpoint: Endpoint) -> None:
         """Plan the retransmission timer of an endpoint."""
         deadline = endpoint.deadline
-        if deadline is not None:
+        if deadline is not None and deadline != endpoint.armed_at:
+            endpoint.armed_at = deadline
 
             def due() -> None:
                 if endpoint.deadline == deadline:

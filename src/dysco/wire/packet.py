@@ -162,9 +162,12 @@ def address_bytes(packet: Packet, at: Located) -> memoryview:
     return view[12:20] if at.family == 4 else view[8:40]
 
 
-def verify(packet: Packet) -> bool:
-    """Whether IPv4 header and TCP checksum are right; a partial checksum must be the pseudo-header's sum."""
-    at = locate(packet)
+def verify(packet: Packet, at: Located | None = None) -> bool:
+    """Whether IPv4 header and TCP checksum are right; a partial checksum must be the pseudo-header's sum.
+
+    at: as `locate` gives it.
+    """
+    at = at or locate(packet)
     if at is None:
         return False
     data = memoryview(packet.data)[: at.total_len]
