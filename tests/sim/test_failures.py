@@ -1,0 +1,39 @@
+"""Every cell of the failure matrix in docs/failures.md ends as the page says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.failures import EVENTS, STEPS, Cell
+
+PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
+AGAIN = "PYTHONPATH=tests python -m sim.failures prints the tables anew"
+
+
+def written() -> dict[tuple[str, str], str]:
+    """What the page says, by step and event."""
+    found, events = {}, list[str]()
+    for line in PAGE.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            events = []
+        elif not events:
+            events = cells[1:] if cells[0] == "step" else []
+        elif cells[0] in STEPS:
+            found.update({(cells[0], event): said for event, said in zip(events, cells[1:], strict=True)})
+    return found
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_each_step_ends_as_the_page_says(event: str) -> None:
+    said = written()
+    for step in STEPS:
+        cell = Cell(step, event)
+        assert cell.faults() == [], f"{event} at {step}"
+        assert cell.outcome_of() == said[step, event], f"{event} at {step}; {AGAIN}"
+
+
+def test_the_page_has_no_other_cells() -> None:
+    assert set(written()) == {(step, event) for step in STEPS for event in EVENTS}
