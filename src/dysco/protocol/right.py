@@ -170,7 +170,12 @@ class Right:
                 self._ground.rehearse(at.five_tuple, at.seq, now)
                 anchor.peer_next = (at.seq + 1) & MASK32
                 if not anchor.isn:
-                    own = rehearsed_isn(self._ground.numbers(chain, "left"), forced=anchor.change.force)
+                    numbers = self._ground.numbers(chain, "left")
+                    if numbers is None:
+                        return (
+                            True  # after a restart: hosts of the new path would believe a number made up here
+                        )
+                    own = rehearsed_isn(numbers, forced=anchor.change.force)
                     anchor.isn = (own + anchor.sums[1]) & MASK32
                 options = rehearsed_options(new, forward=False)
                 answer = build_tcp(back, anchor.isn, anchor.peer_next, SYN | ACK, REHEARSED_WINDOW, options)
