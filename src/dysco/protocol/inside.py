@@ -41,6 +41,7 @@ from dysco.wire.options import clamp_mss
 from dysco.wire.packet import ACK, FIN, Located, Packet, build_tcp
 from dysco.wire.rewrite import apply
 
+_LOOK_S: Final = 0.02  # ours: between looks at a middlebox that is not ready
 READY_S: Final = 2.0  # DESIGN section 7: how long a box may delay a lock because its sums are not final
 HEADERS: Final = {4: 40, 6: 60}  # IP and TCP header without options, which an MSS does not count (RFC 6691)
 _FIRST_KEY: Final = 128
@@ -58,13 +59,15 @@ class Hosts:
         self.joints = Joints(ground)
         self.settle: BoxSums = lambda chain: (0, 0)
         self.unsettle: Callable[[Chain], None] = lambda chain: None
-        self._not_ready: dict[bytes, float] = {}
+        self._not_ready: dict[tuple[bytes, int], float] = {}
 
     # The old path.
 
     def request(self, chain: Chain, message: RequestLock, now: float) -> str | None:
         """A requestLock passes; why it is refused, if it is."""
         ground, change, joint = self._ground, message.change, chain.joint
+        looked = self._not_ready.pop((chain.key, change.request), None)
+        asked = chain
         right = rightward(chain)
         if right is None or right.peer is None or (joint is not None and joint.request != change.request):
             return "not found"
@@ -105,12 +108,12 @@ class Hosts:
         extra = self.settle(chain)
         if extra is None:
             self._free(chain)
-            began = self._not_ready.setdefault(chain.key, now)
-            if now - began < READY_S:
-                return None
-            del self._not_ready[chain.key]
-            return "not ready: its middlebox is in the middle of something"
-        self._not_ready.pop(chain.key, None)
+            if looked is not None and now - looked >= READY_S:
+                return "not ready: its middlebox is in the middle of something"
+            self._not_ready[asked.key, change.request] = now if looked is None else looked
+            if looked is None:
+                self._look_again(asked, message, now)
+            return None
         lock.state, lock.request = found[1], change.request
         known = ground.changing(chain).inside
         if known is None or (known.new and known.committed):
@@ -131,6 +134,21 @@ class Hosts:
         )
         ground.send(right, passed)
         return None
+
+    def _look_again(self, chain: Chain, message: RequestLock, now: float) -> None:
+        """Ask a middlebox that is not ready until it is; the left anchor repeats itself less and less often."""
+        key = (chain.key, message.change.request)
+
+        def again(at: float) -> None:
+            if key not in self._not_ready:
+                return
+            if chain.state is State.CLOSED or message.change.request in self._ground.cancelled:
+                del self._not_ready[key]
+                return
+            self._ground.again.append((chain, message))
+            self._look_again(chain, message, at)
+
+        self._ground.alarm(now + _LOOK_S, again)
 
     def ack_lock(self, chain: Chain, message: AckLock, now: float) -> None:
         """The lock is granted: pass it on to the left, and keep it for the length of a lease."""
