@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Protocol
 from dysco.dataplane.steer import DIVERT, IN, NOTHING, OUT, Tally
 from dysco.dataplane.table import PythonFlowTable, Steer
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, Flow, Translation
-from dysco.wire.numbers import MASK32, later
+from dysco.wire.numbers import MASK32
 from dysco.wire.tuples import FiveTuple
 
 TO_AGENT: Final = 0
@@ -40,6 +40,7 @@ _SWAPS: Final = sys.byteorder == "little"
 _KNOWN_SEQ: Final = 1
 _KNOWN_ACK: Final = 2
 _UNCHANGED: Final = Translation()
+_MOST_AHEAD: Final = 1 << 26  # ours: more bytes than are under way in any session
 
 
 class Counting(Steer, Protocol):
@@ -127,9 +128,9 @@ class KernelFlowTable(PythonFlowTable):
         flow.packets += now.packets - before.packets
         flow.bytes += now.bytes - before.bytes
         if now.top_seq is not None:
-            flow.top_seq = _further(flow.top_seq, now.top_seq)
+            flow.top_seq = _further(flow.top_seq, now.top_seq, before.top_seq)
         if now.top_ack is not None:
-            flow.top_ack = _further(flow.top_ack, now.top_ack)
+            flow.top_ack = _further(flow.top_ack, now.top_ack, before.top_ack)
 
     def action(self, flow: Flow) -> int:
         """What the programs may do with packets of a flow."""
@@ -196,9 +197,15 @@ def pack(flow: Flow, action: int) -> bytes:
     )
 
 
-def _further(one: int, other: int) -> int:
-    """The later of two numbers, a negative one being unknown."""
-    return max(one, other) if one < 0 or other < 0 else later(one, other)
+def _further(ours: int, kernel: int, before: int | None = None) -> int:
+    """Where a flow stands, by what the agent knows and what the kernel has seen; a negative number is unknown.
+
+    The kernel began where the agent stood and may have gone on by gigabytes since it was asked last (`before`), so
+    halves of the number space say nothing. What the agent has heard from an anchor is ahead by a window at most.
+    """
+    if ours < 0 or kernel < 0:
+        return max(ours, kernel)
+    return kernel if ours == before or (ours - kernel) & MASK32 >= _MOST_AHEAD else ours
 
 
 def _values(numbers: Translation) -> tuple[int, int, int, int]:
