@@ -1,7 +1,8 @@
 """`tools/mutations`: put one defect at a time into a copy of the protocol, and see who notices.
 
-The ladder, cheapest first: tests of locks, tables and paths; the exhaustive checker; the simulator. A defect is caught
-by the first that fails. Exit status 1 if less than 95 of 100 are caught, 2 if one does not fit the code any more.
+The ladder, cheapest first: the tests nearest to the file; all tests of the protocol; the exhaustive checker; the
+simulator. A defect is caught by the first that fails. Who does not end in time has caught nothing: that is shown and
+somebody must look. Exit status 1 if less than 95 of 100 are caught, 2 if one does not fit the code any more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,25 +26,34 @@ PATIENCE_S: Final = 600
 CHECKED: Final = ("one", "insert", "same-2", "nested-3", "overlapping-4")
 
 
-def ladder(seeds: str) -> dict[str, tuple[str, ...]]:
-    """Who looks, and the command of each; without the name of the interpreter."""
-    tests = (str(ROOT / "tests/protocol" / name) for name in ("test_locks.py", "test_paths.py"))
+NEAREST: Final = {
+    "protocol/locks.py": ("protocol/test_locks.py",),
+    "protocol/paths.py": ("protocol/test_paths.py",),
+    "protocol/chain.py": ("protocol/test_paths.py",),
+    "wire/edit.py": ("wire/test_edit.py", "protocol/test_paths.py"),
+}
+NEAREST_TO_OTHERS: Final = ("protocol/test_locks.py", "protocol/test_joining.py", "protocol/test_moves.py")
+RUNGS: Final = ("nearest tests", "tests", "checker", "checker with a fault", "simulator")
+
+
+def pytest(*tests: str) -> tuple[str, ...]:
+    """The command that runs tests, by their paths below tests/, up to the first that fails."""
+    paths = (str(ROOT / "tests" / test) for test in tests)
+    return ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *paths)
+
+
+def ladder(file: str, seeds: str) -> dict[str, tuple[str, ...]]:
+    """Who looks at a defect in a file, and the command of each; without the name of the interpreter."""
     check = ("-m", "dysco.sim.check", *CHECKED)
-    return {
-        "tests": ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests),
-        "checker": (*check, "--slack", "1", "--data", "3", "--first"),
-        "checker with a fault": (
-            *check,
-            "--slack",
-            "0",
-            "--faults",
-            "1",
-            "--kinds",
-            "lose,repeat,overtake,early",
-            "--first",
-        ),
-        "simulator": ("-m", "dysco.sim", "--seeds", seeds, "--jobs", "1"),
-    }
+    fault = ("--slack", "0", "--faults", "1", "--kinds", "lose,repeat,overtake,early", "--first")
+    commands = (
+        pytest(*NEAREST.get(file, NEAREST_TO_OTHERS)),
+        pytest("protocol"),
+        (*check, "--slack", "1", "--data", "3", "--first"),
+        (*check, *fault),
+        ("-m", "dysco.sim", "--seeds", seeds, "--jobs", "1"),
+    )
+    return dict(zip(RUNGS, commands, strict=True))
 
 
 def misfits() -> list[str]:
@@ -54,8 +65,9 @@ def misfits() -> list[str]:
     return found + [f"{name}: there twice" for name in set(names) if names.count(name) > 1]
 
 
-def caught_by(mutation: Mutation | None, seeds: str) -> str:
-    """Who notices a defect first; empty if nobody does. None: no defect, nobody must object."""
+def caught_by(mutation: Mutation | None, rungs: Sequence[str], seeds: str) -> tuple[str, list[str]]:
+    """Who notices a defect first (empty if nobody does), and who did not end. None: no defect, nobody must object."""
+    late: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mutant-") as place:
         source = Path(place) / "src"
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
@@ -64,17 +76,19 @@ def caught_by(mutation: Mutation | None, seeds: str) -> str:
             file.write_text(file.read_text().replace(mutation.text, mutation.instead))
         path = os.pathsep.join((str(source), str(ROOT / "tests")))
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-        for who, arguments in ladder(seeds).items():
+        commands = ladder(mutation.file if mutation is not None else "", seeds)
+        for who in rungs:
             try:
                 done = subprocess.run(
-                    (sys.executable, *arguments),
+                    (sys.executable, *commands[who]),
                     cwd=place, env=environment, capture_output=True, timeout=PATIENCE_S, check=False,
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
-                return f"{who} (never ended)"
+                late.append(who)
+                continue
             if done.returncode:
-                return who
-    return ""
+                return who, late
+    return "", late
 
 
 def main() -> int:
@@ -84,7 +98,13 @@ def main() -> int:
     parser.add_argument("--fit", action="store_true", help="only see whether all fit the code")
     parser.add_argument("--part", default="1/1", help="N/M: every M-th of them, from the N-th on")
     parser.add_argument("--seeds", default="0:200", help="of the simulator (default %(default)s)")
+    parser.add_argument(
+        "--rungs", default=",".join(RUNGS), help="who is asked, with commas between (default: %(default)s)"
+    )
     options = parser.parse_args()
+    rungs = options.rungs.split(",")
+    if unknown := [who for who in rungs if who not in RUNGS]:
+        parser.error(f"no such rung: {', '.join(unknown)}")
     wrong = misfits()
     if wrong:
         print("\n".join(("These do not stand in the code exactly once:", *wrong)))
@@ -97,15 +117,21 @@ def main() -> int:
     if options.fit:
         print(f"{len(chosen)} mutations fit")
         return 0
-    objection = caught_by(None, options.seeds)
-    if objection:
-        print(f"without any defect, the {objection} object already")
+    objection, late = caught_by(None, rungs, options.seeds)
+    if objection or late:
+        print(
+            f"without any defect, these object already or do not end: {', '.join(filter(None, (objection, *late)))}"
+        )
         return 2
     caught = 0
     for number, mutation in enumerate(chosen, 1):
-        who = caught_by(mutation, options.seeds)
+        who, late = caught_by(mutation, rungs, options.seeds)
         caught += bool(who)
-        print(f"{number:3}/{len(chosen)} {mutation.name} ({mutation.file}): {who or 'SURVIVED'}", flush=True)
+        unended = f"; LOOK, never ended: {', '.join(late)}" if late else ""
+        print(
+            f"{number:3}/{len(chosen)} {mutation.name} ({mutation.file}): {who or 'SURVIVED'}{unended}",
+            flush=True,
+        )
     print(f"{caught} of {len(chosen)} caught")
     return 0 if caught >= LEAST * len(chosen) else 1
 
