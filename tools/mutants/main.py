@@ -27,12 +27,17 @@ CHECKED: Final = ("one", "insert", "same-2", "nested-3", "overlapping-4")
 
 
 NEAREST: Final = {
-    "protocol/locks.py": ("protocol/test_locks.py",),
+    "protocol/locks.py": ("protocol/test_locks.py", "protocol/test_guards.py"),
     "protocol/paths.py": ("protocol/test_paths.py",),
-    "protocol/chain.py": ("protocol/test_paths.py",),
+    "protocol/chain.py": ("protocol/test_paths.py", "protocol/test_guards.py"),
     "wire/edit.py": ("wire/test_edit.py", "protocol/test_paths.py"),
 }
-NEAREST_TO_OTHERS: Final = ("protocol/test_locks.py", "protocol/test_joining.py", "protocol/test_moves.py")
+NEAREST_TO_OTHERS: Final = (
+    "protocol/test_locks.py",
+    "protocol/test_guards.py",
+    "protocol/test_joining.py",
+    "protocol/test_moves.py",
+)
 RUNGS: Final = ("nearest tests", "tests", "checker", "checker with a fault", "simulator")
 
 
