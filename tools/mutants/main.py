@@ -92,7 +92,7 @@ def caught_by(mutation: Mutation | None, rungs: Sequence[str], seeds: str) -> tu
                 late.append(who)
                 continue
             if done.returncode:
-                return who, late
+                return who if done.returncode == 1 else f"{who} (exit status {done.returncode})", late
     return "", late
 
 
