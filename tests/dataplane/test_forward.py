@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.devices import FakeTun, Steer
-from dysco.dataplane.forward import BUDGET, Forwarder
+from dysco.dataplane.forward import BUDGET, PATIENCE, Forwarder
 from dysco.dataplane.table import PythonFlowTable
 from dysco.errors import LocalError
 from dysco.protocol.flow import FIRST_BOX, FORWARD, HOST, LOOP, UNDERLAY, Flow, Translation
@@ -59,7 +59,7 @@ class Rig:
                 FIRST_BOX + 1: self.box, FIRST_BOX + 2: lambda packet: self.software.append(packet),
             },
             self.table,
-            lambda port, packet: self.slow.append((port, packet)),
+            lambda port, packet, at: self.slow.append((port, packet)),
             self.gone.append,
         )  # fmt: skip
         self.software: list[Packet] = []
@@ -289,7 +289,7 @@ def test_errors_of_devices(rig: Rig) -> None:
     rig.forwarder.send(99, build_tcp(OLD, 1, 2, ACK, 100))
     assert rig.forwarder.counters["no_device"] == 1
     with pytest.raises(LocalError, match="mixed"), rig_of_two() as (one, two):
-        Forwarder({one: HOST}, {UNDERLAY: two}, rig.table, lambda port, packet: None)
+        Forwarder({one: HOST}, {UNDERLAY: two}, rig.table, lambda port, packet, at: None)
 
 
 @contextmanager
@@ -300,3 +300,42 @@ def rig_of_two() -> Iterator[tuple[FakeTun, FakeTun]]:
     finally:
         one.close()
         two.close()
+
+
+def test_who_is_behind_drops_what_would_begin_and_nothing_else(rig: Rig) -> None:
+    """More SYNs than can be served: sessions that have begun go on, and so do SYNs that are half through a chain."""
+    known, inside = FiveTuple.parse("10.0.0.1:7 > 10.0.0.2:8"), FiveTuple.parse("10.0.0.1:9 > 10.0.0.2:8")
+    rig.table.insert(Flow(HOST, known, UNDERLAY, NEW))
+    rig.table.capture(inside)
+
+    def offer(five_tuple: FiveTuple, flags: int) -> bool:
+        rig.slow.clear()
+        rig.host.feed(build_tcp(five_tuple, 1, 2, flags, 100))
+        rig.forwarder.readable(rig.host.fd)
+        return bool(rig.slow)
+
+    for turn in range(1, PATIENCE + 1):
+        for number in range(BUDGET):
+            rig.host.feed(build_tcp(FiveTuple.of(OLD.src, number, OLD.dst, turn), 1, 0, SYN, 100))
+        rig.forwarder.readable(rig.host.fd)
+        assert len(rig.slow) == turn * BUDGET
+    for number in range(BUDGET):
+        rig.host.feed(build_tcp(FiveTuple.of(OLD.src, number, OLD.dst, 9), 1, 0, SYN, 100))
+    rig.forwarder.readable(rig.host.fd)
+    assert (len(rig.slow), rig.forwarder.counters["syn_shed"]) == (PATIENCE * BUDGET, BUDGET)
+    assert offer(inside, SYN)  # the device is read empty with this one
+    assert offer(OLD, SYN)
+    assert rig.forwarder.counters["syn_shed"] == BUDGET
+
+
+def test_a_session_goes_on_while_new_ones_are_dropped(rig: Rig) -> None:
+    known = FiveTuple.parse("10.0.0.1:7 > 10.0.0.2:8")
+    rig.table.insert(Flow(HOST, known, UNDERLAY, NEW))
+    for _ in range(PATIENCE * BUDGET):
+        rig.host.feed(build_tcp(known, 1, 2, ACK, 100))
+    for flags, five_tuple in ((SYN, OLD), (SYN, known), (SYN | ACK, OLD), (FIN | ACK, known), (RST, OLD)):
+        rig.host.feed(build_tcp(five_tuple, 1, 2, flags, 100))
+    for _ in range(PATIENCE + 1):
+        rig.forwarder.readable(rig.host.fd)
+    assert len(rig.slow) == 4
+    assert rig.forwarder.counters["syn_shed"] == 1

@@ -28,7 +28,7 @@ from dysco.dataplane.tun import Tun
 from dysco.host import Transaction, for_agent
 from dysco.policy.clauses import Clause
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, Flow, Translation
-from dysco.wire.packet import Packet, locate
+from dysco.wire.packet import Located, Packet
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple, show_address
 
@@ -137,9 +137,8 @@ class StaticAgent:
         ]  # fmt: skip
         steering.set_policies(wanted)
 
-    def slow(self, port: int, packet: Packet) -> None:
+    def slow(self, port: int, packet: Packet, at: Located | None) -> None:
         """Stand in for the core: make flows at the first SYN, rewrite what the hot loop leaves alone."""
-        at = locate(packet)
         if at is None:
             self.unknown += 1
             return

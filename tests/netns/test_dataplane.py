@@ -324,7 +324,7 @@ def test_a_device_that_is_deleted_is_waited_for_no_more(world: World) -> None:
         gone: list[int] = []
         tun = Tun("tun9", offload=True)
         table = PythonFlowTable(Steer(), (), (61000, 65535))
-        forwarder = Forwarder({tun: HOST}, {HOST: tun}, table, lambda port, packet: None, gone.append)
+        forwarder = Forwarder({tun: HOST}, {HOST: tun}, table, lambda port, packet, at: None, gone.append)
         forwarder.readable(tun.fd)
         assert gone == []
         run(["ip", "link", "delete", "tun9"])

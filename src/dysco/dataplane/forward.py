@@ -27,11 +27,13 @@ from dysco.dataplane.tun import Tun
 from dysco.errors import LocalError
 from dysco.protocol.flow import FIRST_BOX, FORWARD, HOST, LOOP, UNDERLAY, Translation
 from dysco.wire import vnet
-from dysco.wire.packet import Packet, complete, locate
+from dysco.wire.packet import ACK, SYN, Located, Packet, complete, locate
 from dysco.wire.rewrite import apply
 
 BUDGET: Final = 64
 """Packets that one wake-up may handle before the event loop gets its turn."""
+PATIENCE: Final = 2
+"""ours: wake-ups in a row that may end at the budget. Then more arrives than can be done, and something must go."""
 
 _BUFFER: Final = vnet.HEADER_LEN + 65536
 # flags of the virtio header; fragment field, protocol, header checksum, tuple; numbers, data offset, flags, checksum
@@ -53,7 +55,6 @@ _IPV6_LEAST: Final = 70
 _SLOW_FLAGS: Final = 0x07
 _MASK32: Final = 0xFFFFFFFF
 _HALF: Final = 1 << 31
-_ACK: Final = 0x10
 _PLAIN_HEADER: Final = 5  # data offset without options
 _TIMESTAMPS_HEADER: Final = (
     8  # data offset with timestamps alone, laid out as all systems do (RFC 7323 appendix A)
@@ -62,7 +63,8 @@ _TIMESTAMPS: Final = b"\1\1\x08\x0a"
 _TRANSIENT: Final = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EIO, errno.ENETDOWN))
 _DELETED: Final = frozenset((errno.EBADFD, errno.ENODEV))
 
-Slow = Callable[[int, Packet], None]
+_OPENS: Final = SYN | ACK
+Slow = Callable[[int, Packet, Located | None], None]
 Writer = Tun | Callable[[Packet], None]
 
 
@@ -70,8 +72,12 @@ class Forwarder:
     """Moves packets between devices by a flow table.
 
     readers: the port that packets of a device are read from. writers: where packets for a port go, a device or a
-    function; devices are all with offload or all without. slow is given what the table cannot decide; gone is
-    told a descriptor whose device somebody has deleted: it must not be waited for any more.
+    function; devices are all with offload or all without. slow is given what the table cannot decide, and where its
+    parts are; gone is told a descriptor whose device somebody has deleted: it must not be waited for any more.
+
+    While a device is behind, SYNs that would begin a chain are dropped and counted (`syn_shed`): their senders repeat
+    them, and what a set-up costs is left to the sessions that have begun. It is behind once PATIENCE wake-ups have
+    ended at the budget, until it has been read empty; so a queue stays shorter than what the kernel would cut off.
     """
 
     def __init__(
@@ -89,6 +95,8 @@ class Forwarder:
         self._flows = {tun.fd: table.ports[port] for tun, port in readers.items()}
         self._writers = dict(writers)
         self._gone = gone
+        self._full = dict.fromkeys(self._ports, 0)
+        self._sent_to = LOOP
         tuns = [*readers, *(tun for tun in writers.values() if isinstance(tun, Tun))]
         if len({tun.has_offload for tun in tuns}) > 1:
             raise LocalError("devices with and without offload cannot be mixed")
@@ -116,6 +124,7 @@ class Forwarder:
                 return
             if end is None:
                 # What was written to a box has passed it by now, as a rule: it waits at the other side.
+                self._full[fd] = 0
                 other = self._echo.get(out)
                 if other is None or other == fd:
                     return
@@ -189,16 +198,22 @@ class Forwarder:
                     self.counters["write_eagain"] += 1
             except OSError as error:
                 self._write_failed(error)
+        self._full[fd] += 1
+
+    def echo(self) -> int | None:
+        """The descriptor where what was sent last comes back as a rule, out of a kernel box; None: nowhere."""
+        port, self._sent_to = self._sent_to, LOOP
+        return self._echo.get(port)
 
     def receive(self, port: int, packet: Packet) -> None:
         """Handle a packet of a software device as though it had been read from `port`."""
         at = locate(packet)
         flow = None if at is None else self._table.ports[port].get(at.five_tuple)
         if at is None or flow is None or flow.slow or at.flags & _SLOW_FLAGS:
-            self._slow(port, packet)
+            self._slow(port, packet, at)
             return
         flow.count(at, len(packet.data))
-        apply(packet, flow)
+        apply(packet, flow, at)
         self.send(flow.out, packet)
 
     def send(self, port: int, packet: Packet) -> None:
@@ -206,6 +221,7 @@ class Forwarder:
         if port == LOOP:
             self.receive(UNDERLAY, packet)
             return
+        self._sent_to = port
         writer = self._writers.get(port)
         if writer is None:
             self.counters["no_device"] += 1
@@ -230,12 +246,20 @@ class Forwarder:
         port = self._ports[fd]
         at = locate(packet)
         flow = None if at is None else self._table.ports[port].get(at.five_tuple)
-        if at is None or flow is None or flow.slow or at.flags & _SLOW_FLAGS:
-            self._slow(port, packet)
-        else:
+        if at is not None and flow is not None and not flow.slow and not at.flags & _SLOW_FLAGS:
             flow.count(at, len(packet.data))
-            apply(packet, flow)
+            apply(packet, flow, at)
             self.send(flow.out, packet)
+        elif (
+            at is not None
+            and flow is None
+            and self._full[fd] >= PATIENCE
+            and at.flags & _OPENS == SYN
+            and not self._table.expects(at.five_tuple)
+        ):
+            self.counters["syn_shed"] += 1
+        else:
+            self._slow(port, packet, at)
 
     def _shift(self, tcp: int, end: int, numbers: Translation) -> int | None:
         """Shift the numbers of the packet in the buffer; give what that adds to a complete checksum.
@@ -253,12 +277,12 @@ class Forwarder:
                 header != _TIMESTAMPS_HEADER
                 or end < tcp + 32
                 or buffer[tcp + 20 : tcp + 24] != _TIMESTAMPS
-                or not buffer[tcp + 13] & _ACK
+                or not buffer[tcp + 13] & ACK
             ):
                 return None
             stamps = _U32_PAIR.unpack_from(buffer, tcp + 24)
         new_seq = (seq + numbers.seq_delta) & 0xFFFFFFFF
-        new_ack = (ack + numbers.ack_delta) & 0xFFFFFFFF if buffer[tcp + 13] & _ACK else ack
+        new_ack = (ack + numbers.ack_delta) & 0xFFFFFFFF if buffer[tcp + 13] & ACK else ack
         _U32_PAIR.pack_into(buffer, tcp + 4, new_seq, new_ack)
         change = new_seq - seq + new_ack - ack
         if stamps is not None and (numbers.tsval_delta or numbers.tsecr_delta):

@@ -70,6 +70,10 @@ class PythonFlowTable:
             if match not in self.ports[HOST]:
                 self._steer.add(match, OUT)
 
+    def expects(self, match: FiveTuple) -> bool:
+        """Whether a SYN with this tuple is inside a box."""
+        return match in self._captured
+
     def release(self, match: FiveTuple) -> None:
         """Expect it no more."""
         if match in self._captured:

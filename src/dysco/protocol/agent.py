@@ -40,7 +40,7 @@ from dysco.protocol.setup import Setup
 from dysco.wire.chain_header import Hop
 from dysco.wire.decode import Malformed, decode
 from dysco.wire.messages import Change, Gone, Hello, Message, Moved, Place, SynRefused
-from dysco.wire.packet import ACK, FIN, RST, SYN, Packet, Reason, locate, why
+from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, Reason, locate, why
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple, show_address
 
@@ -74,9 +74,12 @@ class Agent:
         self._ground.settings = settings
         self._setup.decide = decide
 
-    def receive_packet(self, port: int, packet: Packet, now: float) -> None:
-        """Take a packet that was read from `port` and that the data plane did not handle by itself."""
-        at = locate(packet)
+    def receive_packet(self, port: int, packet: Packet, now: float, at: Located | None = None) -> None:
+        """Take a packet that was read from `port` and that the data plane did not handle by itself.
+
+        at: what `locate` gives for it, if the caller knows.
+        """
+        at = at or locate(packet)
         if at is None:
             if why(packet) is Reason.NOT_TCP and self._icmp.receive(port, packet, now):
                 return
@@ -146,10 +149,16 @@ class Agent:
         """Take the oldest event, if there is one."""
         return self._output.next_event()
 
+    def events(self) -> list[Event]:
+        """Take all events, oldest first."""
+        return self._output.take_events()
+
     def next_deadline(self) -> float | None:
         """When `handle_deadline` must be called; None: no need."""
-        times = (self._life.next_deadline(), self._ground.next_deadline())
-        return min((at for at in times if at is not None), default=None)
+        life, ground = self._life.next_deadline(), self._ground.next_deadline()
+        if life is None or ground is None:
+            return ground if life is None else life
+        return min(life, ground)
 
     def handle_deadline(self, now: float) -> None:
         """Do what time asks for."""

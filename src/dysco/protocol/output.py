@@ -46,5 +46,10 @@ class Output:
         out, self._out = self._out, []
         return out
 
+    def take_events(self) -> list[Event]:
+        events = list(self._events)
+        self._events.clear()
+        return events
+
     def next_event(self) -> Event | None:
         return self._events.popleft() if self._events else None

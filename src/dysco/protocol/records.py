@@ -58,6 +58,7 @@ _MOST_SCALE: Final = 14  # RFC 7323 section 2.3
 _SUMS: Final = struct.Struct("!II")
 _INSIDE: Final = struct.Struct("!?QI")
 _LENGTH: Final = struct.Struct("!H")
+_NOTHING: Final = _LENGTH.pack(0)
 _JOINT: Final = struct.Struct(f"!B{CHAIN_ID_LEN + 1}sQIqqIIII")
 _FIELDS: Final = 18
 _STAMPS: Final = struct.Struct("!III")
@@ -99,24 +100,19 @@ def write_record(chain: Chain) -> bytes:
         _write_seam(right.seam),
         _write_joint(chain),
     )
-    parts = [
-        _FIXED.pack(
-            VERSION,
-            STATES.index(chain.state),
-            flags,
-            chain.key,
-            left.read,
-            left.write,
-            right.read,
-            right.write,
-            left.hop,
-            right.hop,
-        )
-    ]
-    for field in fields:
-        parts.append(_LENGTH.pack(len(field)))
-        parts.append(field)
-    return b"".join(parts)
+    fixed = _FIXED.pack(
+        VERSION,
+        STATES.index(chain.state),
+        flags,
+        chain.key,
+        left.read,
+        left.write,
+        right.read,
+        right.write,
+        left.hop,
+        right.hop,
+    )
+    return fixed + b"".join([_LENGTH.pack(len(field)) + field if field else _NOTHING for field in fields])
 
 
 def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | None:

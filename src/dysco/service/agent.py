@@ -4,9 +4,9 @@
                  ^           |
                  +-----------+-- packets, messages, events, one timer
 
-Every input to the core is followed by one `_transmit`, which carries out what the core wants and re-arms the one timer
-if the deadline has moved. Nothing here decides anything about sessions. `AgentService` may run inside another asyncio
-program; `process` is what `dysco tun up` runs.
+All that a wake-up has given to the core is followed by one `_transmit`, which carries out what the core wants and arms
+the one timer if it would come too late. Nothing here decides anything about sessions. `AgentService` may run inside
+another asyncio program; `process` is what `dysco tun up` runs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from dysco.transport.channel import Channel
 from dysco.transport.identity import Identity
 from dysco.wire.chain_header import Hop
 from dysco.wire.messages import Hello, Message
-from dysco.wire.packet import Packet
+from dysco.wire.packet import Located, Packet
 from dysco.wire.tuples import FiveTuple
 
 LOGGED_FAULTS: Final = 100  # defects that are logged; all are counted
@@ -261,11 +261,19 @@ class AgentService:
     # What the devices call.
 
     def _readable(self, fd: int) -> None:
+        self._read(fd)
+        # A SYN that was written to a kernel box has passed it by now, as a rule: no need to wait for a wake-up.
+        back = self.forwarder.echo()
+        if back is not None and back != fd:
+            self._read(back)
+
+    def _read(self, fd: int) -> None:
         try:
             self.forwarder.readable(fd)
         except OSError as error:
             self._loop.remove_reader(fd)
             self._fail(error)
+        self._transmit()
 
     def _device_gone(self, fd: int) -> None:
         """Somebody has deleted a device of ours; one of a box is that box's loss, both others carry everything."""
@@ -275,12 +283,11 @@ class AgentService:
         else:
             log("device_gone", logging.ERROR, remedy="restart the agent when the box is there again")
 
-    def _slow(self, port: int, packet: Packet) -> None:
+    def _slow(self, port: int, packet: Packet, at: Located | None) -> None:
         try:
-            self.core.receive_packet(port, packet, self._loop.time())
+            self.core.receive_packet(port, packet, self._loop.time(), at)
         except Exception:
             self._fault("packet")
-        self._transmit()
 
     def _fault(self, what: str) -> None:
         """Survive a defect of our own: what caused it is lost, counted and logged, everything else goes on."""
@@ -303,17 +310,18 @@ class AgentService:
         """
         core = self.core
         while True:
-            out, events, noted = core.outgoing(), [], False
-            while (event := core.next_event()) is not None:
+            out, happened = core.outgoing(), core.events()
+            if not out and not happened:
+                break
+            events = []
+            for event in happened:
                 if isinstance(event, SessionRecord):
                     self._journal.remember(event.key, event.data)
-                    noted = True
                 elif isinstance(event, SessionForgotten):
                     self._journal.forget(event.key)
-                    noted = True
                 else:
                     events.append(event)
-            if noted:
+            if len(events) < len(happened):
                 self._write_journal()
             for item in out:
                 if isinstance(item, PacketOut):
@@ -322,14 +330,13 @@ class AgentService:
                     self.channel.send(item.peer, item.message)
             for event in events:
                 self._event(event)
-            if not out and not events:
-                break
         deadline = core.next_deadline()
-        if deadline != self._deadline:
+        # A timer that comes too soon is armed again then, which is cheaper than with each packet.
+        if deadline is not None and (self._deadline is None or deadline < self._deadline):
             if self._timer is not None:
                 self._timer.cancel()
             self._deadline = deadline
-            self._timer = None if deadline is None else self._loop.call_at(deadline, self._due)
+            self._timer = self._loop.call_at(deadline, self._due)
 
     def _event(self, event: Event) -> None:
         """Tell the log, and whoever listens."""
@@ -401,6 +408,7 @@ class AgentService:
 
     def _from_box(self, port: int, packet: Packet) -> None:
         self.forwarder.receive(port, packet)
+        self._transmit()
 
     def _device_of(self, chain: Chain) -> boxes.Device | None:
         name = None if chain.box is None else chain.box.name

@@ -79,9 +79,12 @@ def addresses(packed: Iterable[bytes]) -> tuple[str, ...]:
     return tuple(show_address(one) for one in packed)
 
 
+_OF_EVERY_SESSION = (SessionOpened, SessionEstablished, SessionClosed)
+
+
 def level(happened: Event) -> int:
     """How loud an event is logged: what every session does is for debugging."""
-    if isinstance(happened, SessionOpened | SessionEstablished | SessionClosed):
+    if isinstance(happened, _OF_EVERY_SESSION):
         return logging.DEBUG
     if isinstance(happened, ChangeMoved):
         return logging.WARNING if happened.phase in ("refused", "aborted", "stuck") else logging.DEBUG
