@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any, get_type_hints
@@ -48,6 +49,20 @@ def test_a_header_is_read_as_written(header: ChainHeader, data: bytes) -> None:
     assert chain_header.length(raw + data) == len(raw)
     assert chain_header.verify(raw + data, KEY)
     assert not chain_header.verify(raw + data, b"x" * 32)
+
+
+@given(headers(), st.binary(max_size=150))
+def test_a_signature_is_that_of_rfc_2104(header: ChainHeader, key: bytes) -> None:
+    raw = chain_header.encode(header, key)
+    assert raw[-16:] == hmac.digest(key, raw[:-16], "sha256")[:16]
+
+
+def test_every_interpreter_has_a_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    assert chain_header._plain_sha256()(b"abc").hexdigest().startswith("ba7816bf")  # FIPS 180-2 appendix B.1
 
 
 def test_every_flipped_bit_is_refused() -> None:
