@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dysco.config.models import HostConfig
 from dysco.errors import DyscoError, HostError
-from dysco.service import logs
+from dysco.service import logs, pages
 from dysco.service.agent import AgentService
 from dysco.service.logs import log
 
@@ -37,6 +37,7 @@ async def serve(config: HostConfig, path: Path | None, ready: Callable[[], None]
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.stopped.set)
         loop.add_signal_handler(signal.SIGHUP, hup)
+        pages.gather()
         _notify("READY=1")
         ready()
         await service.stopped.wait()
