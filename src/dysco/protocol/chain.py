@@ -25,6 +25,7 @@ from dysco.protocol.locks import Lock
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN, Egress, Hop
+from dysco.wire.frames import decode_places, encode_places
 from dysco.wire.messages import Places
 from dysco.wire.options import syn_options
 from dysco.wire.packet import ACK, CWR, ECE, Located, Packet
@@ -203,9 +204,9 @@ class Opening:
 class Chain:
     """One session at this agent; see the module's drawing.
 
-    places: who was on the chain when its agents were last told. active: packets that the flows had counted when the
-    timer was set. fins: FORWARD_FIN, BACKWARD_FIN. queued: when the entry of its timer comes up, `deadline` or sooner.
-    joint: while a proxy's other session is being joined to it.
+    told: `places` as they are kept. active: packets that the flows had counted when the timer was set. fins:
+    FORWARD_FIN, BACKWARD_FIN. queued: when the entry of its timer comes up, `deadline` or sooner. joint: while a
+    proxy's other session is being joined to it.
     """
 
     __slots__ = (
@@ -219,13 +220,13 @@ class Chain:
         "key",
         "left",
         "opening",
-        "places",
         "policy",
         "queued",
         "right",
         "session_in",
         "session_out",
         "state",
+        "told",
     )
 
     def __init__(
@@ -246,7 +247,7 @@ class Chain:
         self.policy = policy
         self.opening = opening
         self.changing: Changing | None = None
-        self.places = NOWHERE
+        self.told = b""
         self.joint: Joint | None = None
         self.state = State.NEW
         self.fins = 0
@@ -254,6 +255,19 @@ class Chain:
         self.created_at = now
         self.deadline = now
         self.queued = math.inf
+
+    @property
+    def places(self) -> Places:
+        """Who was on the chain when its agents were last told.
+
+        Kept packed, for the labels differ from session to session, and objects for all of it would be a third of what a
+        session takes.
+        """
+        return decode_places(self.told) if self.told else NOWHERE
+
+    @places.setter
+    def places(self, places: Places) -> None:
+        self.told = encode_places(places) if places else b""
 
     @property
     def chain_id(self) -> bytes:

@@ -38,7 +38,7 @@ from typing import Final
 
 from dysco.errors import WireError
 from dysco.protocol.anchors import LeftState, RightState
-from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, NOWHERE, Chain, Facing, Seam, Terms
+from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, Chain, Facing, Seam, Terms
 from dysco.protocol.changing import Changing, Inside, Joined, LeftAnchor, Phase, RightAnchor
 from dysco.protocol.flow import UNDERLAY
 from dysco.protocol.locks import LEASE_S, Lock, LockState
@@ -46,7 +46,7 @@ from dysco.protocol.paths import TwoPaths
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN
-from dysco.wire.frames import decode_places, encode_places
+from dysco.wire.frames import decode_places
 from dysco.wire.messages import Change
 from dysco.wire.tuples import FiveTuple
 
@@ -95,7 +95,7 @@ def write_record(chain: Chain) -> bytes:
         b"" if chain.changing is None else _write_anchor(chain.changing.left, (0, 0)),
         b"" if chain.changing is None else _write_anchor(chain.changing.right, None),
         b"" if chain.changing is None else _write_inside(chain.changing.inside),
-        encode_places(chain.places) if chain.places else b"",
+        chain.told,
         _write_seam(left.seam),
         _write_seam(right.seam),
         _write_joint(chain),
@@ -166,7 +166,9 @@ def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | N
     try:
         _read_anchors(chain, anchors[0], anchors[1], now)
         _read_inside(chain, anchors[2], now)
-        chain.places = decode_places(anchors[3]) if anchors[3] else NOWHERE
+        if anchors[3]:
+            decode_places(anchors[3])  # or it is refused
+        chain.told = anchors[3]
         left.seam, right.seam = _read_seam(anchors[4]), _read_seam(anchors[5])
         _read_joint(chain, anchors[6])
     except (struct.error, WireError, UnicodeDecodeError, IndexError):

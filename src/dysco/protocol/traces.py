@@ -24,7 +24,6 @@ from dysco.wire.messages import Place, Places, Trace
 REPEAT_S: Final = 0.5
 TRIES: Final = 6
 MOST_PLACES: Final = 24  # ours: what one datagram holds of names of ordinary length
-_MOST_SHARED: Final = 1024
 _AT_ONCE: Final = 256  # ours: told in one go, after a restart all sessions may have to be
 _PAUSE_S: Final = 0.01
 
@@ -36,8 +35,6 @@ class Traces:
         self._ground = ground
         self.passed_by: Callable[[Chain, float], None] = lambda chain, now: None
         self._asked: dict[int, Chain] = {}
-        # Sessions that began alike have equal places: one copy serves them all.
-        self._shared: dict[Places, Places] = {}
         self._untold: dict[bytes, int] = {}
         self._queue: deque[tuple[float, bytes]] = deque()
         self._armed = False
@@ -166,9 +163,7 @@ class Traces:
         self._untold.pop(chain.key, None)
         if places != chain.places:
             self._ground.counters["places_learnt"] += 1
-            if len(self._shared) >= _MOST_SHARED:
-                self._shared.clear()
-            chain.places = self._shared.setdefault(places, places)
+            chain.places = places
             self._ground.life.record(chain)
 
     def leftovers(self) -> dict[str, Sized]:
