@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dysco.dataplane.fast import TO_STACK, KernelFlowTable, pack
 from dysco.dataplane.selftest import in_own_namespace
 from dysco.dataplane.steer import IN, OUT, SteeringConfig
-from dysco.dataplane.trial import Range, fault_since_boot, flows, rewriting_fault
+from dysco.dataplane.trial import Range, fault_since_boot, flows, rewriting_fault, steering_fault
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, Flow, Translation
 from dysco.wire.options import walk
 from dysco.wire.packet import ACK, FIN, PSH, RST, SYN, URG, Packet, build_tcp, fix_checksums, locate
@@ -255,6 +255,19 @@ def test_the_trial_of_this_kernel_succeeds_and_finds_faults(monkeypatch: pytest.
     fault = rewriting_fault()
     assert fault is not None
     assert fault == "a packet of 52 bytes for IPv4 does not arrive"  # its IP checksum is wrong
+
+
+def test_a_kernel_that_takes_no_programs_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without tcx they stand in tc; where neither is, no mode works."""
+    assert steering_fault() is None
+    monkeypatch.setattr("dysco.dataplane.trial.tcx.is_here", lambda: False)
+    assert steering_fault() is None
+    monkeypatch.setattr("dysco.dataplane.trial._PARENT", {"ingress": 0xFFFF0007})  # there is no such place
+    assert str(steering_fault()).startswith("neither tcx nor cls_bpf takes a program: ")
+    monkeypatch.setattr(
+        "dysco.dataplane.bpf._SCHED_CLS", 0
+    )  # as where the kernel knows no classifiers in eBPF
+    assert "cannot be loaded" in str(steering_fault())
 
 
 def test_what_a_kernel_has_shown_once_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

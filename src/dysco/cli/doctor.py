@@ -75,10 +75,13 @@ def _agent(socket: Path | None) -> Iterator[Finding]:
     yield Finding("agent", "good", f"{status.name} runs, mode {status.mode}")
     for peer in peers:
         if not peer.up:
+            failure = peer.last_failure or "no association"
             remedy = (
-                "see that its agent runs, that UDP gets through, and that its certificate is of the same CA"
+                "install one version of dysco on both hosts"
+                if "speaks version" in failure
+                else "see that its agent runs, that UDP gets through, and that its certificate is of the same CA"
             )
-            yield Finding(f"peer {peer.name}", "bad", peer.last_failure or "no association", remedy)
+            yield Finding(f"peer {peer.name}", "bad", failure, remedy)
         elif peer.mtu is not None and peer.mtu < status.mtu:
             text = f"packets of {peer.mtu} bytes reach it, {status.mtu} leave here: sessions are clamped"
             yield Finding(f"peer {peer.name}", "note", text, "a larger MTU on the way is faster")

@@ -96,6 +96,22 @@ class Range:
         return None
 
 
+def steering_fault() -> str | None:
+    """Say why programs cannot be loaded, or attached to a device, which every mode needs.
+
+    None if they can, and also if it cannot be tried, which needs CAP_SYS_ADMIN.
+    """
+    try:
+        in_own_namespace(_attach_here)
+    except PermissionError:
+        return None
+    except DyscoError as error:
+        return str(error)
+    except (NetlinkError, OSError) as error:
+        return f"neither tcx nor cls_bpf takes a program: {error}"
+    return None
+
+
 def rewriting_fault() -> str | None:
     """Say why packets cannot be rewritten in this kernel; takes a few tenths of a second.
 
@@ -156,6 +172,14 @@ def _attach(ip: Any, ifindex: int, direction: tcx.Direction, program: int) -> No
         "add-filter", "bpf", ifindex, 1, parent=_PARENT[direction], prio=1, protocol=_ETH_P_ALL,
         fd=program, name="dysco_trial", direct_action=True,
     )  # fmt: skip
+
+
+def _attach_here() -> None:
+    """Load the programs that every agent needs, and hang one on a device."""
+    with contextlib.closing(Steering.make(ENTRIES)) as steering:
+        loaded = {name: program() for name, program in steering.programs().items()}
+        with contextlib.closing(Tun("in", offload=False)), IPRoute() as ip:
+            _attach(ip, int(ip.link_lookup(ifname="in")[0]), "ingress", loaded["ingress_l3"])
 
 
 def _fault_here() -> str | None:

@@ -25,7 +25,7 @@ from pyroute2 import IPRoute
 
 from dysco.dataplane import tcx
 from dysco.dataplane.selftest import offload_fault
-from dysco.dataplane.trial import rewriting_fault
+from dysco.dataplane.trial import rewriting_fault, steering_fault
 from dysco.errors import DyscoError
 from dysco.host.probe import Arrival, syn_with_payload
 from dysco.wire.tuples import show_address
@@ -74,18 +74,7 @@ def machine() -> Iterator[Finding]:
             fault,
             'newer kernels may work; until then agents take tun.offload = false by "auto"',
         )
-    try:
-        fault = rewriting_fault()
-    except DyscoError as error:
-        fault = str(error)
-    if fault is None:
-        way = "tcx" if tcx.is_here() else "cls_bpf"
-        yield Finding(
-            "ebpf", "good", f"programs load, attach by {way}, and rewrite a packet to oneself rightly"
-        )
-    else:
-        remedy = 'agents take dataplane.mode = "tun" by "auto", which costs throughput'
-        yield Finding("ebpf", "note", fault, remedy)
+    yield _programs()
 
 
 def devices(underlay: Sequence[str]) -> Iterator[Finding]:
@@ -179,6 +168,22 @@ def peers(neighbours: Sequence[Neighbour], port: int) -> Iterator[Finding]:
             case Arrival.SILENT:
                 remedy = f"see that the host is up and that its firewall rejects, not drops, TCP port {port}"
                 yield Finding(subject, "note", found.value, remedy)
+
+
+def _programs() -> Finding:
+    fault = steering_fault()
+    if fault is not None:
+        remedy = (
+            "no mode works without: take a kernel with tcx (6.6 and later) or cls_bpf (modprobe cls_bpf), and let this "
+            "process use bpf(2)"
+        )
+        return Finding("ebpf", "bad", fault, remedy)
+    fault = rewriting_fault()
+    if fault is not None:
+        remedy = 'agents take dataplane.mode = "tun" by "auto", which costs throughput'
+        return Finding("ebpf", "note", fault, remedy)
+    way = "tcx" if tcx.is_here() else "cls_bpf"
+    return Finding("ebpf", "good", f"programs load, attach by {way}, and rewrite a packet to oneself rightly")
 
 
 def _kernel() -> Finding:
