@@ -415,13 +415,23 @@ class Ground:
     def ask_inside(self, chain: Chain, side: Side, numbers: Numbers | None = None) -> None:
         """Let the end behind an anchor with its paths on `side` show its timestamps, and where it stands.
 
-        numbers: where the anchor stands, if its flows do not know. The end is sent an ACK far behind its window, which
-        it answers with one of its own (RFC 9293 section 3.10.7.4).
+        numbers: where the anchor stands, if its flows do not know; after a restart, what has come for the end is
+        enough. The end is sent an ACK far behind its window, which it answers with one of its own (RFC 9293 section
+        3.10.7.4).
         """
         numbers = numbers or self.numbers(chain, side)
-        if numbers is None or chain.right is None:
+        if chain.right is None:
             return
-        seq, ack = (numbers.received - FAR) & MASK32, numbers.acked
+        if numbers is not None:
+            seq, ack = numbers.received, numbers.acked
+        else:
+            inward = side == "left"
+            key = self.forward_key(chain, side) if inward else self.backward_key(chain, side)
+            tops = self._tops(chain, key, forward=inward, side=side)
+            if tops is None:
+                return
+            seq, ack = tops
+        seq = (seq - FAR) & MASK32
         if side == "right":
             packet = build_tcp(chain.session_out.reversed(), seq, ack, ACK, 0)
             if chain.box is not None:

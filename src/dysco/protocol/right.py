@@ -211,7 +211,10 @@ class Right:
             return
         ground = self._ground
         if found[0] is RightAction.COMMIT and ground.numbers(chain, "left") is None:
-            return  # after a restart: packets of the old path must show where it stands; `ack` is repeated
+            # After a restart packets of the old path must show where it stands; `ack` is repeated. An end that waits
+            # for the other one would say nothing.
+            ground.ask_inside(chain, "left")
+            return
         if found[0] is RightAction.COMMIT and not anchor.knows_stamps:
             ground.ask_inside(chain, "left")
             return
