@@ -63,11 +63,15 @@ class Status(View):
 
 @dataclass(frozen=True, slots=True)
 class Facing(View):
-    """One side of a session at an agent: which peer, and the subsession from left to right."""
+    """One side of a session at an agent: which peer, and the subsession from left to right.
+
+    chain_id: by what id the peer knows the chain, if not by this agent's: once a proxy has left, two chains are one.
+    """
 
     side: str
     peer: str
     subsession: str
+    chain_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,12 +331,23 @@ class Explanation(View):
 
 
 def chains(said: Iterable[tuple[str, Iterable[Session]]]) -> list[Chain]:
-    """Join what several agents (name, sessions) say of the same chains."""
+    """Join what several agents (name, sessions) say of the same chains, whatever id each of them knows."""
+    hops = [Hop(agent, session) for agent, sessions in said for session in sessions]
+    same: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (other := same.get(name, name)) != name:
+            name = other
+        return name
+
+    for hop in hops:
+        for facing in hop.session.facings:
+            if facing.chain_id:
+                same[root(facing.chain_id)] = root(hop.session.chain_id)
     found: dict[str, list[Hop]] = {}
-    for agent, sessions in said:
-        for session in sessions:
-            found.setdefault(session.chain_id, []).append(Hop(agent, session))
-    return [Chain(chain_id, tuple(hops)) for chain_id, hops in found.items()]
+    for hop in hops:
+        found.setdefault(root(hop.session.chain_id), []).append(hop)
+    return [Chain(group[0].session.chain_id, tuple(group)) for group in found.values()]
 
 
 def _plain(value: Any) -> Any:

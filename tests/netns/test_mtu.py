@@ -8,7 +8,7 @@ import pytest
 
 from netns.conftest import MakeLab
 from netns.labs import MEGABYTE, ask, both_modes, counters, fetch, lab_text, put_file, sessions, until, url
-from netns.test_life import SIZE, download, finished
+from netns.test_life import MORE_THAN_BUFFERS, download, finished
 
 NARROW = """
 [[host]]
@@ -58,11 +58,10 @@ def test_a_chain_crosses_a_narrow_link(make_lab: MakeLab, family: int, icmp: boo
 def test_a_path_that_shrinks_under_a_transfer(make_lab: MakeLab, family: int) -> None:
     lab = make_lab(lab_text("shrinks", NARROW.replace("mtu = 1280", "mtu = 1500"), hops='["b"]'))
     lab.up()
-    wanted = put_file(lab, SIZE)
-    with download(lab, family) as process:
-        process.send_signal(
-            signal.SIGSTOP
-        )  # the window closes, so that something is left to be sent afterwards
+    wanted = put_file(lab, MORE_THAN_BUFFERS)
+    with download(lab, family, rate="15M") as process:
+        # The window closes, so that something is left to be sent afterwards.
+        process.send_signal(signal.SIGSTOP)
         assert sessions(lab, "b")
         for router in ("left", "right"):
             devices = lab.exec(router, ["ip", "-o", "link"]).stdout

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 import dysco
+from dysco import views
 from dysco.chains import Step
 from dysco.lab import Lab
 from netns.conftest import MakeLab
@@ -47,6 +48,8 @@ def test_haproxy_is_taken_out_during_a_download(make_lab: MakeLab, family: int) 
         steps = splice(lab)
         assert steps[-1].phase == "done", steps
         until("the proxy's host has left", lambda: sessions(lab, "b") == [])
+        [joined] = views.chains((node, map(views.Session.of, sessions(lab, node))) for node in ("a", "d"))
+        assert [hop.agent for hop in joined.agents] == ["a", "d"]
         before = seen(lab, "passing")
         assert running.digest() == wanted
     assert seen(lab, "passing") == before

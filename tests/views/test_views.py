@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,7 +48,9 @@ def test_keys_that_programs_read() -> None:
     assert " ".join(fakes.AT_A.plain()) == (
         "chain_id hop_index role state session session_out policy box facings age_s packets bytes changes"
     )
-    assert fakes.AT_A.plain()["facings"] == [{"side": "right", "peer": "B", "subsession": fakes.A_B}]
+    assert fakes.AT_A.plain()["facings"] == [
+        {"side": "right", "peer": "B", "subsession": fakes.A_B, "chain_id": None}
+    ]
     assert " ".join(fakes.PEERS[0].plain()) == (
         "name state address addresses since_s heard_s mtu sessions attempts last_failure"
     )
@@ -76,3 +79,14 @@ def test_chains_join_by_their_id_in_the_order_of_asking() -> None:
     [chain] = chains([("B", [fakes.AT_B]), ("A", [fakes.AT_A])])
     assert [hop.agent for hop in chain.agents] == ["B", "A"]
     assert (chain.session, chain.state) == (fakes.SESSION, "established")
+
+
+def test_chains_that_were_joined_are_one_whatever_id_an_agent_knows() -> None:
+    client = fakes.session(Facing("right", "D", fakes.A_B))
+    server = replace(fakes.session(Facing("left", "A", fakes.A_B, fakes.CHAIN_ID)), chain_id="b" * 32)
+    other = replace(fakes.AT_A, chain_id="c" * 32)
+    found = chains([("A", [client, other]), ("D", [server])])
+    assert [[hop.agent for hop in chain.agents] for chain in found] == [["A", "D"], ["A"]]
+    assert [chain.chain_id for chain in found] == [fakes.CHAIN_ID, "c" * 32]
+    [joined, _] = chains([("D", [server]), ("A", [client, other])])
+    assert [hop.agent for hop in joined.agents] == ["D", "A"]

@@ -23,11 +23,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from dysco.protocol import counters
-from dysco.protocol.chain import Chain, FacingInfo, SessionInfo, role
+from dysco.protocol.chain import Chain, Facing, FacingInfo, SessionInfo, role
 from dysco.protocol.changes import MESSAGES, Changes
 from dysco.protocol.events import Event, PeerDown, PeerMoved, PeerUp
 from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
-from dysco.protocol.ground import Ground, name_of
+from dysco.protocol.ground import Ground, id_of, name_of
 from dysco.protocol.icmp import IcmpErrors
 from dysco.protocol.inside import BoxSums
 from dysco.protocol.joints import Added
@@ -331,8 +331,8 @@ class Agent:
                 chain.session_out,
                 chain.policy,
                 None if chain.box is None else chain.box.name,
-                FacingInfo(chain.left.peer, chain.left.tuple, name_of(chain, chain.left)),
-                None if right is None else FacingInfo(right.peer, right.tuple, name_of(chain, right)),
+                _info(chain, chain.left),
+                None if right is None else _info(chain, right),
                 max(0.0, now - chain.created_at),
                 packets,
                 octets,
@@ -348,3 +348,9 @@ class Agent:
         self.counters[reason] += 1
         if port in (HOST, UNDERLAY) and reason != Reason.MALFORMED.value:
             self._output.packet(HOST, packet)
+
+
+def _info(chain: Chain, facing: Facing) -> FacingInfo:
+    other = id_of(chain, facing)
+    joined = b"" if other == chain.chain_id else other
+    return FacingInfo(facing.peer, facing.tuple, name_of(chain, facing), joined)

@@ -345,11 +345,15 @@ def _both(one: Translation | None, other: Translation | None) -> Translation | N
 
 @dataclass(frozen=True, slots=True)
 class FacingInfo:
-    """A facing for people: neighbour ("" for this host itself, None for the host's side), subsession, its label."""
+    """A facing for people: neighbour ("" for this host itself, None for the host's side), subsession, its label.
+
+    chain_id: by what id the neighbour knows the chain, if not by this host's: two chains were joined.
+    """
 
     peer: str | None
     tuple: FiveTuple
     label: int = 0
+    chain_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

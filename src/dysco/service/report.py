@@ -164,7 +164,12 @@ def name(happened: Event) -> str:
 
 
 def _facing(side: str, facing: FacingInfo) -> Facing:
-    return Facing(side, facing.peer or "(this host)", str(facing.tuple))
+    return Facing(
+        side,
+        facing.peer or "(this host)",
+        str(facing.tuple),
+        facing.chain_id.hex() if facing.chain_id else None,
+    )
 
 
 def _plain(value: object) -> object:
