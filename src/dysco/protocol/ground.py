@@ -28,7 +28,7 @@ from dysco.wire.messages import Message, RequestLock
 from dysco.wire.numbers import MASK32, later
 from dysco.wire.options import syn_options
 from dysco.wire.packet import ACK, Located, Packet, build_tcp, locate
-from dysco.wire.rewrite import apply
+from dysco.wire.rewrite import apply, retarget
 from dysco.wire.tuples import FiveTuple
 
 Side = Literal["left", "right"]
@@ -466,11 +466,14 @@ def _remember(known: OrderedDict[int, int], request: int, value: int) -> None:
         known.popitem(last=False)
 
 
-def readdress(packet: Packet, new: FiveTuple, numbers: Translation | None = None) -> None:
-    """Give a packet another tuple, and add to its numbers."""
-    at = locate(packet)
-    assert at is not None
+def readdress(packet: Packet, new: FiveTuple, numbers: Translation | None = None) -> Located:
+    """Give a packet another tuple, and add to its numbers; returns where everything stands then."""
+    at = located(packet)
+    if numbers is None:
+        retarget(packet, new, at)
+        return at
     apply(packet, Flow(0, at.five_tuple, 0, new, translation=numbers), at)
+    return located(packet)
 
 
 def located(packet: Packet) -> Located:

@@ -160,8 +160,7 @@ class Packets:
         stamps, two = anchor.stamps, anchor.two
         if stamps is not None and new:
             self._measure(anchor, stamps, packet)
-        readdress(packet, inner, facing.translations()[0])
-        at = _located(packet)
+        at = readdress(packet, inner, facing.translations()[0])
         if stamps is not None and new:
             stamps.from_new(packet, at, facing)
         elif stamps is not None:

@@ -54,6 +54,7 @@ from dysco.service.changes import ChainChanges
 from dysco.service.commands import ChainCommands
 from dysco.service.control import ControlServer, Events
 from dysco.service.draining import Draining
+from dysco.service.hurry import Hurry
 from dysco.service.logs import log
 from dysco.service.moving import Moving
 from dysco.service.proxies import Proxies
@@ -92,6 +93,7 @@ class AgentService:
         self._timer: asyncio.TimerHandle | None = None
         self._lag_timer: asyncio.TimerHandle | None = None
         self._slicing: asyncio.TimerHandle | None = None
+        self._hurry: Hurry | None = None
         self._undo = contextlib.AsyncExitStack()
         self.devices: list[boxes.Device] = []
         self._keep = False
@@ -141,6 +143,10 @@ class AgentService:
         adapters = self.proxies.prepare(config)
         side = await asyncio.to_thread(kernel.up, config)
         self.kernel = side
+        if side.in_kernel:
+            # Else it carries every packet itself, and would keep those from running whom it carries them for.
+            self._hurry = Hurry(self._loop)
+            self._undo.callback(self._hurry.end)
         self._undo.push_async_callback(self._close_kernel)
         own, mtu = side.underlay.addresses, side.underlay.mtu
         self.policies: PolicySet = policy_set(config, own)
@@ -246,6 +252,8 @@ class AgentService:
         self._transmit()
 
     def on_message(self, peer: str, message: Message) -> None:
+        if self._hurry is not None:
+            self._hurry.begin()
         try:
             self.core.receive_message(peer, message, self._loop.time())
         except Exception:
@@ -477,6 +485,8 @@ class AgentService:
 
     def transmit(self) -> None:
         """Carry out what a command has made the core want."""
+        if self._hurry is not None:
+            self._hurry.begin()
         self._transmit()
 
     def hop(self, name: str, session: FiveTuple) -> Hop:
