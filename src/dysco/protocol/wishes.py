@@ -137,9 +137,7 @@ class Wishes:
         if phase is Phase.DONE:
             self._traces.tell_later(chain, now)
         if phase.is_final:
-            self._outcomes[request] = message
-            if len(self._outcomes) > _MOST_OUTCOMES:
-                self._outcomes.popitem(last=False)
+            self._remember(message)
         wish = self._open.get(request)
         if wish is not None:
             wish.heard_at = now
@@ -185,8 +183,14 @@ class Wishes:
             refusal = self._ground.settings.name, "not found"
         if refusal is not None:
             refused = Progress(chain.chain_id, 0, change.request, Phase.REFUSED, False, *refusal)
-            self._outcomes[change.request] = refused
+            self._remember(refused)
             self._tell(chain, refused)
+
+    def _remember(self, message: Progress) -> None:
+        """Know how a change has ended, for those who ask again; the oldest is forgotten."""
+        self._outcomes[message.request] = message
+        if len(self._outcomes) > _MOST_OUTCOMES:
+            self._outcomes.popitem(last=False)
 
     def is_open(self, request: int) -> bool:
         """Whether a change was asked for here and goes on."""
