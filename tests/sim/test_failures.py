@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dysco.protocol.events import ChangeMoved
 from sim.failures import EVENTS, STEPS, Cell
 
 PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
@@ -37,3 +38,14 @@ def test_each_step_ends_as_the_page_says(event: str) -> None:
 
 def test_the_page_has_no_other_cells() -> None:
     assert set(written()) == {(step, event) for step in STEPS for event in EVENTS}
+
+
+def test_who_has_asked_hears_that_the_new_path_is_silent() -> None:
+    cell = Cell("ack", "death of the new box")
+    assert cell.happened
+    said = [
+        (event.phase, event.by)
+        for event in cell.network.hosts["d"].events
+        if isinstance(event, ChangeMoved) and "the new path is silent" in event.reason
+    ]
+    assert said == [("stuck", "a")]

@@ -269,7 +269,7 @@ async def _done(steps: object, phases: Phases | None = None) -> float:
     async for step in steps:  # type: ignore[attr-defined]
         if step.phase == "requested" or requested is None:
             requested = step.after_s
-        elif phases is not None and step.kind != "end":
+        elif phases is not None and step.kind != "end" and step.phase != "waiting":
             phases[step.phase.replace(" ", "_")].append(step.after_s - requested)
         last = step
     if last is None or last.is_failure or requested is None:

@@ -208,9 +208,18 @@ def program_by_id(number: int) -> int:
 
 def program_name(fd: int) -> str:
     """The name of a loaded program, of at most 15 characters."""
+    return _program_info(fd).raw[64:80].split(b"\0")[0].decode()  # struct bpf_prog_info: name
+
+
+def program_id(fd: int) -> int:
+    """The number of a loaded program, by which `program_by_id` finds it."""
+    return int(struct.unpack_from("=I", _program_info(fd), 4)[0])  # struct bpf_prog_info: id
+
+
+def _program_info(fd: int) -> ctypes.Array[ctypes.c_char]:
     info = ctypes.create_string_buffer(256)
     call(_OBJ_INFO, struct.pack("=IIQ", fd, 256, ctypes.addressof(info)), "the program tells nothing")
-    return info.raw[64:80].split(b"\0")[0].decode()  # struct bpf_prog_info: name
+    return info
 
 
 def maps_of_program(fd: int, specs: tuple[MapSpec, ...]) -> dict[str, Map]:

@@ -14,7 +14,7 @@ import os
 import struct
 from typing import Final, Literal
 
-from dysco.dataplane.bpf import call, program_by_id, program_name
+from dysco.dataplane.bpf import call, program_by_id, program_id, program_name
 from dysco.errors import HostError
 
 Direction = Literal["ingress", "egress"]
@@ -68,7 +68,12 @@ def own(ifindex: int, direction: Direction, name: str) -> int | None:
 
 
 def attach(ifindex: int, direction: Direction, program: int, replaced: int | None) -> None:
-    """Attach a program by its descriptor, in one step in place of the one with this id. Raises HostError."""
+    """Attach a program by its descriptor, in one step in place of the one with this id. Raises HostError.
+
+    If it is the same one, it stays: a host that has moved may come back to a device that it has left.
+    """
+    if replaced == program_id(program):
+        return
     old = program_by_id(replaced) if replaced is not None else 0
     try:
         flags = _REPLACE if old else 0

@@ -170,9 +170,10 @@ class LeftAnchor(Anchor):
     """The left anchor's part. begun_at: when requestLock first went out. reason: why it failed, and who said so.
 
     moved: the box's state is in its new place. unsteady: what lies between and had changed the stream, if it is known.
+    warned: it was said that the new path is silent.
     """
 
-    __slots__ = ("agreed", "begun_at", "moved", "reason", "shaken", "state", "unsteady")
+    __slots__ = ("agreed", "begun_at", "moved", "reason", "shaken", "state", "unsteady", "warned")
 
     def __init__(self, change: Change, old: Facing, now: float) -> None:
         super().__init__(change, old, now)
@@ -182,6 +183,7 @@ class LeftAnchor(Anchor):
         self.moved = False
         self.begun_at = now
         self.unsteady = ""
+        self.warned = False
         self.reason: tuple[str, str] = ("", "")
 
 

@@ -200,6 +200,12 @@ class Ground:
         anchor.phase = phase
         anchor.since[phase] = now
         self.counters[f"change_{phase.name.lower()}"] += 1
+        self.say(chain, anchor, phase, now, by, reason)
+
+    def say(
+        self, chain: Chain, anchor: Anchor, phase: Phase, now: float, by: str = "", reason: str = ""
+    ) -> None:
+        """Tell here, and who has asked, how a change goes."""
         moved = ChangeMoved(
             chain.chain_id, chain.hop_index, chain.session_in, anchor.change.request, phase.words, by, reason
         )

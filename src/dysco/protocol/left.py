@@ -54,6 +54,9 @@ from dysco.wire.numbers import MASK32, earlier
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, build_tcp
 
 SYN_TRIES: Final = 3  # DESIGN section 8
+SILENT_S: Final = (
+    5.0  # ours: how long after the switch the new path may say nothing before it is worth telling
+)
 LOCK_PATIENCE_S: Final = 5.0  # ours: longer than a held request or a box that is not ready may take
 
 
@@ -386,6 +389,11 @@ class Left:
         assert two is not None
         if two.peer_cutoff is None or not anchor.peer_done:
             self._ack(chain, anchor)
+        switched_at = anchor.since.get(Phase.TWO_PATHS, now)
+        if two.peer_cutoff is None and not anchor.warned and now - switched_at > SILENT_S:
+            anchor.warned = True
+            why = "the new path is silent since the switch: a host on it is dead or cut off, and data wait for it"
+            self._ground.say(chain, anchor, Phase.STUCK, now, self._ground.settings.name, why)
         if two.is_done:
             say_done(self._ground, chain, anchor, rightward=True)
         if Phase.STUCK not in anchor.since:

@@ -50,7 +50,7 @@ _SHORTEST_PREFIX: Final = 4
 _ORDER: Final = ("requested", "locked", "new path up", "two paths", "drained", "done", "refused", "aborted")
 FINAL: Final = frozenset(("done", "refused", "aborted"))
 LIVE: Final = frozenset(("established", "half-closed"))
-_PASSING: Final = ("busy", "not ready", "not found")
+_PASSING: Final = ("busy", "not ready", "not found", "too many sessions a second")
 """Beginnings of reasons that may be over when one asks again."""
 
 
@@ -380,6 +380,7 @@ async def _follow(run: Run, queue: asyncio.Queue[ChangeMoved]) -> Outcome:
             assert ended is not None
             return ended
         if event.phase == "stuck":
+            run.by, run.reason = event.by, event.reason  # if the time is over before this is: why
             await run.say("phase", phase=event.phase, by=event.by, reason=event.reason)
             continue
         rank = _ORDER.index(event.phase)

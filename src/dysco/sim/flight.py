@@ -21,7 +21,7 @@ from typing import Final
 from dysco.protocol.agent import Agent
 from dysco.protocol.events import ChangeMoved, Event, Traced
 from dysco.protocol.flow import FORWARD, HOST
-from dysco.protocol.settings import Decision, LocalBox, Peer, Settings
+from dysco.protocol.settings import Decision, Limits, LocalBox, Peer, Settings
 from dysco.sim.box import Firewall
 from dysco.sim.clock import Clock
 from dysco.sim.endpoint import Endpoint, Profile
@@ -72,7 +72,7 @@ class Flight:
         self._round = Round()
         self._asked: dict[int, tuple[bytes, tuple[Hop, ...]]] = {}
         self.a.hear = self._hear
-        self._agents()
+        self._agents(sessions)
         self.d.listeners[PORT] = Listener(_PROFILE, lambda endpoint: None)
         self.clients: list[Endpoint] = []
         for number in range(sessions):
@@ -152,7 +152,7 @@ class Flight:
         tuple_ = FiveTuple.of(self.a.addresses[0], 20_000 + number % 20_000, self.d.addresses[0], port)
         self.clients.append(self.a.connect(tuple_, self._rng.randrange(1 << 32), _PROFILE))
 
-    def _agents(self) -> None:
+    def _agents(self, sessions: int) -> None:
         hosts = (self.a, self.b, self.d)
         for host in hosts:
             boxes = (
@@ -169,7 +169,11 @@ class Flight:
             )
             peers = tuple(Peer(name=one.name, addresses=one.addresses) for one in hosts if one is not host)
             settings = Settings(
-                name=host.name, addresses=host.addresses, boxes=boxes if host is self.b else (), peers=peers
+                name=host.name,
+                addresses=host.addresses,
+                boxes=boxes if host is self.b else (),
+                peers=peers,
+                limits=Limits(setups_per_second=sessions),  # all come back in the same moment
             )
             route = tuple(Hop(one.addresses[0], 0) for one in hosts[1:]) if host is self.a else ()
 

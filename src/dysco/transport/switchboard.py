@@ -77,10 +77,11 @@ class Switchboard:
     def move(self, settings: ChannelSettings) -> None:
         """Listen on further addresses, and call from them; raises what opening does.
 
-        Sockets of addresses that are left stay: associations may still live there.
+        Sockets of addresses that are left stay: associations may still live there, and the host may come back.
         """
+        heard = {one.getsockname()[0] for one in self.listening}
         for address in settings.addresses:
-            if address not in self._settings.addresses:
+            if address not in heard:
                 opened = sockets.listen(address, settings.port)
                 self.listening.append(opened)
                 self._loop.add_reader(opened.fileno(), self.readable, opened)
