@@ -11,8 +11,8 @@ import itertools
 import os
 import statistics
 import subprocess
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -78,8 +78,9 @@ def download(world: World, size: int) -> str:
     return f"{size:,} bytes each"
 
 
-def crowd(world: World, size: int) -> str:
-    """Many short downloads at the same time, while all sessions that there are get changed."""
+@contextmanager
+def many(world: World, size: int) -> Iterator[tuple[list[str], Callable[[], None]]]:
+    """The command for so many short downloads, and what compares them; they can be made more than once."""
     root = world.lab.directory / "d" / "www"
     wanted = {}
     for number in range(20):
@@ -88,7 +89,6 @@ def crowd(world: World, size: int) -> str:
         wanted[number] = hashlib.sha256(data).hexdigest()
     arrived = world.lab.directory / "a" / "short"
     arrived.mkdir(exist_ok=True)
-    at_once = min(200, size)
     config = arrived / "urls"
     config.write_text(
         "".join(
@@ -102,22 +102,32 @@ def crowd(world: World, size: int) -> str:
         "-f",
         "-Z",
         "--parallel-max",
-        str(at_once),
+        str(min(200, size)),
         "--limit-rate",
         "50k",
         "-K",
         str(config),
     ]
-    before, rounds = len(world.times), 0
-    while len(world.times) - before < at_once // 20:  # downloads may be over before they are changed
-        rounds += 1
-        if rounds > _MOST_ROUNDS:
-            raise Disproved(f"only {len(world.times) - before} changes were made meanwhile")
-        _changed_all_the_time(world, world.lab.command("a", argv))
+
+    def check() -> None:
         for number in range(size):
             if hashlib.sha256((arrived / str(number)).read_bytes()).hexdigest() != wanted[number % 20]:
                 raise Disproved(f"download {number} is not what was sent")
             (arrived / str(number)).unlink()
+
+    yield argv, check
+
+
+def crowd(world: World, size: int) -> str:
+    """Many short downloads at the same time, while all sessions that there are get changed."""
+    at_once, before, rounds = min(200, size), len(world.times), 0
+    with many(world, size) as (argv, check):
+        while len(world.times) - before < at_once // 20:  # downloads may be over before they are changed
+            rounds += 1
+            if rounds > _MOST_ROUNDS:
+                raise Disproved(f"only {len(world.times) - before} changes were made meanwhile")
+            _changed_all_the_time(world, world.lab.command("a", argv))
+            check()
     # New sessions come with the policy's chain, old ones may be at their end, or changed so already.
     fine = ("ended", "not on this chain", "not established", "not found", "same devices")
     for one in world.failed:
@@ -150,8 +160,9 @@ def _changed_all_the_time(world: World, argv: list[str]) -> None:
         raise Disproved(f"curl has ended with {process.returncode}: {errors}")
 
 
-def idle(world: World, size: int) -> str:
-    """An ssh session says something, is changed while it says nothing, and says something again."""
+@contextmanager
+def ssh(world: World) -> Iterator[Callable[[int], None]]:
+    """An ssh session, and what says a line on it and hears it again; at the end it is closed as it should be."""
     keys = world.lab.directory / "d" / "ssh"
     if not keys.exists():
         keys.mkdir(mode=0o700)
@@ -166,34 +177,40 @@ def idle(world: World, size: int) -> str:
             "d", ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", *_options(options)], name="sshd"
         )
     world.listening("d", SSH)
-    client = {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "LogLevel": "ERROR"}
-    argv = ["ssh", "-T", "-F", "/dev/null", "-i", str(keys / "user"), "-p", str(SSH), *_options(client)]
+    wanted = {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "LogLevel": "ERROR"}
+    argv = ["ssh", "-T", "-F", "/dev/null", "-i", str(keys / "user"), "-p", str(SSH), *_options(wanted)]
     command = world.lab.command("a", [*argv, f"root@{world.address('d')}", "cat"])
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ssh:
-        assert ssh.stdin is not None
-        assert ssh.stdout is not None
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
 
         def talk(number: int) -> None:
-            assert ssh.stdin is not None
-            assert ssh.stdout is not None
-            ssh.stdin.write(f"line {number}\n")
-            ssh.stdin.flush()
-            if (answer := ssh.stdout.readline()) != f"line {number}\n":
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write(f"line {number}\n")
+            client.stdin.flush()
+            if (answer := client.stdout.readline()) != f"line {number}\n":
                 raise Disproved(f"ssh answers {answer!r}")
 
         try:
-            talk(0)
-            for number in range(1, size + 1):
-                world.must(SSH, "insert", "c", after="b")
-                talk(number)
-                world.must(SSH, "remove", "b")
-                world.must(SSH, "replace", "c", "b")
-                with world.silence("c"):
-                    talk(-number)
+            yield talk
         finally:
-            ssh.stdin.close()
-        if ssh.wait(30):
-            raise Disproved(f"ssh has ended with {ssh.returncode}")
+            client.stdin.close()
+        if client.wait(30):
+            raise Disproved(f"ssh has ended with {client.returncode}")
+
+
+def idle(world: World, size: int) -> str:
+    """An ssh session says something, is changed while it says nothing, and says something again."""
+    with ssh(world) as talk:
+        talk(0)
+        for number in range(1, size + 1):
+            world.must(SSH, "insert", "c", after="b")
+            talk(number)
+            world.must(SSH, "remove", "b")
+            world.must(SSH, "replace", "c", "b")
+            with world.silence("c"):
+                talk(-number)
     return f"{3 * size} changes, nothing said meanwhile"
 
 
@@ -213,7 +230,7 @@ def one_way(world: World, size: int) -> str:
             with world.silence("c"):
                 source, target = (server, client) if sender == "d" else (client, server)
                 source.stop()
-                _same(source.line(), target.line())
+                same(source.line(), target.line())
         finally:
             client.kill()
             server.kill()
@@ -248,7 +265,7 @@ def thousand(world: World, size: int) -> str:
         asyncio.run(changes())
         server.stop()
         sent = server.line()
-        _same(sent, client.line())
+        same(sent, client.line())
     finally:
         client.kill()
         server.kill()
@@ -289,7 +306,7 @@ def mandatory(world: World, size: int) -> str:
         world.must(MUST, "replace", "m", "c")
         with world.silence("m"):
             server.stop()
-            _same(server.line(), client.line())
+            same(server.line(), client.line())
     finally:
         client.kill()
         server.kill()
@@ -328,7 +345,8 @@ def _lines(world: World, port: int, box: str, size: int, words: tuple[str, ...])
     return said
 
 
-def _same(sent: dict[str, object], received: dict[str, object]) -> None:
+def same(sent: dict[str, object], received: dict[str, object]) -> None:
+    """Raise Disproved unless what was received is what was sent."""
     if sent["sha256"] != received["sha256"]:
         raise Disproved(f"{received['received']} bytes of {sent['sent']} arrived, or others")
 

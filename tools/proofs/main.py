@@ -17,9 +17,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dysco.errors import DyscoError
-from proofs.acts import ACTS, Act, median_ms
+from proofs import acts
+from proofs.acts import Act, median_ms
+from proofs.moves import move
 from proofs.world import Disproved, World, world
 
+ACTS = {**acts.ACTS, "move": Act("both hosts move during all of these", move, 200_000, 10_000)}
 ROW = "{:<12} {:<5} {:<5} {:>7} {:>9} {:>6}  {}"
 
 
@@ -44,13 +47,13 @@ def main() -> int:
     bad = 0
     for mode in options.mode or ("ebpf", "tun"):
         for lossy in (False, True):
-            acts = {name: act for name, act in wanted.items() if act.lossy is lossy}
-            if acts:
-                bad += run(acts, mode, options, lossy=lossy)
+            some = {name: act for name, act in wanted.items() if act.lossy is lossy}
+            if some:
+                bad += run(some, mode, options, lossy=lossy)
     return 1 if bad else 0
 
 
-def run(acts: dict[str, Act], mode: str, options: argparse.Namespace, *, lossy: bool) -> int:
+def run(wanted: dict[str, Act], mode: str, options: argparse.Namespace, *, lossy: bool) -> int:
     """Run acts in one lab; how many have failed."""
     bad = 0
     with (
@@ -58,7 +61,7 @@ def run(acts: dict[str, Act], mode: str, options: argparse.Namespace, *, lossy: 
         world(Path(directory), mode, options.prefix, lossy=lossy) as made,
     ):
         for family in options.family or (4, 6):
-            for name, act in acts.items():
+            for name, act in wanted.items():
                 bad += not prove(made, name, act, family, quick=options.quick)
     return bad
 

@@ -35,12 +35,16 @@ HERE = Path(__file__).resolve().parent
 LIMIT_S = 60.0
 WEB, SERVE, ONE_WAY, SSH, GROW, SHRINK, NUMBERS, MUST = 80, 7000, 7001, 7022, 7002, 7003, 7004, 7005
 
+ROAMING = '{ roaming = ["10.77.0.0/16", "fd77::/32"] }'  # where hosts may move to
+
 CLIENT = """
 [lab]
 name = "prove"
 mode = "{mode}"
 [[host]]
 name = "a"
+[host.config]
+agent = {roaming}
 """
 POLICY = """
 [[host.config.policy]]
@@ -54,6 +58,7 @@ name = "{name}"
 setup = [["nft", "-f", "firewall.nft"], ["sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_be_liberal=0"],
          ["sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_loose=0"]]
 [host.config]
+agent = {roaming}
 box = [{{ name = "firewall", kind = "kernel", mandatory = {mandatory} }}]
 [host.files]
 "firewall.nft" = '''
@@ -73,11 +78,14 @@ BOX = """
 name = "{name}"
 copy = ["{here}/boxes.py"]
 [host.config]
+agent = {roaming}
 box = [{{ name = "box", kind = "{kind}", python = "boxes.py:{what}" }}]
 """
 SERVER = """
 [[host]]
 name = "d"
+[host.config]
+agent = {roaming}
 [[host.program]]
 name = "nginx"
 argv = ["nginx", "-e", "nginx.error.log", "-c", "${{dir}}/nginx.conf"]
@@ -110,13 +118,16 @@ class Disproved(Exception):
 def text(mode: str, *, lossy: bool = False) -> str:
     """The lab's file."""
     if lossy:
-        hosts = [CLIENT.format(mode=mode), POLICY.format(hop="b", first=ONE_WAY, last=ONE_WAY)]
-        hosts += [FIREWALL.format(name=name, mandatory="false") for name in "bc"]
+        hosts = [
+            CLIENT.format(mode=mode, roaming=ROAMING),
+            POLICY.format(hop="b", first=ONE_WAY, last=ONE_WAY),
+        ]
+        hosts += [FIREWALL.format(roaming=ROAMING, name=name, mandatory="false") for name in "bc"]
         links = [LOSSY.format(node=node, seed=seed) for seed, node in enumerate("abcd")]
-        return "".join((*hosts, SERVER.format(), *links))
+        return "".join((*hosts, SERVER.format(roaming=ROAMING), *links))
     return "".join(
         (
-            CLIENT.format(mode=mode),
+            CLIENT.format(mode=mode, roaming=ROAMING),
             POLICY.format(hop="b", first=WEB, last=WEB),
             POLICY.format(hop="b", first=SERVE, last=ONE_WAY),
             POLICY.format(hop="b", first=SSH, last=SSH),
@@ -124,11 +135,14 @@ def text(mode: str, *, lossy: bool = False) -> str:
             POLICY.format(hop="t", first=SHRINK, last=SHRINK),
             POLICY.format(hop="r", first=NUMBERS, last=NUMBERS),
             POLICY.format(hop="m", first=MUST, last=MUST),
-            *(FIREWALL.format(name=name, mandatory=str(name == "m").lower()) for name in "bcm"),
-            BOX.format(name="s", here=HERE, kind="stream", what="Words"),
-            BOX.format(name="t", here=HERE, kind="stream", what="Sdrow"),
-            BOX.format(name="r", here=HERE, kind="packet", what="Renumber"),
-            SERVER.format(),
+            *(
+                FIREWALL.format(roaming=ROAMING, name=name, mandatory=str(name == "m").lower())
+                for name in "bcm"
+            ),
+            BOX.format(roaming=ROAMING, name="s", here=HERE, kind="stream", what="Words"),
+            BOX.format(roaming=ROAMING, name="t", here=HERE, kind="stream", what="Sdrow"),
+            BOX.format(roaming=ROAMING, name="r", here=HERE, kind="packet", what="Renumber"),
+            SERVER.format(roaming=ROAMING),
         )
     )
 
@@ -147,7 +161,9 @@ def world(directory: Path, mode: str, prefix: str, *, lossy: bool = False) -> It
 
 
 class World:
-    """The lab, and what the acts do with it. times: seconds that each change took. failed: changes with another end."""
+    """The lab, and what the acts do with it. times: seconds that each change took. failed: changes with another
+    end. moved: how often a host has moved. has_second: whether hosts that move
+    have a second device."""
 
     def __init__(self, lab: Lab, mode: str) -> None:
         self.lab = lab
@@ -155,6 +171,8 @@ class World:
         self.family = 4
         self.times: list[float] = []
         self.failed: list[Step] = []
+        self.moved: dict[str, int] = {}
+        self.has_second = False
 
     def change(self, session: str, kind: str, *args: Any, **terms: Any) -> list[Step]:
         """Ask a for a change of all sessions that match; give the steps."""
@@ -216,8 +234,8 @@ class World:
 
     @contextmanager
     def silence(self, node: str) -> Iterator[None]:
-        """Nothing that is TCP comes from a host or goes there."""
-        address = self.address(node)
+        """Nothing that is TCP comes from a host, or one address of it, or goes there."""
+        address = node if "." in node or ":" in node else self.address(node)
         with self._captured(
             f"host {address} and ({TCP})", f"{node} is on the path no more, and still has"
         ) as seen:

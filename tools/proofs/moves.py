@@ -1,0 +1,160 @@
+"""Proofs that hosts of live sessions move: the client's and the middlebox's, to another device and several addresses.
+
+    a, b ── eth0 ── router        a and b get a second device each, eth9, and go to an address there, and to the next
+         └─ eth9 ──┘
+
+After a move nothing of the moved sessions comes from the old address or goes there (tcpdump).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from typing import Final
+
+import dysco
+from proofs.acts import many, same, ssh
+from proofs.world import ONE_WAY, SERVE, WEB, Disproved, Download, World, until
+
+MOVERS: Final = ("a", "b")
+_DEVICE: Final = "eth9"
+_MOST: Final = 200  # moves of one host
+_NETS: Final = {4: "10.77.{}.{}/24", 6: "fd77:0:0:{}::{:x}/64"}
+_ROUTER: Final = 1
+
+
+def move(world: World, size: int) -> str:
+    """Both hosts move in the middle of a download, of many short ones, of an idle session, of sessions one way."""
+    _second_devices(world)
+    _download(world, 1000 * size)
+    _crowd(world, size // 1000)
+    _idle(world)
+    _one_way(world)
+    return f"a and b, {len(world.times)} sessions moved"
+
+
+def _download(world: World, size: int) -> None:
+    server = world.script("d", "serve", "serve", "listen", SERVE, "--least", size)
+    try:
+        world.listening("d", SERVE)
+        for _ in range(2):
+            (server.directory / "stop").unlink(missing_ok=True)
+            curl = Download(world, world.url(SERVE, "file"))
+            try:
+                until("nothing arrives", lambda curl=curl: curl.total > size // 10)  # type: ignore[misc]
+                for node in MOVERS:
+                    left = _next(world, node)
+                    have = curl.total
+                    with world.silence(left):
+                        until("nothing arrives any more", lambda curl=curl, have=have: curl.total > have)  # type: ignore[misc]
+                server.stop()
+                sent = server.line()
+                if (curl.sha256(), curl.total) != (sent["sha256"], sent["sent"]):
+                    raise Disproved(f"{curl.total} of {sent['sent']} bytes arrived, or others")
+            finally:
+                curl.kill()
+    finally:
+        server.kill()
+
+
+def _crowd(world: World, size: int) -> None:
+    with many(world, size) as (argv, check):
+        process = subprocess.Popen(world.lab.command("a", argv), stderr=subprocess.PIPE, text=True)
+        try:
+            world.established(WEB)
+            while process.poll() is None and world.moved["a"] < _MOST // 2:
+                for node in MOVERS:
+                    _next(world, node)
+            _, errors = process.communicate()
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode:
+            raise Disproved(f"curl has ended with {process.returncode}: {errors}")
+        check()
+
+
+def _idle(world: World) -> None:
+    with ssh(world) as talk:
+        for number in range(2):
+            for node in MOVERS:
+                talk(number)
+                with world.silence(_next(world, node)):
+                    talk(-number)
+
+
+def _one_way(world: World) -> None:
+    for sender, receiver in (("d", "a"), ("a", "d")):
+        server = world.script("d", "one-way", "send" if sender == "d" else "receive", "listen", ONE_WAY)
+        world.listening("d", ONE_WAY)
+        what = "receive" if receiver == "a" else "send"
+        client = world.script("a", "one-way", what, "connect", world.address("d"), ONE_WAY)
+        try:
+            world.established(ONE_WAY)
+            for _ in range(2):
+                for node in MOVERS:
+                    left = _next(world, node)
+            with world.silence(left):
+                source, target = (server, client) if sender == "d" else (client, server)
+                source.stop()
+                same(source.line(), target.line())
+        finally:
+            client.kill()
+            server.kill()
+
+
+def _next(world: World, node: str) -> str:
+    """Move a host to the next address of its second device; gives the address that it has left."""
+    number = world.moved[node]
+    left = _address(world, node, number + 1) if number else world.address(node)
+    world.moved[node] += 1
+    target = _address(world, node, number + 2)
+    if not number:
+        default = "default" if world.family == 4 else "::/0"
+        _ip(
+            "-n", world.lab.netns(node), "route", "replace", default,
+            "via", _address(world, node, _ROUTER), "dev", _DEVICE,
+        )  # fmt: skip
+
+    async def run() -> None:
+        async with dysco.connect(world.lab.socket(node)) as agent:
+            steps = [one async for one in agent.move(target)]
+        world.note(steps)
+        bad = [one for one in steps if one.kind == "end" and one.phase != "done"]
+        for one in bad:
+            # A session of the crowd may end by itself.
+            if "ended" not in one.reason and "not established" not in one.reason:
+                raise Disproved(f"{node} to {target}: {one.phase} by {one.by}: {one.reason}")
+        world.failed.clear()
+
+    asyncio.run(run())
+    return left
+
+
+def _second_devices(world: World) -> None:
+    """Give both hosts another way to the router, which stays: they do not come back."""
+    there = world.lab.netns("router")
+    for node in MOVERS:
+        world.moved[node] = 0
+        name, end = world.lab.netns(node), f"new{node}"
+        if not world.has_second:
+            _ip("-n", name, "link", "add", _DEVICE, "type", "veth", "peer", "name", end, "netns", there)
+        nodad = ["nodad"] if world.family == 6 else []
+        _ip("-n", there, "address", "add", _network(world, node, _ROUTER), "dev", end, *nodad)
+        for number in range(_MOST):
+            _ip("-n", name, "address", "add", _network(world, node, number + 2), "dev", _DEVICE, *nodad)
+        _ip("-n", name, "link", "set", _DEVICE, "up")
+        _ip("-n", there, "link", "set", end, "up")
+    world.has_second = True
+
+
+def _network(world: World, node: str, number: int) -> str:
+    return _NETS[world.family].format(MOVERS.index(node) + 1, number)
+
+
+def _address(world: World, node: str, number: int) -> str:
+    return _network(world, node, number).partition("/")[0]
+
+
+def _ip(*argv: str) -> None:
+    subprocess.run(["ip", *argv], check=True, capture_output=True, timeout=20)
