@@ -18,8 +18,8 @@ MAIN = Path(__file__).parents[2] / "tools/proofs/main.py"
 @pytest.mark.parametrize(
     ("mode", "family", "acts"),
     [
-        ("ebpf", "4", "download one-way deltas renumbered mandatory"),
-        ("tun", "6", "crowd idle"),
+        ("ebpf", "4", "download one-way deltas renumbered mandatory move"),
+        ("tun", "6", "crowd idle move"),
         ("ebpf", "6", "thousand"),
     ],
 )

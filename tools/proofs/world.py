@@ -224,13 +224,17 @@ class World:
 
     def established(self, port: int, count: int = 1) -> None:
         """Wait until a has sessions to a port."""
+        until(f"no session to port {port}", lambda: self.sessions(port) >= count)
 
-        async def look() -> bool:
+    def sessions(self, port: int) -> int:
+        """How many sessions a has to a port."""
+
+        async def look() -> int:
             async with dysco.connect(self.lab.socket("a")) as agent:
                 found = [one for one in await agent.sessions() if one.state == "established"]
-                return sum(one.session.endswith(f":{port}") for one in found) >= count
+                return sum(one.session.endswith(f":{port}") for one in found)
 
-        until(f"no session to port {port}", lambda: asyncio.run(look()))
+        return asyncio.run(look())
 
     @contextmanager
     def silence(self, node: str) -> Iterator[None]:

@@ -20,7 +20,7 @@ from pyroute2 import IPRoute
 from dysco.config.models import HostConfig
 from dysco.dataplane.fast import BoxDevice
 from dysco.dataplane.selftest import offload_fault
-from dysco.dataplane.steer import Steering, SteeringConfig
+from dysco.dataplane.steer import MAX_ADDRESSES, Steering, SteeringConfig
 from dysco.dataplane.trial import fault_since_boot
 from dysco.dataplane.tun import Tun
 from dysco.errors import HostError
@@ -110,6 +110,10 @@ def move(config: HostConfig, side: KernelSide, new: Sequence[bytes]) -> Underlay
     devices = [device_of(address) for address in new]
     old = side.underlay
     left = [one for one in old.addresses if one not in new and any(len(one) == len(other) for other in new)]
+    if len({*old.addresses, *new}) > MAX_ADDRESSES:
+        raise HostError(
+            f"an agent knows {MAX_ADDRESSES} own addresses at most, those among them that it has left: restart it"
+        )
     texts = [str(ipaddress.ip_address(one)) for one in left]
     for device in dict.fromkeys(devices):
         changes = for_move(device, config.tun.session, texts, side.steering.programs())
