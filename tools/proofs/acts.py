@@ -34,6 +34,8 @@ from proofs.world import (
     until,
 )
 
+FINE: Final = ("ended", "not on this chain", "not established", "not found", "same devices")
+"""Why changes in a crowd may fail: new sessions come with the policy's chain, old ones end, or are changed already."""
 _MOST_ROUNDS: Final = 10
 
 
@@ -128,10 +130,8 @@ def crowd(world: World, size: int) -> str:
                 raise Disproved(f"only {len(world.times) - before} changes were made meanwhile")
             _changed_all_the_time(world, world.lab.command("a", argv))
             check()
-    # New sessions come with the policy's chain, old ones may be at their end, or changed so already.
-    fine = ("ended", "not on this chain", "not established", "not found", "same devices")
     for one in world.failed:
-        if not any(word in one.reason for word in fine):
+        if not any(word in one.reason for word in FINE):
             raise Disproved(f"{one.phase} by {one.by}: {one.reason}")
     world.failed.clear()
     return f"{size} downloads, {at_once} at once"
