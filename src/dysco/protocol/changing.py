@@ -188,14 +188,18 @@ class LeftAnchor(Anchor):
 
 
 class RightAnchor(Anchor):
-    """The right anchor's part. anchor: name of the left one. sums: of what lies between, both directions."""
+    """The right anchor's part. anchor: name of the left one. sums: of what lies between, both directions.
 
-    __slots__ = ("anchor", "state", "sums")
+    informed: where the left side stands is known from the left anchor alone, since this agent has begun again.
+    """
+
+    __slots__ = ("anchor", "informed", "state", "sums")
 
     def __init__(self, change: Change, old: Facing, anchor: str, sums: tuple[int, int], now: float) -> None:
         super().__init__(change, old, now)
         self.anchor = anchor
         self.sums = sums
+        self.informed = False
         self.state = RightState.ONE_PATH
 
 

@@ -381,6 +381,24 @@ class Ground:
         ack = first_ack if flow.top_ack == UNKNOWN else flow.top_ack - db
         return seq & MASK32, ack & MASK32
 
+    def presume(self, chain: Chain, side: Side, received: int, acked: int) -> bool:
+        """Take the other anchor's word for what has come for the end; whether it was needed.
+
+        After a restart the old path must show it, and does not where a proxy ends it that has given all it had. All
+        that the other anchor has sent on the old path lies below `received`, and its end has got all below `acked`.
+        """
+        if self.numbers(chain, side) is not None:
+            return False
+        self.stop(chain, side)
+        key = self.forward_key(chain, side) if side == "left" else self.backward_key(chain, side)
+        flow = self.table.get(*key)
+        if flow is None or FORGOTTEN not in (flow.top_seq, flow.top_ack):
+            return False
+        df, db = (chain.left.sums or (0, 0)) if key == (chain.left.read, chain.left.tuple) else (0, 0)
+        flow.top_seq = (received - df) & MASK32
+        flow.top_ack = (acked + db) & MASK32
+        return True
+
     def set_tops(self, chain: Chain, side: Side, numbers: Numbers) -> None:
         """Let the flows of one side, whose packets the core sees by now, go on counting from here."""
         out_key, into_key = self.forward_key(chain, side), self.backward_key(chain, side)

@@ -46,7 +46,7 @@ from dysco.protocol.switching import (
 from dysco.protocol.transfers import FREEZE
 from dysco.protocol.windows import windows
 from dysco.wire.messages import Ack, AckAck, AckLock, LockQuery, NackSyn, RequestLock, Syn, SynAck
-from dysco.wire.numbers import MASK32, earlier
+from dysco.wire.numbers import MASK32, earlier, later
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp
 
 QUERY_S: Final = 10.0  # DESIGN section 7: a right anchor that waits asks what has become of the change
@@ -126,12 +126,17 @@ class Right:
             anchor.stamps.peer = message.stamp
         if anchor.windows is not None and message.edge:
             anchor.windows.learn((message.edge - anchor.sums[1]) & MASK32)
+        cutoff = (message.cutoff + anchor.sums[0]) & MASK32
+        answered = (message.acked - anchor.sums[1]) & MASK32
+        if anchor.state is RightState.WAITING:
+            anchor.informed |= self._ground.presume(chain, "left", cutoff, answered)
         self._input(chain, anchor, RightInput.ACK, now)
         two = anchor.two
+        if two is not None and anchor.informed:
+            two.acked = later(two.acked, answered)
         if two is not None and two.peer_cutoff is None:
-            two.peer_cutoff = (message.cutoff + anchor.sums[0]) & MASK32
+            two.peer_cutoff = cutoff
             # If it has acknowledged all that was ever sent to it on the old path, its half is empty by now.
-            answered = (message.acked - anchor.sums[1]) & MASK32
             two.has_come(answered)
             if two.shown != two.cutoff:
                 self._measure(anchor)
