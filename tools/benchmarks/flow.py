@@ -1,4 +1,4 @@
-"""Programs of the bench that show one bulk transfer over time: `source` sends, `sink` samples what has arrived.
+"""Programs of the bench that show bulk transfers over time: `source` sends, `sink` samples what has arrived.
 
 Run inside a namespace: `python -m benchmarks.flow source PORT` and `... sink ADDRESS PORT SECONDS FILE`. The file gets
 lines of monotonic seconds and bytes so far.
@@ -6,8 +6,11 @@ lines of monotonic seconds and bytes so far.
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,30 +29,38 @@ def main() -> int:
 def source(port: int) -> None:
     """Send to each that connects until it closes."""
     listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    block = bytes(1 << 18)
     while True:
         link, _ = listener.accept()
-        try:
-            while True:
-                link.sendall(block)
-        except OSError:
-            link.close()
+        threading.Thread(target=_send, args=(link,), daemon=True).start()
+
+
+def _send(link: socket.socket) -> None:
+    block = bytes(1 << 18)
+    with link, contextlib.suppress(OSError):
+        while True:
+            link.sendall(block)
 
 
 def sink(address: str, port: int, seconds: float, file: Path) -> None:
-    """Receive for so long, and sample."""
+    """Receive for so long, or until ended, and sample; says when it has begun."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     link = socket.create_connection((address, port))
     buffer = bytearray(1 << 20)
     total, began = 0, time.monotonic()
     due = began
     samples: list[str] = []
-    while (now := time.monotonic()) < began + seconds:
-        total += link.recv_into(buffer)
-        if now >= due:
-            samples.append(f"{now:.6f} {total}\n")
-            due = now + SAMPLE_S
-    link.close()
-    file.write_text("".join(samples))
+    try:
+        while (now := time.monotonic()) < began + seconds:
+            total += link.recv_into(buffer)
+            if now >= due:
+                if not samples:
+                    sys.stdout.write("begun\n")
+                    sys.stdout.flush()
+                samples.append(f"{now:.6f} {total}\n")
+                due = now + SAMPLE_S
+    finally:
+        link.close()
+        file.write_text("".join(samples))
 
 
 if __name__ == "__main__":

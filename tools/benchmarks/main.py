@@ -11,6 +11,7 @@ figure is the median of its rounds. Needs root.
     sessions    memory per session, CPU of idle agents and cost per packet with many established sessions
     setups      chain set-ups per second
     reconfigure how long changes of live chains take, and what a bulk transfer notices of them
+    proxy       goodput and the CPU of HAProxy while it is taken out of its sessions, one group after the other
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import measure, packets, reconfigure
+from benchmarks import measure, packets, proxy, reconfigure
 from benchmarks.report import page, plot, table
 from benchmarks.testbed import (
     ADDRESSES,
@@ -73,7 +74,7 @@ def main() -> int:
         "--way",
         action="append",
         dest="ways",
-        help="of chain, sessions and reconfigure, only this one; may be repeated",
+        help="of chain, sessions, reconfigure and proxy, only this one; may be repeated",
     )
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default %(default)s)")
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement (default %(default)s)")
@@ -89,6 +90,9 @@ def main() -> int:
         default="1000",
         help="of reconfigure, numbers of sessions that leave a host at once (default %(default)s)",
     )
+    parser.add_argument(
+        "--group", type=int, default=2, help="of proxy, sessions in each of four groups (default %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument(
         "--page", type=Path, help="put the tables into this page in place of those that it has"
@@ -96,12 +100,12 @@ def main() -> int:
     parser.add_argument(
         "--plot",
         type=Path,
-        help="draw the chain's table to this file (PNG or SVG), changes to NAME-reconfigure",
+        help="draw the chain's table to this file (PNG or SVG), changes to NAME-reconfigure, proxy to NAME-proxy",
     )
     options = parser.parse_args()
     parts: dict[str, Callable[[Testbed, argparse.Namespace], dict[str, Figures]]] = {
         "chain": chain, "three": three, "packets": lambda bed, options: packets.run(), "unchained": unchained,
-        "sessions": sessions, "setups": setups, "reconfigure": reconfigurations,
+        "sessions": sessions, "setups": setups, "reconfigure": reconfigurations, "proxy": proxied,
     }  # fmt: skip
     wanted = options.what or list(parts)
     for name in wanted:
@@ -163,6 +167,18 @@ def reconfigurations(bed: Testbed, options: argparse.Namespace) -> dict[str, Fig
     if options.plot:
         reconfigure.plot(found, options.plot.with_stem(f"{options.plot.stem}-reconfigure"))
     return {f"{mode}: {name}": row for mode, one in found.items() for name, row in one.figures.items()}
+
+
+def proxied(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
+    """A proxy that leaves its sessions."""
+    found = {
+        mode: proxy.run(bed.workdir, mode, options.group, options.seconds)
+        for mode in ("ebpf", "tun")
+        if not options.ways or f"dysco, {mode}" in options.ways
+    }
+    if options.plot:
+        proxy.plot(found, options.plot.with_stem(f"{options.plot.stem}-proxy"))
+    return {mode: one.figures for mode, one in found.items()}
 
 
 def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:

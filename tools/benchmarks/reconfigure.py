@@ -99,7 +99,7 @@ def run(workdir: Path, mode: str, changes: int, sessions: Sequence[int]) -> Foun
         made.start(
             "d", [sys.executable, str(TOOLS / "benchmarks/flow.py"), "source", str(PORT)], name="source"
         )
-        _wait_for_port(made, PORT)
+        wait_for_port(made, PORT)
         asyncio.run(_times(made, changes, found))
         asyncio.run(_bulk(made, found))
         for count in sessions:
@@ -115,8 +115,8 @@ async def _times(made: Lab, changes: int, found: Found) -> None:
         f"import socket; one = socket.create_server(('', {PORT + 50})); [one.accept() for _ in range(99)]",
     ]
     made.start("d", [sys.executable, *hold], name="hold")
-    _wait_for_port(made, PORT + 50)
-    process = _started(made.command("a", [sys.executable, *idle]))
+    wait_for_port(made, PORT + 50)
+    process = started(made.command("a", [sys.executable, *idle]))
     session = f"dst port {PORT + 50}"
     try:
         async with dysco.connect(made.socket("a")) as agent:
@@ -159,7 +159,7 @@ async def _bulk(made: Lab, found: Found) -> None:
     samples = made.directory / "samples"
     argv = [sys.executable, "-m", "benchmarks.flow", "sink", made.address("d"), str(PORT), "8", str(samples)]
     timeouts = _timeouts(made)
-    process = _started(made.command("a", argv))
+    process = started(made.command("a", argv))
     moments: list[float] = []
     async with dysco.connect(made.socket("a")) as agent:
         handle = agent.session(f"dst port {PORT}")
@@ -189,7 +189,7 @@ async def _bulk(made: Lab, found: Found) -> None:
         "goodput_ratio_least": min(ratios),
         "without_change_p50": statistics.median(quiet),
         "without_change_least": min(quiet),
-        "gbit_s": _rate(points, points[0][0], points[-1][0]) * 8e-9,
+        "gbit_s": rate(points, points[0][0], points[-1][0]) * 8e-9,
         "timeouts": _timeouts(made) - timeouts,
         "load": os.getloadavg()[0],
     }
@@ -206,14 +206,14 @@ async def _leave(made: Lab, sessions: int) -> Figures:
         "a", [*load_argv, "hold", made.address("d"), str(HOLD_PORT), "--count", str(sessions)]
     )
     with (
-        _started(accepting) as server,
-        _started(holding) as client,
+        started(accepting) as server,
+        started(holding) as client,
     ):
         try:
             assert server.stdout is not None
             assert client.stdout is not None
             await asyncio.to_thread(server.stdout.readline)
-            _wait_for_port(made, HOLD_PORT)
+            wait_for_port(made, HOLD_PORT)
             await asyncio.to_thread(client.stdout.readline)
             memory, cpu = _memory(made), _cpu_s(made)
             took, failed = await _all(made, "remove", "m1")
@@ -258,7 +258,8 @@ def _memory(made: Lab) -> list[int]:
     return [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page for pid in _agents(made)]
 
 
-def _started(argv: list[str]) -> subprocess.Popen[str]:
+def started(argv: list[str]) -> subprocess.Popen[str]:
+    """Start a program of the bench, with pipes to talk to it."""
     return subprocess.Popen(argv, cwd=TOOLS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -290,11 +291,11 @@ async def _established(agent: Dysco, port: int) -> None:
 
 def _ratio(points: list[tuple[float, ...]], at: float) -> float:
     """What arrives in the window around a moment, by what arrived in the window before."""
-    around = _rate(points, at - WINDOW_S / 2, at + WINDOW_S / 2)
-    return around / _rate(points, at - 1.5 * WINDOW_S, at - WINDOW_S / 2)
+    around = rate(points, at - WINDOW_S / 2, at + WINDOW_S / 2)
+    return around / rate(points, at - 1.5 * WINDOW_S, at - WINDOW_S / 2)
 
 
-def _rate(points: list[tuple[float, ...]], start: float, end: float) -> float:
+def rate(points: list[tuple[float, ...]], start: float, end: float) -> float:
     """Bytes a second between two moments."""
     inside = [one for one in points if start <= one[0] <= end]
     if len(inside) < 2:
@@ -317,9 +318,10 @@ def _timeouts(made: Lab) -> float:
     return float(found.split()[-2])
 
 
-def _wait_for_port(made: Lab, port: int) -> None:
+def wait_for_port(made: Lab, port: int, node: str = "d") -> None:
+    """Wait until somebody listens there."""
     end = time.monotonic() + 10
-    while not made.exec("d", ["ss", "-Hltn", f"sport = :{port}"]).stdout:
+    while not made.exec(node, ["ss", "-Hltn", f"sport = :{port}"]).stdout:
         if time.monotonic() > end:
             raise BenchError(f"nobody listens on port {port}")
         time.sleep(0.05)
@@ -340,7 +342,7 @@ def plot(found: dict[str, Found], path: Path) -> None:
     for mode, one in found.items():
         left.plot(
             [at for at, _ in one.curve],
-            [rate for _, rate in one.curve],
+            [speed for _, speed in one.curve],
             label=mode,
             linewidth=1,
             color=colours.get(mode),

@@ -56,6 +56,14 @@ _TITLES: Final = {
     "failed": ("changes that failed", "number"),
     "cpu_ms_a_change": ("CPU time of three agents for each", "ms"),
     "grown_mb": ("memory that an agent has grown by", "MB"),
+    "goodput_proxied_gbit_s": ("goodput through the proxy", "Gbit/s"),
+    "goodput_removed_gbit_s": ("after it has left all sessions", "Gbit/s"),
+    "goodput_without_proxy_gbit_s": ("the same agents without any proxy", "Gbit/s"),
+    "ratio_removed": ("after, by without", "ratio"),
+    "removal_ms_p50": ("a removal, median", "ms"),
+    "removal_ms_most": ("slowest", "ms"),
+    "proxy_cpu_percent": ("CPU of the proxy before", "percent of a core"),
+    "proxy_cpu_percent_removed": ("CPU of the proxy after", "percent of a core"),
     "load": ("load average", "others included"),
 }
 _COLOURS: Final = {
@@ -77,6 +85,7 @@ _PARTS: Final = {
     "sessions": "Many established sessions",
     "setups": "Chain set-ups",
     "reconfigure": "Changes of live chains",
+    "proxy": "A proxy that leaves",
 }
 
 
