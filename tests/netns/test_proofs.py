@@ -16,6 +16,21 @@ MAIN = Path(__file__).parents[2] / "tools/proofs/main.py"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("mode", "family", "rows"),
+    [
+        ("ebpf", "6", "curl slow iperf3 rsync nginx squid crowd"),
+        ("tun", "4", "wrk ssh psql socat lossy"),
+    ],
+)
+def test_programs_do_not_notice_that_their_proxy_leaves(mode: str, family: str, rows: str) -> None:
+    which = ("--mode", mode, "--family", family, "--prefix", f"tx{os.getpid()}")
+    argv = (sys.executable, str(MAIN.with_name("proxies.py")), "--quick", *which, *rows.split())
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("mode", "family", "acts"),
     [
         ("ebpf", "4", "download one-way deltas renumbered mandatory move"),

@@ -435,6 +435,10 @@ class Changes:
         elif isinstance(message, OldDone):
             rightward = not message.rightward
             answer = OldDoneAck(message.chain_id, message.hop, message.request, rightward, message.last)
+            if message.waiting and message.request in self._ground.completed and peer:
+                # The session has ended since; the host of a proxy may still wait for its end of the old path.
+                over = replace(message, rightward=rightward, waiting=False)
+                self._ground.output.message(peer, over)
         elif isinstance(message, OldDoneAck):
             told = self._ground.telling.get((message.request, not message.rightward))
             if told is not None and told.old.peer == peer:

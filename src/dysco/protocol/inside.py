@@ -309,6 +309,12 @@ class Hosts:
                 found.left_done = found.right_done = True
                 self.leave(chain, found, now)
             else:
+                # It may be done, and what it said of that be lost: asked on behalf of the other one, it says it again.
+                asked = rightward(chain) if found.left_done else leftward(chain)
+                question = OldDone(
+                    chain.chain_id, 0, found.request, found.left_done, found.last, waiting=True
+                )
+                self._ground.send(asked, question)
                 self._lease(chain, lock, now + LEASE_S)
 
         self._ground.alarm(until, ended)

@@ -1,0 +1,556 @@
+"""Real proxies are taken out of the sessions of real programs, which must not notice. Needs root.
+
+    a: curl, wrk, iperf3, ssh, rsync, psql ── router ── b: HAProxy, nginx, squid, socat ── router ── d: servers
+
+Of each row: the proxy is taken out while the program's sessions live, its host has none of them left and its program
+no socket of them, and what has arrived is what was sent (SHA-256), or the program says that all is well. Exit status 1
+otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import dysco
+from dysco.chains import Drained
+from dysco.errors import DyscoError
+from dysco.lab import Lab, load
+from dysco.views import ProxiedPair
+from proofs.reload import started
+from proofs.world import LOSSY, SERVER, Disproved, until
+
+WEB, SSH, IPERF, SQL, KINDS = 7080, 7022, 7201, 7432, 7000  # of the servers
+FRONT: Final = {WEB: 8080, SSH: 8022, IPERF: 8201, SQL: 8432, KINDS: 8000}  # of HAProxy, for each of them
+NGINX, SQUID, SOCAT = 8180, 8128, 8280
+LAB = """
+[lab]
+name = "proxies"
+mode = "{mode}"
+[[host]]
+name = "a"
+[[host.config.policy]]
+name = "proxied"
+match = "dst portrange 8000-8999"
+hops = []
+[[host]]
+name = "b"
+[[host.config.policy]]
+name = "behind"
+match = "dst portrange 7000-7999"
+hops = []
+[[host.config.proxy]]
+name = "haproxy"
+adapter = "haproxy"
+socket = "haproxy.sock"
+[[host.config.proxy]]
+name = "nginx"
+adapter = "nginx-stream"
+log = "error.log"
+port = {nginx}
+[[host.config.proxy]]
+name = "squid"
+adapter = "generic"
+port = {squid}
+[[host.config.proxy]]
+name = "socat"
+adapter = "generic"
+port = {socat}
+[host.files]
+"error.log" = ""
+"haproxy.cfg" = '''
+global
+  maxconn 4000
+  stats socket unix@haproxy.sock mode 600 level admin
+defaults
+  mode tcp
+  timeout connect 10s
+  timeout client 1h
+  timeout server 1h
+{listens}
+'''
+"nginx.conf" = '''
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off;
+user root;
+pid ${{dir}}/nginx.pid;
+error_log ${{dir}}/error.log info;
+events {{ worker_connections 512; }}
+stream {{ server {{ listen [::]:{nginx} ipv6only=off; proxy_pass {target}:{web}; }} }}
+'''
+"squid.conf" = '''
+http_port {squid}
+acl all_ports port 1-65535
+http_access allow all
+cache deny all
+access_log none
+cache_log ${{dir}}/cache.log
+pid_filename ${{dir}}/squid.pid
+coredump_dir ${{dir}}
+netdb_filename none
+pinger_enable off
+shutdown_lifetime 0 seconds
+'''
+"""
+LISTEN = "listen p{back}\n  bind :::{front} v4v6\n  server d {target}:{back}\n"
+
+
+class Place:
+    """The lab, its proxies and servers. small: rows of some seconds."""
+
+    def __init__(self, lab: Lab, family: int, ends: ExitStack, *, small: bool) -> None:
+        self.lab = lab
+        self.family = family
+        self.small = small
+        self._ends = ends
+
+    def address(self, node: str) -> str:
+        """The address of a node as it stands in a URL."""
+        found = self.lab.address(node, self.family)
+        return f"[{found}]" if ":" in found else found
+
+    def run(self, node: str, argv: list[str], **more: object) -> subprocess.Popen[str]:
+        """Start a program in the directory of a node; it is ended with the row."""
+        process: subprocess.Popen[str] = subprocess.Popen(
+            self.lab.command(node, argv), cwd=self.lab.directory / node, text=True, **more
+        )  # type: ignore[call-overload]
+        self._ends.callback(process.wait)
+        self._ends.callback(process.terminate)
+        return process
+
+    def listening(self, node: str, port: int) -> None:
+        """Wait until somebody listens."""
+        argv = ["ss", "-Hltn", f"sport = :{port}"]
+        until(f"nobody listens on port {port}", lambda: bool(self.lab.exec(node, argv).stdout))
+
+    def start(self, node: str, port: int, *argv: str, **more: object) -> None:
+        """Start a program, and wait until it listens."""
+        self.run(node, list(argv), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more)
+        self.listening(node, port)
+
+    def file(self, size: int, name: str = "file") -> str:
+        """Give d a file of random bytes; its SHA-256."""
+        data = random.randbytes(size)
+        (self.lab.directory / "d" / "www" / name).write_bytes(data)
+        return hashlib.sha256(data).hexdigest()
+
+    def pairs(self, proxy: str) -> list[ProxiedPair]:
+        """What the agent of the proxy's host knows of its sessions."""
+
+        async def ask() -> list[ProxiedPair]:
+            async with dysco.connect(self.lab.socket("b")) as agent:
+                return [pair for one in await agent.proxies() if one.name == proxy for pair in one.pairs]
+
+        return asyncio.run(ask())
+
+    def leave(self, proxy: str, front: int, count: int = 1) -> Drained:
+        """Take the proxy out of so many sessions as soon as they are known; they must leave no trace on its host."""
+        until(f"{proxy} has not {count} sessions", lambda: len(self.pairs(proxy)) >= count)
+
+        async def drain() -> Drained:
+            async with dysco.connect(self.lab.socket("b")) as agent:
+                last = [one async for one in agent.drain_proxy(proxy, timeout=60.0)][-1]
+                await agent.undrain_proxy(proxy)
+                return last
+
+        last = asyncio.run(drain())
+        if not last.empty or last.moved < count or last.failed:
+            raise Disproved(f"{proxy} is not out of its sessions: {last}")
+        established = ["ss", "-Htn", "state", "established", f"sport = :{front}"]
+        until("its program has sockets left", lambda: not self.lab.exec("b", established).stdout)
+        return last
+
+
+def curl(place: Place, proxy: str, front: int, rate: str = "8M") -> str:
+    """A download that the proxy leaves in the middle."""
+    wanted = place.file(24_000_000 * (1 if place.small else 4))
+    target = f"http://{place.address('b')}:{front}/file"
+    got = place.lab.directory / "a" / "got"
+    got.unlink(missing_ok=True)
+    argv = ["curl", "-sS", "-f", "-g", "--limit-rate", rate, "-o", "got", target]
+    process = place.run("a", argv)
+    until("nothing arrives", lambda: got.exists() and got.stat().st_size > 100_000)
+    last = place.leave(proxy, front)
+    if process.wait(300):
+        raise Disproved(f"curl has ended with {process.returncode}")
+    if hashlib.sha256(got.read_bytes()).hexdigest() != wanted:
+        raise Disproved("another file has arrived")
+    return f"{got.stat().st_size:,} bytes, left after {last.after_s:.2f} s"
+
+
+def haproxy_curl(place: Place) -> str:
+    """HAProxy leaves a download."""
+    return curl(place, "haproxy", FRONT[WEB])
+
+
+def slow(place: Place) -> str:
+    """The client reads so slowly that the proxy's buffers are full when it leaves."""
+    return curl(place, "haproxy", FRONT[WEB], rate="4M")
+
+
+def nginx(place: Place) -> str:
+    """nginx stream leaves a download."""
+    place.start("b", NGINX, "nginx", "-e", "error.log", "-c", str(place.lab.directory / "b" / "nginx.conf"))
+    return curl(place, "nginx", NGINX)
+
+
+def squid(place: Place) -> str:
+    """squid leaves an ssh session that came by CONNECT, as soon as it has been seen what squid took off."""
+    directory = place.lab.directory / "b"
+    for one in (*directory.parents[:2], directory):
+        one.chmod(one.stat().st_mode | 0o755)
+    directory.chmod(0o777)
+    place.start("b", SQUID, "squid", "-N", "-f", str(directory / "squid.conf"), "-n", f"p{os.getpid()}")
+    by = f"socat - PROXY:{place.address('b')}:{place.address('d')}:{SSH},proxyport={SQUID}"
+    target = ["-p", str(SSH), "-o", f"ProxyCommand={by}", f"root@{place.lab.address('d', place.family)}"]
+    with _Talk(place, target) as talk:
+
+        def is_known() -> bool:
+            talk.line()
+            return any(pair.safe for pair in place.pairs("squid"))
+
+        until("it is not seen what squid takes off", is_known)
+        last = place.leave("squid", SQUID)
+        talk.line()
+    return f"{talk.said} lines by CONNECT, left after {last.after_s:.2f} s"
+
+
+def socat(place: Place) -> str:
+    """socat leaves a download."""
+    target = f"TCP{place.family}:{place.address('d')}:{WEB}"
+    place.start("b", SOCAT, "socat", f"TCP{place.family}-LISTEN:{SOCAT},fork,reuseaddr", target)
+    return curl(place, "socat", SOCAT)
+
+
+def wrk(place: Place) -> str:
+    """Connections that are kept alive lose their proxy between requests and in them."""
+    place.file(4000, "small")
+    seconds = 4 if place.small else 20
+    url = f"http://{place.address('b')}:{FRONT[WEB]}/small"
+    process = place.run("a", ["wrk", "-t2", "-c16", f"-d{seconds}", url], stdout=subprocess.PIPE)
+    last = place.leave("haproxy", FRONT[WEB], 16)
+    said = process.communicate(timeout=60)[0]
+    if process.returncode or "Socket errors" in said or "Non-2xx" in said:
+        raise Disproved(f"wrk: {said}")
+    count = re.search(r"(\d+) requests in", said)
+    return f"{last.moved} connections, {count and count[1]} requests, no error"
+
+
+def iperf3(place: Place) -> str:
+    """Streams in both directions, at full speed."""
+    place.start("d", IPERF, "iperf3", "-s", "-p", str(IPERF))
+    said = []
+    for more in ([], ["-R"]):
+        address = place.lab.address("b", place.family)
+        seconds = "8" if place.small else "20"
+        argv = ["iperf3", "-c", address, "-p", str(FRONT[IPERF]), "-P", "4", "-t", seconds, "-J", *more]
+        process = place.run("a", argv, stdout=subprocess.PIPE)
+        place.leave("haproxy", FRONT[IPERF], 5)
+        end = json.loads(process.communicate(timeout=60)[0])
+        if process.returncode or "error" in end:
+            raise Disproved(f"iperf3: {end.get('error')}")
+        said.append(f"{end['end']['sum_received']['bits_per_second'] / 1e9:.1f} Gbit/s")
+    return " there, ".join(said) + " back"
+
+
+def _sshd(place: Place) -> list[str]:
+    """Start an ssh server; gives the command of a client as far as port and host."""
+    keys = place.lab.directory / "d" / "ssh"
+    if not keys.exists():
+        keys.mkdir(mode=0o700)
+        for name in ("host", "user"):
+            place.lab.exec("d", ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name)])
+    options = {
+        "HostKey": keys / "host", "AuthorizedKeysFile": keys / "user.pub", "StrictModes": "no", "UsePAM": "no",
+        "PidFile": keys / "pid", "Port": SSH, "PermitRootLogin": "prohibit-password",
+    }  # fmt: skip
+    Path("/run/sshd").mkdir(exist_ok=True)
+    words = [f"-o{name}={value}" for name, value in options.items()]
+    place.start("d", SSH, "/usr/sbin/sshd", "-D", "-f", "/dev/null", *words)
+    client = "-F /dev/null -oStrictHostKeyChecking=no -oUserKnownHostsFile=/dev/null -oLogLevel=ERROR"
+    return ["ssh", *client.split(), "-i", str(keys / "user")]
+
+
+class _Talk:
+    """An ssh session that sends lines back."""
+
+    def __init__(self, place: Place, target: list[str]) -> None:
+        argv = [*_sshd(place), "-T", *target, "cat"]
+        self._process = place.run("a", argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.said = 0
+
+    def __enter__(self) -> _Talk:
+        return self
+
+    def line(self) -> None:
+        """Say one line and hear it, each longer than the one before."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.said += 1
+        text = f"line {self.said} {'x' * 16 * self.said}\n"
+        self._process.stdin.write(text)
+        self._process.stdin.flush()
+        if (answer := self._process.stdout.readline()) != text:
+            raise Disproved(f"ssh answers {answer!r}")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        if kind is None and self._process.wait(30):
+            raise Disproved(f"ssh has ended with {self._process.returncode}")
+
+
+def ssh(place: Place) -> str:
+    """A session that says nothing for a while loses its proxy, and goes on."""
+    silent = 0 if place.small else 60
+    with _Talk(place, ["-p", str(FRONT[SSH]), f"root@{place.lab.address('b', place.family)}"]) as talk:
+        talk.line()
+        time.sleep(silent)
+        place.leave("haproxy", FRONT[SSH])
+        talk.line()
+    return f"nothing said for {silent} s, then its proxy left"
+
+
+def rsync(place: Place) -> str:
+    """A directory is copied over ssh."""
+    wanted = {name: place.file(3_000_000, name) for name in ("one", "two", "three")}
+    shell = " ".join([*_sshd(place), "-p", str(FRONT[SSH])])
+    source = f"root@{place.address('b')}:{place.lab.directory / 'd' / 'www'}/"
+    target = place.lab.directory / "a" / "copy"
+    argv = ["rsync", "-a", "--bwlimit=6000", "-e", shell, source, str(target)]
+    process = place.run("a", argv)
+    until("nothing arrives", target.exists)
+    last = place.leave("haproxy", FRONT[SSH])
+    if process.wait(120):
+        raise Disproved(f"rsync has ended with {process.returncode}")
+    got = {name: hashlib.sha256((target / name).read_bytes()).hexdigest() for name in wanted}
+    if got != wanted:
+        raise Disproved("other files have arrived")
+    return f"{len(got)} files, left after {last.after_s:.2f} s"
+
+
+def psql(place: Place) -> str:
+    """A database session asks before and after, and gets a long answer meanwhile."""
+    directory = place.lab.directory / "d" / "sql"
+    directory.mkdir()
+    os.chown(directory, 65534, 65534)
+    for one in list(directory.parents)[:4]:
+        one.chmod(one.stat().st_mode | 0o755)
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        raise Disproved("there is no PostgreSQL here")
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    place.lab.exec(
+        "d", [*nobody, str(found[-1] / "initdb"), "-A", "trust", "-U", "sql", "-D", f"{directory}/data"]
+    )
+    options = ["-c", "listen_addresses=*", "-c", f"unix_socket_directories={directory}", "-p", str(SQL)]
+    hba = directory / "data" / "pg_hba.conf"
+    hba.write_text("host all all all trust\nlocal all all trust\n")
+    place.start("d", SQL, *nobody, str(found[-1] / "postgres"), "-D", f"{directory}/data", *options)
+    address = place.lab.address("b", place.family)
+    argv = ["psql", "-h", address, "-p", str(FRONT[SQL]), "-U", "sql", "-qAt", "postgres"]
+    process = place.run("a", argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("select 1;\n")
+    process.stdin.flush()
+    if process.stdout.readline() != "1\n":
+        raise Disproved("psql has no answer")
+    rows = 200_000
+    process.stdin.write(f"select n, md5(n::text) from generate_series(1, {rows}) n;\n")
+    process.stdin.flush()
+    place.leave("haproxy", FRONT[SQL])
+    said, _ = process.communicate("select 'the end';\n", timeout=120)
+    lines = [
+        f"{n}|{hashlib.md5(str(n).encode(), usedforsecurity=False).hexdigest()}" for n in range(1, rows + 1)
+    ]
+    if said.splitlines() != [*lines, "the end"]:
+        raise Disproved("psql got another answer")
+    return f"{rows:,} rows, one session"
+
+
+def kinds(place: Place) -> str:
+    """Downloads, uploads, idle and half-closed sessions, requests and answers."""
+    number = 25 if place.small else 200
+    programs = [started(place.lab, "d", "serve", "serve", KINDS)]
+    try:
+        place.listening("d", KINDS)
+        target = place.lab.address("b", place.family)
+        programs.append(started(place.lab, "a", "open", "open", target, FRONT[KINDS], number))
+        if programs[1].line()["open"] != number:
+            raise Disproved("a session has ended before all were open")
+        last = place.leave("haproxy", FRONT[KINDS], number)
+        for program in programs:
+            program.stop()
+        ends = programs[1].line()
+        if ends["wrong"] or sum(ends["equal"].values()) != number:
+            raise Disproved(f"sessions were lost: {ends}")
+    finally:
+        for program in programs:
+            program.kill()
+    return f"{number} sessions of five kinds, left after {last.after_s:.2f} s"
+
+
+def crowd(place: Place) -> str:
+    """100 transfers at once; the proxy leaves each at a random time, if it lasts so long."""
+    number = 30 if place.small else 100
+    wanted = {f"c{at}": place.file(random.randrange(6, 12) * 1_000_000, f"c{at}") for at in range(number)}
+    directory = place.lab.directory / "a" / "crowd"
+    directory.mkdir(exist_ok=True)
+    base = f"http://{place.address('b')}:{FRONT[WEB]}"
+    processes = [
+        place.run(
+            "a",
+            [
+                "curl",
+                "-sS",
+                "-f",
+                "-g",
+                "--limit-rate",
+                "800k",
+                "-o",
+                str(directory / name),
+                f"{base}/{name}",
+            ],
+        )
+        for name in wanted
+    ]
+    removed, left = asyncio.run(_at_random(place, processes))
+    for process in processes:
+        if process.wait(120):
+            raise Disproved(f"curl has ended with {process.returncode}")
+    wrong = [
+        name for name in wanted if hashlib.sha256((directory / name).read_bytes()).hexdigest() != wanted[name]
+    ]
+    if wrong:
+        raise Disproved(f"{len(wrong)} other files have arrived")
+    if removed < number // 3:
+        raise Disproved(f"the proxy has left only {removed} of {number}: {left}")
+    return f"{number} at once, SHA-256 equal; the proxy has left {removed}, the others ended before"
+
+
+async def _at_random(place: Place, processes: list[subprocess.Popen[str]]) -> tuple[int, list[str]]:
+    """Leave each session at a random time until all programs have ended; how many, and why others not."""
+    removed, reasons, asked = 0, [], set()
+
+    async def leave(agent: dysco.Dysco, pair: ProxiedPair) -> None:
+        nonlocal removed
+        await asyncio.sleep(random.random())
+        try:
+            await agent.splice(pair.left, pair.right)
+            removed += 1
+        except DyscoError as error:
+            reasons.append(str(error))  # it has ended, or is about to
+
+    async with dysco.connect(place.lab.socket("b")) as agent, asyncio.TaskGroup() as tasks:
+        while any(process.poll() is None for process in processes):
+            for proxy in await agent.proxies():
+                for pair in proxy.pairs:
+                    if pair.safe and pair.left not in asked:
+                        asked.add(pair.left)
+                        tasks.create_task(leave(agent, pair))
+            await asyncio.sleep(0.05)
+    return removed, reasons
+
+
+class Row(NamedTuple):
+    """A row of the matrix. lossy: on links that lose one packet of a hundred."""
+
+    run: Callable[[Place], str]
+    lossy: bool = False
+
+
+ROWS: Final = {
+    "curl": Row(haproxy_curl), "slow": Row(slow), "wrk": Row(wrk), "iperf3": Row(iperf3), "ssh": Row(ssh),
+    "rsync": Row(rsync), "psql": Row(psql), "kinds": Row(kinds), "crowd": Row(crowd), "nginx": Row(nginx),
+    "squid": Row(squid), "socat": Row(socat), "lossy": Row(haproxy_curl, lossy=True),
+}  # fmt: skip
+
+
+@contextmanager
+def lab_up(directory: Path, mode: str, family: int, prefix: str, *, lossy: bool) -> Iterator[Lab]:
+    """Bring the lab up with HAProxy, and take it down at the end."""
+    target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
+    listens = "".join(LISTEN.format(back=back, front=front, target=target) for back, front in FRONT.items())
+    text = LAB.format(
+        mode=mode, nginx=NGINX, squid=SQUID, socat=SOCAT, web=WEB, listens=listens, target=target
+    )
+    server = (
+        SERVER.format().replace("listen = [80]", f"listen = [{WEB}]").replace("listen 80;", f"listen {WEB};")
+    )
+    text += server.replace("listen [::]:80;", f"listen [::]:{WEB};")
+    if lossy:
+        text += "".join(LOSSY.format(node=node, seed=seed) for seed, node in enumerate("abd"))
+    path = directory / f"proxies{'-lossy' if lossy else ''}.toml"
+    path.write_text(text)
+    lab = load(path, prefix=prefix, root=directory / path.stem)
+    try:
+        lab.up()
+        yield lab
+    finally:
+        lab.down()
+
+
+def prove(name: str, lab: Lab, mode: str, family: int, *, small: bool) -> bool:
+    """Run one row and print its line; whether it is as it should be."""
+    began = time.monotonic()
+    try:
+        with ExitStack() as ends:
+            place = Place(lab, family, ends, small=small)
+            place.start("b", FRONT[WEB], "haproxy", "-db", "-f", "haproxy.cfg")
+            said, well = ROWS[name].run(place), True
+    except (Disproved, DyscoError, OSError, subprocess.SubprocessError) as error:
+        said, well = f"FAILED: {error}", False
+    sys.stdout.write(f"{name:<8} {mode:<5} {family:<4} {time.monotonic() - began:6.1f}  {said}\n")
+    sys.stdout.flush()
+    return well
+
+
+def main() -> int:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(prog="tools/prove proxies", description=__doc__)
+    parser.add_argument("rows", nargs="*", help=f"{', '.join(ROWS)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="the same, smaller")
+    parser.add_argument("--mode", action="append", choices=("ebpf", "tun"), help="(default: both)")
+    parser.add_argument("--family", action="append", type=int, choices=(4, 6), help="(default: both)")
+    parser.add_argument("--prefix", default=f"proxies{os.getpid()}", help="of the names of namespaces")
+    options = parser.parse_args()
+    for name in options.rows:
+        if name not in ROWS:
+            parser.error(f"{name!r} is none of {', '.join(ROWS)}")
+    wanted = options.rows or list(ROWS)
+    sys.stdout.write(f"{'':<8} {'mode':<5} {'IPv':<4} {'s':>6}\n")
+    well = True
+    for mode in options.mode or ("ebpf", "tun"):
+        for family in options.family or (4, 6):
+            for lossy in (False, True):
+                names = [name for name in wanted if ROWS[name].lossy is lossy]
+                if not names:
+                    continue
+                with (
+                    tempfile.TemporaryDirectory(prefix="dysco-proxies-") as directory,
+                    lab_up(Path(directory), mode, family, options.prefix, lossy=lossy) as lab,
+                ):
+                    Path(directory).chmod(0o755)
+                    for name in names:
+                        well &= prove(name, lab, mode, family, small=options.quick)
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
