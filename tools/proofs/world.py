@@ -35,8 +35,6 @@ HERE = Path(__file__).resolve().parent
 LIMIT_S = 60.0
 WEB, SERVE, ONE_WAY, SSH, GROW, SHRINK, NUMBERS, MUST = 80, 7000, 7001, 7022, 7002, 7003, 7004, 7005
 
-ROAMING = '{ roaming = ["10.77.0.0/16", "fd77::/32"] }'  # where hosts may move to
-
 CLIENT = """
 [lab]
 name = "prove"
@@ -44,7 +42,7 @@ mode = "{mode}"
 [[host]]
 name = "a"
 [host.config]
-agent = {roaming}
+agent = {{ roaming = ["10.77.0.0/16", "fd77::/32"] }}
 """
 POLICY = """
 [[host.config.policy]]
@@ -58,7 +56,7 @@ name = "{name}"
 setup = [["nft", "-f", "firewall.nft"], ["sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_be_liberal=0"],
          ["sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_loose=0"]]
 [host.config]
-agent = {roaming}
+agent = {{ roaming = ["10.77.0.0/16", "fd77::/32"] }}
 box = [{{ name = "firewall", kind = "kernel", mandatory = {mandatory} }}]
 [host.files]
 "firewall.nft" = '''
@@ -78,14 +76,14 @@ BOX = """
 name = "{name}"
 copy = ["{here}/boxes.py"]
 [host.config]
-agent = {roaming}
+agent = {{ roaming = ["10.77.0.0/16", "fd77::/32"] }}
 box = [{{ name = "box", kind = "{kind}", python = "boxes.py:{what}" }}]
 """
 SERVER = """
 [[host]]
 name = "d"
 [host.config]
-agent = {roaming}
+agent = {{ roaming = ["10.77.0.0/16", "fd77::/32"] }}
 [[host.program]]
 name = "nginx"
 argv = ["nginx", "-e", "nginx.error.log", "-c", "${{dir}}/nginx.conf"]
@@ -119,15 +117,15 @@ def text(mode: str, *, lossy: bool = False) -> str:
     """The lab's file."""
     if lossy:
         hosts = [
-            CLIENT.format(mode=mode, roaming=ROAMING),
+            CLIENT.format(mode=mode),
             POLICY.format(hop="b", first=ONE_WAY, last=ONE_WAY),
         ]
-        hosts += [FIREWALL.format(roaming=ROAMING, name=name, mandatory="false") for name in "bc"]
+        hosts += [FIREWALL.format(name=name, mandatory="false") for name in "bc"]
         links = [LOSSY.format(node=node, seed=seed) for seed, node in enumerate("abcd")]
-        return "".join((*hosts, SERVER.format(roaming=ROAMING), *links))
+        return "".join((*hosts, SERVER.format(), *links))
     return "".join(
         (
-            CLIENT.format(mode=mode, roaming=ROAMING),
+            CLIENT.format(mode=mode),
             POLICY.format(hop="b", first=WEB, last=WEB),
             POLICY.format(hop="b", first=SERVE, last=ONE_WAY),
             POLICY.format(hop="b", first=SSH, last=SSH),
@@ -135,14 +133,11 @@ def text(mode: str, *, lossy: bool = False) -> str:
             POLICY.format(hop="t", first=SHRINK, last=SHRINK),
             POLICY.format(hop="r", first=NUMBERS, last=NUMBERS),
             POLICY.format(hop="m", first=MUST, last=MUST),
-            *(
-                FIREWALL.format(roaming=ROAMING, name=name, mandatory=str(name == "m").lower())
-                for name in "bcm"
-            ),
-            BOX.format(roaming=ROAMING, name="s", here=HERE, kind="stream", what="Words"),
-            BOX.format(roaming=ROAMING, name="t", here=HERE, kind="stream", what="Sdrow"),
-            BOX.format(roaming=ROAMING, name="r", here=HERE, kind="packet", what="Renumber"),
-            SERVER.format(roaming=ROAMING),
+            *(FIREWALL.format(name=name, mandatory=str(name == "m").lower()) for name in "bcm"),
+            BOX.format(name="s", here=HERE, kind="stream", what="Words"),
+            BOX.format(name="t", here=HERE, kind="stream", what="Sdrow"),
+            BOX.format(name="r", here=HERE, kind="packet", what="Renumber"),
+            SERVER.format(),
         )
     )
 
