@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dysco.sim.__main__ import show
+from dysco.sim.__main__ import first_of, show
 from dysco.sim.scenario import Verdict, run
 
 REGRESSIONS = (
@@ -46,3 +46,8 @@ def test_a_seed_that_fails_is_shown_with_its_dialogue_and_how_to_run_it_again(
     ]
     assert shown[-1] == "  line 999"
     assert len(shown) < 500
+
+
+def test_a_text_has_seeds_of_its_own() -> None:
+    assert first_of("one tree") == first_of("one tree")
+    assert abs(first_of("one tree") - first_of("another")) > 20_000

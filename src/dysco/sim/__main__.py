@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import os
 import sys
 import time
@@ -36,6 +37,11 @@ def main() -> int:
         metavar="N",
         help="N seeds that nobody has run, after a first one that is printed",
     )
+    parser.add_argument(
+        "--of",
+        metavar="TEXT",
+        help="with --fresh: those that belong to a text, such as the id of a commit's tree; the same text has the same",
+    )
     parser.add_argument("--seconds", type=float, help="begin no more seeds after this time")
     parser.add_argument("--dialogue", action="store_true", help="print every packet and message of the seeds")
     parser.add_argument("--proxy", action="store_true", help="scenarios with a proxy that is taken out")
@@ -47,7 +53,7 @@ def main() -> int:
     except ValueError:
         parser.error(f"--seeds: {options.seeds!r} is not FIRST:END")
     if options.fresh is not None:
-        first = time.time_ns() // 1_000_000
+        first = first_of(options.of) if options.of else time.time_ns() // 1_000_000
         seeds = range(first, first + options.fresh)
         sys.stdout.write(f"seeds {first}:{first + options.fresh}\n")
         sys.stdout.flush()
@@ -73,6 +79,11 @@ def main() -> int:
         f"changes {dict(sorted(total.outcomes.items()))}, {failed} failed, {ran / elapsed:.1f} seeds/s\n"
     )
     return 1 if failed else 0
+
+
+def first_of(text: str) -> int:
+    """The first of the seeds that belong to a text: what fails once for it fails again."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
 def show(verdict: Verdict, dialogue: list[str], *, proxy: bool) -> None:
