@@ -8,7 +8,7 @@ import pytest
 
 from dysco.sim.proxied import run
 
-REGRESSIONS = (1028, 1213, 1339, 5003, 300044, 300149, 400157, 400448, 402947)
+REGRESSIONS = (1028, 1213, 1339, 5003, 300044, 300149, 400157, 400448, 402947, 501192)
 
 
 def test_streams_are_equal_and_the_relay_sees_an_ordinary_end() -> None:

@@ -138,7 +138,7 @@ MUTATIONS: Final = (
     ),
     Mutation("a right anchor adds no earlier sums", RIGHT, "(message.forward_sum + earlier[0]) & MASK32", "message.forward_sum & MASK32"),
     Mutation("the right cutoff is told in its own numbers", RIGHT, "cutoff = (two.cutoff + anchor.sums[1]) & MASK32", "cutoff = two.cutoff & MASK32"),
-    Mutation("the left cutoff is taken for one in its own numbers", RIGHT, "two.peer_cutoff = (message.cutoff + anchor.sums[0]) & MASK32", "two.peer_cutoff = message.cutoff & MASK32"),
+    Mutation("the left cutoff is taken for one in its own numbers", RIGHT, "cutoff = (message.cutoff + anchor.sums[0]) & MASK32", "cutoff = message.cutoff & MASK32"),
     Mutation(
         "a right anchor completes before the left half is empty", RIGHT,
         "if anchor.may_complete and anchor.holding is None:", "if anchor.holding is None:",

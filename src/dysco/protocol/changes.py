@@ -413,7 +413,8 @@ class Changes:
             if message.status in (CANCELLED, UNHEARD) and sure:
                 self.right.cancel(chain, right, now)
             elif message.status == COMMITTED:
-                self.right.ack(chain, right, Ack(chain.chain_id, 0, message.request, message.cutoff), now)
+                switched = Ack(chain.chain_id, 0, message.request, message.cutoff)
+                self.right.ack(chain, right, switched, now, whole=False)
         else:
             self._ground.send(rightward(chain), message)
 

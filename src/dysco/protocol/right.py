@@ -120,19 +120,19 @@ class Right:
         self._input(chain, anchor, RightInput.SYN, now)
         self._ground.catch_up(message.subsession)
 
-    def ack(self, chain: Chain, anchor: RightAnchor, message: Ack, now: float) -> None:
-        """The left anchor has switched."""
+    def ack(self, chain: Chain, anchor: RightAnchor, message: Ack, now: float, *, whole: bool = True) -> None:
+        """The left anchor has switched. whole: not only its cutoff is known."""
         if anchor.stamps is not None and anchor.stamps.peer is None and message.stamp:
             anchor.stamps.peer = message.stamp
         if anchor.windows is not None and message.edge:
             anchor.windows.learn((message.edge - anchor.sums[1]) & MASK32)
         cutoff = (message.cutoff + anchor.sums[0]) & MASK32
         answered = (message.acked - anchor.sums[1]) & MASK32
-        if anchor.state is RightState.WAITING:
+        if anchor.joined and whole and anchor.state is RightState.WAITING:
             anchor.informed |= self._ground.presume(chain, "left", cutoff, answered)
         self._input(chain, anchor, RightInput.ACK, now)
         two = anchor.two
-        if two is not None and anchor.informed:
+        if two is not None and anchor.informed and whole:
             two.acked = later(two.acked, answered)
         if two is not None and two.peer_cutoff is None:
             two.peer_cutoff = cutoff
