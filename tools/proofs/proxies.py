@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -33,7 +34,7 @@ from dysco.errors import DyscoError
 from dysco.lab import Lab, load
 from dysco.views import ProxiedPair
 from proofs.reload import started
-from proofs.world import LOSSY, SERVER, Disproved, until
+from proofs.world import LIMIT_S, LOSSY, SERVER, Disproved, until
 
 WEB, SSH, IPERF, SQL, KINDS = 7080, 7022, 7201, 7432, 7000  # of the servers
 FRONT: Final = {WEB: 8080, SSH: 8022, IPERF: 8201, SQL: 8432, KINDS: 8000}  # of HAProxy, for each of them
@@ -91,7 +92,7 @@ user root;
 pid ${{dir}}/nginx.pid;
 error_log ${{dir}}/error.log info;
 events {{ worker_connections 512; }}
-stream {{ server {{ listen [::]:{nginx} ipv6only=off; proxy_pass {target}:{web}; }} }}
+stream {{ server {{ listen [::]:{nginx} ipv6only=off; proxy_pass {target}:{ssh}; }} }}
 '''
 "squid.conf" = '''
 http_port {squid}
@@ -163,12 +164,18 @@ class Place:
         until(f"{proxy} has not {count} sessions", lambda: len(self.pairs(proxy)) >= count)
 
         async def drain() -> Drained:
+            moved, end = 0, time.monotonic() + LIMIT_S
             async with dysco.connect(self.lab.socket("b")) as agent:
-                last = [one async for one in agent.drain_proxy(proxy, timeout=60.0)][-1]
-                await agent.undrain_proxy(proxy)
-                return last
+                while True:
+                    last = [one async for one in agent.drain_proxy(proxy, timeout=LIMIT_S)][-1]
+                    moved += last.moved
+                    # It ends when nothing has changed for a while: where data never rest, it takes more than one.
+                    if last.empty or last.failed or time.monotonic() > end:
+                        await agent.undrain_proxy(proxy)
+                        return replace(last, moved=moved)
 
-        last = asyncio.run(drain())
+        began = time.monotonic()
+        last = replace(asyncio.run(drain()), after_s=time.monotonic() - began)
         if not last.empty or last.moved < count or last.failed:
             raise Disproved(f"{proxy} is not out of its sessions: {last}")
         established = ["ss", "-Htn", "state", "established", f"sport = :{front}"]
@@ -203,14 +210,28 @@ def slow(place: Place) -> str:
     return curl(place, "haproxy", FRONT[WEB], rate="4M")
 
 
+def talked(place: Place, proxy: str, front: int, target: list[str]) -> str:
+    """A proxy leaves an ssh session between lines, as soon as it is known what went through it."""
+    with _Talk(place, target) as talk:
+
+        def is_known() -> bool:
+            talk.line()
+            return any(pair.safe for pair in place.pairs(proxy))
+
+        until(f"it is not seen what {proxy} passes on", is_known)
+        last = place.leave(proxy, front)
+        talk.line()
+    return f"{talk.said} lines, left after {last.after_s:.2f} s"
+
+
 def nginx(place: Place) -> str:
-    """nginx stream leaves a download."""
+    """nginx stream, whose log tells which sessions belong together."""
     place.start("b", NGINX, "nginx", "-e", "error.log", "-c", str(place.lab.directory / "b" / "nginx.conf"))
-    return curl(place, "nginx", NGINX)
+    return talked(place, "nginx", NGINX, ["-p", str(NGINX), f"root@{place.lab.address('b', place.family)}"])
 
 
 def squid(place: Place) -> str:
-    """squid leaves an ssh session that came by CONNECT, as soon as it has been seen what squid took off."""
+    """squid, which has taken the CONNECT exchange off."""
     directory = place.lab.directory / "b"
     for one in (*directory.parents[:2], directory):
         one.chmod(one.stat().st_mode | 0o755)
@@ -218,23 +239,14 @@ def squid(place: Place) -> str:
     place.start("b", SQUID, "squid", "-N", "-f", str(directory / "squid.conf"), "-n", f"p{os.getpid()}")
     by = f"socat - PROXY:{place.address('b')}:{place.address('d')}:{SSH},proxyport={SQUID}"
     target = ["-p", str(SSH), "-o", f"ProxyCommand={by}", f"root@{place.lab.address('d', place.family)}"]
-    with _Talk(place, target) as talk:
-
-        def is_known() -> bool:
-            talk.line()
-            return any(pair.safe for pair in place.pairs("squid"))
-
-        until("it is not seen what squid takes off", is_known)
-        last = place.leave("squid", SQUID)
-        talk.line()
-    return f"{talk.said} lines by CONNECT, left after {last.after_s:.2f} s"
+    return talked(place, "squid", SQUID, target)
 
 
 def socat(place: Place) -> str:
-    """socat leaves a download."""
-    target = f"TCP{place.family}:{place.address('d')}:{WEB}"
-    place.start("b", SOCAT, "socat", f"TCP{place.family}-LISTEN:{SOCAT},fork,reuseaddr", target)
-    return curl(place, "socat", SOCAT)
+    """socat, of which nothing is known but its sockets."""
+    there = f"TCP{place.family}:{place.address('d')}:{SSH}"
+    place.start("b", SOCAT, "socat", f"TCP{place.family}-LISTEN:{SOCAT},fork,reuseaddr", there)
+    return talked(place, "socat", SOCAT, ["-p", str(SOCAT), f"root@{place.lab.address('b', place.family)}"])
 
 
 def wrk(place: Place) -> str:
@@ -488,7 +500,7 @@ def lab_up(directory: Path, mode: str, family: int, prefix: str, *, lossy: bool)
     target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
     listens = "".join(LISTEN.format(back=back, front=front, target=target) for back, front in FRONT.items())
     text = LAB.format(
-        mode=mode, nginx=NGINX, squid=SQUID, socat=SOCAT, web=WEB, listens=listens, target=target
+        mode=mode, nginx=NGINX, squid=SQUID, socat=SOCAT, ssh=SSH, listens=listens, target=target
     )
     server = (
         SERVER.format().replace("listen = [80]", f"listen = [{WEB}]").replace("listen 80;", f"listen {WEB};")
