@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from dysco.sim.__main__ import first_of, show
+from dysco.sim.__main__ import first_of, judged, show
 from dysco.sim.scenario import Verdict, run
 
 REGRESSIONS = (
     18, 23, 90, 148, 258, 1134, 1615, 1739, 1795447304818, 1795447305337, 1795452150268, 1795452151574,
-    1795474325107, 1795481065768, 1795481071773,
+    1795474325107, 1795481065768, 1795481071773, 144918684111035,
 )  # fmt: skip
 SEEDS = "4000:6000"
 
@@ -51,3 +51,12 @@ def test_a_seed_that_fails_is_shown_with_its_dialogue_and_how_to_run_it_again(
 def test_a_text_has_seeds_of_its_own() -> None:
     assert first_of("one tree") == first_of("one tree")
     assert abs(first_of("one tree") - first_of("another")) > 20_000
+
+
+def test_a_defect_that_ends_a_seed_is_a_fault_of_that_seed() -> None:
+    def broken(seed: int, *, record: bool) -> Verdict:
+        raise KeyError(seed)
+
+    verdict = judged(broken, 7)
+    assert verdict.seed == 7
+    assert "KeyError: 7" in verdict.faults[0]

@@ -287,10 +287,7 @@ class Changes:
             nack = NackSyn(
                 message.chain_id, message.hop, message.request, self._ground.settings.name, refusal
             )
-            if peer:
-                self._ground.output.message(peer, nack)
-            else:
-                self._ground.local.append(nack)
+            self._ground.tell(peer, nack)
 
     def _request_lock(self, chain: Chain, message: RequestLock, now: float) -> None:
         if message.change.request in self._ground.cancelled:

@@ -155,8 +155,8 @@ class Ground:
         return neighbour is not None and neighbour.up
 
     def tell(self, agent: str, message: Message) -> None:
-        """Send a message to an agent by its name, past the subsessions that lie between."""
-        if agent == self.settings.name:
+        """Send a message to an agent by its name, past the subsessions that lie between; SELF: to this one."""
+        if agent in (SELF, self.settings.name):
             self.local.append(message)
         else:
             self.output.message(agent, message)

@@ -100,7 +100,7 @@ class Right:
         if anchor.change.request != message.request:
             me = self._ground.settings.name
             busy = NackSyn(message.chain_id, message.hop, message.request, me, "busy")
-            self._ground.output.message(peer, busy)
+            self._ground.tell(peer, busy)
             return
         if not anchor.knows_stamps:
             self._ground.ask_inside(chain, "left")  # the syn comes again

@@ -8,8 +8,10 @@ import hashlib
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Final
 
 from dysco.sim import proxied, scenario
@@ -61,7 +63,7 @@ def main() -> int:
     failed = ran = 0
     total = Verdict(-1)
     with ProcessPoolExecutor(options.jobs, initializer=gc.set_threshold, initargs=(_GARBAGE,)) as pool:
-        for verdict in in_time(pool, run, seeds, options.seconds):
+        for verdict in in_time(pool, partial(judged, run), seeds, options.seconds):
             ran += 1
             total.sessions += verdict.sessions
             total.completed += verdict.completed
@@ -69,7 +71,7 @@ def main() -> int:
             total.outcomes += verdict.outcomes
             if verdict.faults:
                 failed += 1
-                show(verdict, run(verdict.seed, record=True).dialogue, proxy=options.proxy)
+                show(verdict, judged(run, verdict.seed, record=True).dialogue, proxy=options.proxy)
     if options.dialogue:
         for seed in seeds:
             sys.stdout.write("\n".join(run(seed, record=True).dialogue) + "\n")
@@ -79,6 +81,16 @@ def main() -> int:
         f"changes {dict(sorted(total.outcomes.items()))}, {failed} failed, {ran / elapsed:.1f} seeds/s\n"
     )
     return 1 if failed else 0
+
+
+def judged(run: Callable[..., Verdict], seed: int, *, record: bool = False) -> Verdict:
+    """The verdict of a seed; a defect that ends it is one of its faults, with its place."""
+    try:
+        return run(seed, record=record)
+    except Exception:
+        verdict = Verdict(seed)
+        verdict.faults.append(traceback.format_exc())
+        return verdict
 
 
 def first_of(text: str) -> int:
