@@ -14,8 +14,6 @@ import socket
 import sys
 import time
 
-TRIES = 3  # of `hold`: a busy machine must not spoil ten minutes of opening sessions
-
 
 def main() -> int:
     """Do what the command line says."""
@@ -76,13 +74,10 @@ async def hold(options: argparse.Namespace) -> None:
 
     async def open_some() -> None:
         for _ in numbers:
-            for tries_left in reversed(range(TRIES)):
-                try:
-                    held.append(await _open(options))
-                    break
-                except (OSError, TimeoutError) as error:
-                    if not tries_left:
-                        errors.append(repr(error))
+            try:
+                held.append(await _open(options))
+            except (OSError, TimeoutError) as error:
+                errors.append(repr(error))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(options.at_once):

@@ -22,7 +22,6 @@ import json
 import os
 import platform
 import shlex
-import signal
 import statistics
 import subprocess
 import sys
@@ -114,8 +113,6 @@ def main() -> int:
             parser.error(f"{name!r} is none of {', '.join(parts)}")
     results: dict[str, dict[str, Figures]] = {}
     about = _about()
-    # A run that is told to end takes its namespaces and servers with it, and resets what it has switched.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory(prefix="dysco-bench-") as directory:
             for name in wanted:
