@@ -9,10 +9,8 @@ import pytest
 
 from dysco.dataplane.table import PythonFlowTable
 from dysco.protocol.agent import Agent
-from dysco.protocol.chain import FIRST_DRAWN, Chain, alias, facing_host
 from dysco.protocol.flow import UNDERLAY
 from dysco.protocol.settings import Limits
-from dysco.wire.messages import Place, Places
 from dysco.wire.tuples import FiveTuple
 from protocol.rig import PAIR_BOX, Rig, hops, read, session, syn_ack
 
@@ -60,29 +58,3 @@ def test_an_established_session_takes_two_kilobytes_at_most(family: int) -> None
     assert len(rig.agent) == SESSIONS
     assert len(table) == 4 * SESSIONS
     assert each <= BOUND, f"{each:.0f} bytes for a session"
-
-
-def test_sessions_by_the_same_hosts_share_who_is_on_their_chains() -> None:
-    """Labels differ from session to session; each still knows its own, also drawn ones and those of another chain."""
-    chains = [
-        Chain(bytes((number,)) * 16 + b"\0", facing_host(session()), session(), "p", None, 0.0)
-        for number in (1, 2)
-    ]
-    for chain in chains:
-        one, two = (alias(chain.chain_id, hop) for hop in (1, 2))
-        places = Places(
-            (
-                Place("a", "", b"addr", 0, one),
-                Place("b", "fw", b"addr", one, two),
-                Place("d", "", b"addr", two, 0),
-            )
-        )
-        chain.places = places
-        assert chain.places == places
-    assert chains[0].told is chains[1].told
-    drawn, other = FIRST_DRAWN + 5, alias(chains[1].chain_id, 2)
-    places = Places((Place("a", "", b"addr", 0, drawn), Place("d", "", b"addr", drawn, other)))
-    chains[0].places = places
-    assert chains[0].places == places
-    chains[0].places = Places()
-    assert (chains[0].places, chains[0].told) == (Places(), b"")

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -27,8 +26,7 @@ from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN, Egress, Hop
 from dysco.wire.frames import decode_places, encode_places
-from dysco.wire.messages import Place, Places
-from dysco.wire.numbers import MASK32
+from dysco.wire.messages import Places
 from dysco.wire.options import syn_options
 from dysco.wire.packet import ACK, CWR, ECE, Located, Packet
 from dysco.wire.tuples import FiveTuple
@@ -73,8 +71,6 @@ def scales(halves: tuple[Half, Half]) -> tuple[int, int]:
 
 
 NOWHERE: Final = Places()
-FIRST_DRAWN: Final = 256
-"""Labels below follow from the hop index."""
 
 
 def announced(packet: Packet, at: Located) -> bytes:
@@ -262,22 +258,16 @@ class Chain:
 
     @property
     def places(self) -> Places:
-        """Who was on the chain when its agents were last told."""
-        if not self.told:
-            return NOWHERE
-        chain_id = self.chain_id
-        return _labelled(decode_places(self.told), lambda label, place: alias(chain_id, label))
+        """Who was on the chain when its agents were last told.
+
+        Kept packed, for the labels differ from session to session, and objects for all of it would be a third of what a
+        session takes.
+        """
+        return decode_places(self.told) if self.told else NOWHERE
 
     @places.setter
     def places(self, places: Places) -> None:
-        """Keep them packed; objects for all of it would be a third of what a session takes.
-
-        Labels that follow from the chain id are kept as the numbers that they follow from, as in messages between
-        neighbours. So sessions by the same hosts have the same bytes, and share them.
-        """
-        chain_id = self.chain_id
-        short = _labelled(places, lambda label, place: place if label == alias(chain_id, place) else label)
-        self.told = encode_places(short) if short else b""
+        self.told = encode_places(places) if places else b""
 
     @property
     def chain_id(self) -> bytes:
@@ -393,31 +383,6 @@ def role(chain: Chain) -> str:
     if chain.right is not None and chain.right.peer is None and chain.right.read == HOST:
         return "last"
     return "relay" if chain.box is None else "middle"
-
-
-def alias(chain_id: bytes, hop: int) -> int:
-    """A label that means one subsession wherever chains are joined; drawn labels do so by themselves."""
-    if not 0 < hop < FIRST_DRAWN:
-        return hop
-    return zlib.crc32(chain_id + bytes((hop,))) % (MASK32 - FIRST_DRAWN) + FIRST_DRAWN
-
-
-def _labelled(places: Places, name: Callable[[int, int], int]) -> Places:
-    """Give other names to subsessions; `name` gets the label and how many subsessions lie to the left of its end."""
-    return Places(
-        Place(
-            one.agent,
-            one.box,
-            one.address,
-            name(one.left, index),
-            name(one.right, index + 1),
-            one.mandatory,
-            one.steady,
-            one.forward_sum,
-            one.backward_sum,
-        )
-        for index, one in enumerate(places)
-    )
 
 
 def facing_host(session: FiveTuple) -> Facing:

@@ -27,10 +27,10 @@ from dataclasses import replace
 from typing import Final
 
 from dysco.protocol.bypass import Bypass
-from dysco.protocol.chain import FIRST_DRAWN, Chain, Facing
+from dysco.protocol.chain import Chain, Facing
 from dysco.protocol.changing import Anchor, Phase
 from dysco.protocol.flow import UNDERLAY
-from dysco.protocol.ground import Ground, Side, along, leftward, means, rightward
+from dysco.protocol.ground import FIRST_DRAWN, Ground, Side, along, leftward, means, rightward
 from dysco.protocol.inside import Hosts
 from dysco.protocol.joints import Added
 from dysco.protocol.left import Left

@@ -89,17 +89,8 @@ class Flow:
 
     __slots__ = (
         "address_delta", "bytes", "full_delta", "match", "out", "owner", "packets", "port", "rewrite", "slow",
-        "top_ack", "top_seq",
+        "top_ack", "top_seq", "translation",
     )  # fmt: skip
-    translation: Translation | None = None
-
-    def __new__(cls, *_: object, translation: Translation | None = None, **__: object) -> Flow:
-        """Only flows that have a translation have room for it: four of these stand in each session."""
-        if translation is None:
-            return super().__new__(cls)
-        made = super().__new__(_Translated)
-        made.translation = translation
-        return made
 
     def __init__(
         self,
@@ -118,6 +109,7 @@ class Flow:
         self.rewrite = rewrite
         self.owner = owner
         self.slow = slow
+        self.translation = translation
         self.packets = 0
         self.bytes = 0
         self.top_seq = UNKNOWN
@@ -139,13 +131,6 @@ class Flow:
         """Go on counting where another flow of the same match has come to."""
         self.packets, self.bytes = old.packets, old.bytes
         self.top_seq, self.top_ack = old.top_seq, old.top_ack
-
-
-class _Translated(Flow):
-    """A flow with a translation."""
-
-    __slots__ = ("translation",)
-    translation: Translation | None
 
 
 class FlowTable(Protocol):

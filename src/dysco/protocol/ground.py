@@ -8,12 +8,13 @@ draw are kept in two dictionaries.
 from __future__ import annotations
 
 import heapq
+import zlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sized
 from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple
 
-from dysco.protocol.chain import FIRST_DRAWN, HALF, Chain, Facing, Half, alias
+from dysco.protocol.chain import HALF, Chain, Facing, Half
 from dysco.protocol.changing import Anchor, Changing, Phase
 from dysco.protocol.events import ChangeMoved
 from dysco.protocol.flow import FORGOTTEN, UNKNOWN, Flow, FlowTable, Translation
@@ -32,6 +33,7 @@ from dysco.wire.tuples import FiveTuple
 
 Side = Literal["left", "right"]
 LIVE: Final = frozenset((State.ESTABLISHED, State.HALF_CLOSED))
+FIRST_DRAWN: Final = 256
 REHEARSED_WINDOW: Final = 0xFFFF  # in every packet of a path handshake; not scaled
 LIFETIME_S: Final = 60.0  # how long a copy of a packet may wander, as with the quarantine of ports
 MOST_FIRST: Final = MAX_HOPS  # labels that follow from the hop index
@@ -523,6 +525,13 @@ def along(chain: Chain, *, to_right: bool) -> Facing | None:
 def id_of(chain: Chain, facing: Facing) -> bytes:
     """The chain id by which a subsession is known."""
     return facing.seam.chain_id if facing.seam is not None and facing.seam.chain_id else chain.chain_id
+
+
+def alias(chain_id: bytes, hop: int) -> int:
+    """A label that means one subsession wherever chains are joined; drawn labels do so by themselves."""
+    if not 0 < hop < FIRST_DRAWN:
+        return hop
+    return zlib.crc32(chain_id + bytes((hop,))) % (MASK32 - FIRST_DRAWN) + FIRST_DRAWN
 
 
 def name_of(chain: Chain, facing: Facing | None) -> int:

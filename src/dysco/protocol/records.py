@@ -46,7 +46,7 @@ from dysco.protocol.paths import TwoPaths
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
 from dysco.wire.chain_header import CHAIN_ID_LEN
-from dysco.wire.frames import decode_places, encode_places
+from dysco.wire.frames import decode_places
 from dysco.wire.messages import Change
 from dysco.wire.tuples import FiveTuple
 
@@ -167,9 +167,8 @@ def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | N
         _read_anchors(chain, anchors[0], anchors[1], now)
         _read_inside(chain, anchors[2], now)
         if anchors[3]:
-            chain.told = encode_places(
-                decode_places(anchors[3])
-            )  # or it is refused; sessions share the bytes
+            decode_places(anchors[3])  # or it is refused
+        chain.told = anchors[3]
         left.seam, right.seam = _read_seam(anchors[4]), _read_seam(anchors[5])
         _read_joint(chain, anchors[6])
     except (struct.error, WireError, UnicodeDecodeError, IndexError):
