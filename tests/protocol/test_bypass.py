@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from dysco.protocol.paths import TwoPaths
+from dysco.protocol.right import QUERY_S
 from dysco.sim.box import Firewall, Renumber, Side
 from dysco.sim.endpoint import State
+from dysco.sim.host import Host
 from dysco.sim.link import Fault
 from dysco.wire.chain_header import Hop
-from dysco.wire.messages import Change, Hops, RequestLock
+from dysco.wire.messages import Ack, Change, Hops, Message, RequestLock
 from dysco.wire.numbers import distance, later
 from dysco.wire.packet import ACK, Packet
 from dysco.wire.tuples import FiveTuple
@@ -187,3 +190,26 @@ def test_a_tracker_learns_what_a_dead_path_has_carried(sender: str, loss: float)
     assert live.outcome("a", request)[0] == "done"
     assert len(other.received) == 200_000
     assert loss or tracker.dropped == 0
+
+
+def test_a_cutoff_alone_says_nothing_of_what_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right anchor that asks learns where the left one has switched, and not what its end has acknowledged."""
+    live = Living()
+    live.talk()
+    live.kill("b")
+    deliver, lost, told = live.network.message, [], []
+
+    def lossy(source: Host, peer: str, message: Message) -> None:
+        if isinstance(message, Ack):
+            lost.append(message)
+        else:
+            deliver(source, peer, message)
+
+    monkeypatch.setattr(live.network, "message", lossy)
+    monkeypatch.setattr(TwoPaths, "has_come", lambda two, answered: told.append(answered))
+    request = live.change("a", "a", "c", force=True)
+    live.wait(QUERY_S + 5.0)
+    assert lost
+    assert len(told) == 1  # to the left anchor, by `ackAck`
+    assert live.outcome("a", request)[0] == "done"
+    live.talk()

@@ -137,7 +137,8 @@ class Right:
         if two is not None and two.peer_cutoff is None:
             two.peer_cutoff = cutoff
             # If it has acknowledged all that was ever sent to it on the old path, its half is empty by now.
-            two.has_come(answered)
+            if whole:
+                two.has_come(answered)
             if two.shown != two.cutoff:
                 self._measure(anchor)
             anchor.peer_done = anchor.peer_done or (message.done and answered == two.cutoff)
