@@ -13,12 +13,11 @@ import asyncio
 import itertools
 import os
 import statistics
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,8 +26,9 @@ import dysco
 from benchmarks.reconfigure import TOOLS, rate, started, wait_for_port
 from benchmarks.testbed import BenchError
 from dysco.client import Dysco
-from dysco.lab import Lab, load
+from dysco.lab import Lab
 from dysco.views import ProxiedPair
+from proofs import labs
 
 GROUPS: Final = 4
 FRONT: Final = 8081  # of the first group at the proxy
@@ -39,50 +39,6 @@ SAMPLE_S: Final = 0.1
 START_S: Final = 20.0
 Figures = dict[str, float]
 Curve = list[tuple[float, float]]
-
-LAB: Final = """
-[lab]
-name = "proxied"
-mode = "{mode}"
-[[host]]
-name = "a"
-[[host.config.policy]]
-name = "proxied"
-match = "dst portrange {front}-{front_end}"
-hops = []
-[[host.config.policy]]
-name = "plain"
-match = "dst port {plain}"
-hops = []
-[[host]]
-name = "b"
-[[host.config.policy]]
-name = "behind"
-match = "dst portrange {back}-{back_end}"
-hops = []
-[[host.config.proxy]]
-name = "lb"
-adapter = "haproxy"
-socket = "haproxy.sock"
-[host.files]
-"haproxy.cfg" = '''
-global
-  stats socket unix@haproxy.sock mode 600 level admin
-defaults
-  mode tcp
-  timeout connect 10s
-  timeout client 1h
-  timeout server 1h
-{listens}
-'''
-[[host]]
-name = "d"
-"""
-LISTEN: Final = """
-listen group{group}
-  bind :::{front} v4v6
-  server d ${{d.ipv4}}:{back}
-"""
 
 
 @dataclass
@@ -99,37 +55,16 @@ class Found:
     moments: list[float] = field(default_factory=list)
 
 
-@contextmanager
-def lab(workdir: Path, mode: str) -> Iterator[Lab]:
-    """A lab with agents and the proxy's configuration, taken down at the end."""
-    listens = "".join(
-        LISTEN.format(group=group, front=FRONT + group, back=BACK + group) for group in range(GROUPS)
-    )
-    path = workdir / f"proxied-{mode}.toml"
-    path.write_text(
-        LAB.format(
-            mode=mode, front=FRONT, front_end=FRONT + GROUPS - 1, back=BACK, back_end=BACK + GROUPS - 1,
-            plain=PLAIN, listens=listens,
-        )
-    )  # fmt: skip
-    made = load(path, prefix=f"proxied{os.getpid()}", root=workdir / mode)
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down()
-
-
 def run(workdir: Path, mode: str, sessions: int, seconds: float) -> Found:
     """Measure it with so many sessions in each group, and so many seconds between two removals."""
     found = Found()
-    with lab(workdir, mode) as made, ExitStack() as ends:
+    text = labs.proxied(mode, 4, {FRONT + group: BACK + group for group in range(GROUPS)})
+    with labs.up(text, workdir, f"proxied-{mode}", f"proxied{os.getpid()}") as made, ExitStack() as ends:
         for port in (*range(BACK, BACK + GROUPS), PLAIN):
             source = [sys.executable, str(TOOLS / "benchmarks/flow.py"), "source", str(port)]
             made.start("d", source, name=f"source-{port}")
             wait_for_port(made, port)
-        argv = made.command("b", ["haproxy", "-db", "-f", "haproxy.cfg"])
-        haproxy = subprocess.Popen(argv, cwd=made.directory / "b", stderr=subprocess.DEVNULL)
+        haproxy = labs.start_haproxy(made)
         ends.callback(haproxy.wait)
         ends.callback(haproxy.terminate)
         wait_for_port(made, FRONT + GROUPS - 1, "b")

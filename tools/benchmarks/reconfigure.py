@@ -18,8 +18,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +26,8 @@ import dysco
 from benchmarks.testbed import BenchError
 from dysco.chains import Step
 from dysco.client import Dysco
-from dysco.lab import Lab, load
+from dysco.lab import Lab
+from proofs import labs
 
 TOOLS = Path(__file__).resolve().parents[1]
 PORT = 7100
@@ -78,24 +78,16 @@ name = "d"
 """
 
 
-@contextmanager
-def lab(workdir: Path, mode: str) -> Iterator[Lab]:
-    """A lab with agents, taken down at the end."""
-    path = workdir / f"change-{mode}.toml"
+def text(mode: str) -> str:
+    """The file of the lab."""
     boxes = "".join(BOX.format(number=number) for number in range(1, BOXES + 1))
-    path.write_text(LAB.format(mode=mode) + boxes + SERVER)
-    made = load(path, prefix=f"change{os.getpid()}", root=workdir / mode)
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down()
+    return LAB.format(mode=mode) + boxes + SERVER
 
 
 def run(workdir: Path, mode: str, changes: int, sessions: Sequence[int]) -> Found:
     """Measure all of it."""
     found = Found()
-    with lab(workdir, mode) as made:
+    with labs.up(text(mode), workdir, f"change-{mode}", f"change{os.getpid()}") as made:
         made.start(
             "d", [sys.executable, str(TOOLS / "benchmarks/flow.py"), "source", str(PORT)], name="source"
         )

@@ -11,14 +11,14 @@ import itertools
 import os
 import statistics
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import dysco
 from dysco.chains import Changing
+from proofs import shell
 from proofs.world import (
     GROW,
     MUST,
@@ -160,80 +160,52 @@ def _changed_all_the_time(world: World, argv: list[str]) -> None:
         raise Disproved(f"curl has ended with {process.returncode}: {errors}")
 
 
-@contextmanager
-def ssh(world: World) -> Iterator[Callable[[int], None]]:
-    """An ssh session, and what says a line on it and hears it again; at the end it is closed as it should be."""
-    keys = world.lab.directory / "d" / "ssh"
-    if not keys.exists():
-        keys.mkdir(mode=0o700)
-        for name in ("host", "user"):
-            world.lab.exec("d", ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name)])
-        options = {
-            "HostKey": keys / "host", "AuthorizedKeysFile": keys / "user.pub", "StrictModes": "no", "UsePAM": "no",
-            "PidFile": keys / "pid", "Port": SSH, "PermitRootLogin": "prohibit-password",
-        }  # fmt: skip
-        Path("/run/sshd").mkdir(exist_ok=True)
-        world.lab.start(
-            "d", ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", *_options(options)], name="sshd"
-        )
-    world.listening("d", SSH)
-    wanted = {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "LogLevel": "ERROR"}
-    argv = ["ssh", "-T", "-F", "/dev/null", "-i", str(keys / "user"), "-p", str(SSH), *_options(wanted)]
-    command = world.lab.command("a", [*argv, f"root@{world.address('d')}", "cat"])
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
-        assert client.stdin is not None
-        assert client.stdout is not None
-
-        def talk(number: int) -> None:
-            assert client.stdin is not None
-            assert client.stdout is not None
-            client.stdin.write(f"line {number}\n")
-            client.stdin.flush()
-            if (answer := client.stdout.readline()) != f"line {number}\n":
-                raise Disproved(f"ssh answers {answer!r}")
-
-        try:
-            yield talk
-        finally:
-            client.stdin.close()
-        if client.wait(30):
-            raise Disproved(f"ssh has ended with {client.returncode}")
-
-
 def idle(world: World, size: int) -> str:
     """An ssh session says something, is changed while it says nothing, and says something again."""
-    with ssh(world) as talk:
-        talk(0)
+    shell.serve(world.lab, SSH)
+    with shell.echo(world.lab, SSH, world.address("d")) as say:
+        say("line 0")
         for number in range(1, size + 1):
             world.must(SSH, "insert", "c", after="b")
-            talk(number)
+            say(f"line {number}")
             world.must(SSH, "remove", "b")
             world.must(SSH, "replace", "c", "b")
             with world.silence("c"):
-                talk(-number)
+                say(f"line {-number}")
     return f"{3 * size} changes, nothing said meanwhile"
+
+
+@contextmanager
+def one_sided(world: World, sender: str) -> Iterator[Callable[[], None]]:
+    """A session on which only this side sends; gives what ends it, and compares what was sent and received."""
+    server = world.script("d", "one-way", "send" if sender == "d" else "receive", "listen", ONE_WAY)
+    world.listening("d", ONE_WAY)
+    what = "receive" if sender == "d" else "send"
+    client = world.script("a", "one-way", what, "connect", world.address("d"), ONE_WAY)
+    source, sink = (server, client) if sender == "d" else (client, server)
+
+    def end() -> None:
+        source.stop()
+        _same(source.line(), sink.line())
+
+    try:
+        world.established(ONE_WAY)
+        yield end
+    finally:
+        client.kill()
+        server.kill()
 
 
 def one_way(world: World, size: int) -> str:
     """A session on which one side sends and the other says nothing, in both directions."""
-    for sender, receiver in (("d", "a"), ("a", "d")):
-        server = world.script("d", "one-way", "send" if sender == "d" else "receive", "listen", ONE_WAY)
-        world.listening("d", ONE_WAY)
-        what = "receive" if receiver == "a" else "send"
-        client = world.script("a", "one-way", what, "connect", world.address("d"), ONE_WAY)
-        try:
-            world.established(ONE_WAY)
+    for sender in ("d", "a"):
+        with one_sided(world, sender) as end:
             for _ in range(size):
                 world.must(ONE_WAY, "insert", "c", after="b")
                 world.must(ONE_WAY, "remove", "b")
                 world.must(ONE_WAY, "replace", "c", "b")
             with world.silence("c"):
-                source, target = (server, client) if sender == "d" else (client, server)
-                source.stop()
-                same(source.line(), target.line())
-        finally:
-            client.kill()
-            server.kill()
+                end()
     return f"{6 * size} changes, both directions"
 
 
@@ -265,7 +237,7 @@ def thousand(world: World, size: int) -> str:
         asyncio.run(changes())
         server.stop()
         sent = server.line()
-        same(sent, client.line())
+        _same(sent, client.line())
     finally:
         client.kill()
         server.kill()
@@ -306,7 +278,7 @@ def mandatory(world: World, size: int) -> str:
         world.must(MUST, "replace", "m", "c")
         with world.silence("m"):
             server.stop()
-            same(server.line(), client.line())
+            _same(server.line(), client.line())
     finally:
         client.kill()
         server.kill()
@@ -345,14 +317,10 @@ def _lines(world: World, port: int, box: str, size: int, words: tuple[str, ...])
     return said
 
 
-def same(sent: dict[str, object], received: dict[str, object]) -> None:
+def _same(sent: dict[str, object], received: dict[str, object]) -> None:
     """Raise Disproved unless what was received is what was sent."""
     if sent["sha256"] != received["sha256"]:
         raise Disproved(f"{received['received']} bytes of {sent['sent']} arrived, or others")
-
-
-def _options(values: Mapping[str, object]) -> list[str]:
-    return [part for key, value in values.items() for part in ("-o", f"{key}={value}")]
 
 
 def median_ms(times: list[float]) -> float:

@@ -7,7 +7,6 @@ session passes its host (tcpdump). Prints a table; exit status 1 if anything is 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from dysco.errors import DyscoError
 from proofs import acts
 from proofs.acts import Act, median_ms
 from proofs.moves import move
+from proofs.options import rows
 from proofs.world import Disproved, World, world
 
 ACTS = {**acts.ACTS, "move": Act("both hosts move during all of these", move, 200_000, 10_000)}
@@ -28,24 +28,11 @@ ROW = "{:<12} {:<5} {:<5} {:>7} {:>9} {:>6}  {}"
 
 def main() -> int:
     """Run what the command line names."""
-    parser = argparse.ArgumentParser(
-        prog="tools/prove", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("acts", nargs="*", help=f"{', '.join(ACTS)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="the same, smaller")
-    parser.add_argument(
-        "--mode", action="append", choices=("ebpf", "tun"), help="who moves packets (default: both)"
-    )
-    parser.add_argument("--family", action="append", type=int, choices=(4, 6), help="(default: both)")
-    parser.add_argument("--prefix", default=f"prove{os.getpid()}", help="of the names of namespaces")
-    options = parser.parse_args()
-    for name in options.acts:
-        if name not in ACTS:
-            parser.error(f"{name!r} is none of {', '.join(ACTS)}")
-    wanted = {name: act for name, act in ACTS.items() if not options.acts or name in options.acts}
+    options = rows("tools/prove", __doc__, ACTS)
+    wanted = {name: ACTS[name] for name in options.rows}
     say(ROW.format("", "mode", "IPv", "changes", "p50 ms", "s", "") + "\n")
     bad = 0
-    for mode in options.mode or ("ebpf", "tun"):
+    for mode in options.mode:
         for lossy in (False, True):
             some = {name: act for name, act in wanted.items() if act.lossy is lossy}
             if some:
@@ -60,7 +47,7 @@ def run(wanted: dict[str, Act], mode: str, options: argparse.Namespace, *, lossy
         tempfile.TemporaryDirectory(prefix="dysco-prove-") as directory,
         world(Path(directory), mode, options.prefix, lossy=lossy) as made,
     ):
-        for family in options.family or (4, 6):
+        for family in options.family:
             for name, act in wanted.items():
                 bad += not prove(made, name, act, family, quick=options.quick)
     return bad

@@ -13,8 +13,9 @@ import subprocess
 from typing import Final
 
 import dysco
-from proofs.acts import FINE, many, same, ssh
-from proofs.world import ONE_WAY, SERVE, WEB, Disproved, Download, World, until
+from proofs import shell
+from proofs.acts import FINE, many, one_sided
+from proofs.world import SERVE, SSH, WEB, Disproved, Download, World, until
 
 MOVERS: Final = ("a", "b")
 _DEVICE: Final = "eth9"
@@ -78,30 +79,21 @@ def _crowd(world: World, size: int) -> None:
 
 
 def _idle(world: World) -> None:
-    with ssh(world) as talk:
-        for number, node in enumerate(MOVERS, 1):
-            talk(number)
+    shell.serve(world.lab, SSH)
+    with shell.echo(world.lab, SSH, world.address("d")) as say:
+        for node in MOVERS:
+            say(f"before {node} moves")
             with world.silence(_next(world, node)):
-                talk(-number)
+                say(f"after {node} has moved")
 
 
 def _one_way(world: World) -> None:
-    for sender, receiver in (("d", "a"), ("a", "d")):
-        server = world.script("d", "one-way", "send" if sender == "d" else "receive", "listen", ONE_WAY)
-        world.listening("d", ONE_WAY)
-        what = "receive" if receiver == "a" else "send"
-        client = world.script("a", "one-way", what, "connect", world.address("d"), ONE_WAY)
-        try:
-            world.established(ONE_WAY)
+    for sender in ("d", "a"):
+        with one_sided(world, sender) as end:
             for node in MOVERS:
                 left = _next(world, node)
             with world.silence(left):
-                source, target = (server, client) if sender == "d" else (client, server)
-                source.stop()
-                same(source.line(), target.line())
-        finally:
-            client.kill()
-            server.kill()
+                end()
 
 
 def _next(world: World, node: str) -> str:

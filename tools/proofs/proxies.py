@@ -9,9 +9,9 @@ otherwise.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,60 +31,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import dysco
 from dysco.chains import Drained
 from dysco.errors import DyscoError
-from dysco.lab import Lab, load
+from dysco.lab import Lab
 from dysco.views import ProxiedPair
+from proofs import labs, shell
+from proofs.options import rows
 from proofs.reload import started
-from proofs.world import LIMIT_S, LOSSY, SERVER, Disproved, until
+from proofs.world import LIMIT_S, LOSSY, SERVER, Disproved, listening, until
 
 WEB, SSH, IPERF, SQL, KINDS = 7080, 7022, 7201, 7432, 7000  # of the servers
 FRONT: Final = {WEB: 8080, SSH: 8022, IPERF: 8201, SQL: 8432, KINDS: 8000}  # of HAProxy, for each of them
 NGINX, SQUID, SOCAT = 8180, 8128, 8280
-LAB = """
-[lab]
-name = "proxies"
-mode = "{mode}"
-[[host]]
-name = "a"
-[[host.config.policy]]
-name = "proxied"
-match = "dst portrange 8000-8999"
-hops = []
-[[host]]
-name = "b"
-[[host.config.policy]]
-name = "behind"
-match = "dst portrange 7000-7999"
-hops = []
-[[host.config.proxy]]
-name = "haproxy"
-adapter = "haproxy"
-socket = "haproxy.sock"
+OTHERS: Final = f"""
 [[host.config.proxy]]
 name = "nginx"
 adapter = "nginx-stream"
 log = "error.log"
-port = {nginx}
+port = {NGINX}
 [[host.config.proxy]]
 name = "squid"
 adapter = "generic"
-port = {squid}
+port = {SQUID}
 [[host.config.proxy]]
 name = "socat"
 adapter = "generic"
-port = {socat}
-[host.files]
+port = {SOCAT}
+"""
+FILES: Final = f"""
 "error.log" = ""
-"haproxy.cfg" = '''
-global
-  maxconn 4000
-  stats socket unix@haproxy.sock mode 600 level admin
-defaults
-  mode tcp
-  timeout connect 10s
-  timeout client 1h
-  timeout server 1h
-{listens}
-'''
 "nginx.conf" = '''
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 daemon off;
@@ -92,10 +65,10 @@ user root;
 pid ${{dir}}/nginx.pid;
 error_log ${{dir}}/error.log info;
 events {{ worker_connections 512; }}
-stream {{ server {{ listen [::]:{nginx} ipv6only=off; proxy_pass {target}:{ssh}; }} }}
+stream {{ server {{ listen [::]:{NGINX} ipv6only=off; proxy_pass TARGET:{SSH}; }} }}
 '''
 "squid.conf" = '''
-http_port {squid}
+http_port {SQUID}
 acl all_ports port 1-65535
 http_access allow all
 cache deny all
@@ -108,7 +81,6 @@ pinger_enable off
 shutdown_lifetime 0 seconds
 '''
 """
-LISTEN = "listen p{back}\n  bind :::{front} v4v6\n  server d {target}:{back}\n"
 
 
 class Place:
@@ -134,15 +106,10 @@ class Place:
         self._ends.callback(process.terminate)
         return process
 
-    def listening(self, node: str, port: int) -> None:
-        """Wait until somebody listens."""
-        argv = ["ss", "-Hltn", f"sport = :{port}"]
-        until(f"nobody listens on port {port}", lambda: bool(self.lab.exec(node, argv).stdout))
-
     def start(self, node: str, port: int, *argv: str, **more: object) -> None:
         """Start a program, and wait until it listens."""
         self.run(node, list(argv), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more)
-        self.listening(node, port)
+        listening(self.lab, node, port)
 
     def file(self, size: int, name: str = "file") -> str:
         """Give d a file of random bytes; its SHA-256."""
@@ -210,24 +177,26 @@ def slow(place: Place) -> str:
     return curl(place, "haproxy", FRONT[WEB], rate="4M")
 
 
-def talked(place: Place, proxy: str, front: int, target: list[str]) -> str:
+def talked(place: Place, proxy: str, front: int, node: str = "b", *more: str) -> str:
     """A proxy leaves an ssh session between lines, as soon as it is known what went through it."""
-    with _Talk(place, target) as talk:
+    shell.serve(place.lab, SSH)
+    port, lines = SSH if node == "d" else front, itertools.count(1)
+    with shell.echo(place.lab, port, place.lab.address(node, place.family), *more) as say:
 
         def is_known() -> bool:
-            talk.line()
+            say("x" * 16 * next(lines))
             return any(pair.safe for pair in place.pairs(proxy))
 
         until(f"it is not seen what {proxy} passes on", is_known)
         last = place.leave(proxy, front)
-        talk.line()
-    return f"{talk.said} lines, left after {last.after_s:.2f} s"
+        say("the end")
+    return f"{next(lines)} lines, left after {last.after_s:.2f} s"
 
 
 def nginx(place: Place) -> str:
     """nginx stream, whose log tells which sessions belong together."""
     place.start("b", NGINX, "nginx", "-e", "error.log", "-c", str(place.lab.directory / "b" / "nginx.conf"))
-    return talked(place, "nginx", NGINX, ["-p", str(NGINX), f"root@{place.lab.address('b', place.family)}"])
+    return talked(place, "nginx", NGINX)
 
 
 def squid(place: Place) -> str:
@@ -238,15 +207,14 @@ def squid(place: Place) -> str:
     directory.chmod(0o777)
     place.start("b", SQUID, "squid", "-N", "-f", str(directory / "squid.conf"), "-n", f"p{os.getpid()}")
     by = f"socat - PROXY:{place.address('b')}:{place.address('d')}:{SSH},proxyport={SQUID}"
-    target = ["-p", str(SSH), "-o", f"ProxyCommand={by}", f"root@{place.lab.address('d', place.family)}"]
-    return talked(place, "squid", SQUID, target)
+    return talked(place, "squid", SQUID, "d", "-o", f"ProxyCommand={by}")
 
 
 def socat(place: Place) -> str:
     """socat, of which nothing is known but its sockets."""
     there = f"TCP{place.family}:{place.address('d')}:{SSH}"
     place.start("b", SOCAT, "socat", f"TCP{place.family}-LISTEN:{SOCAT},fork,reuseaddr", there)
-    return talked(place, "socat", SOCAT, ["-p", str(SOCAT), f"root@{place.lab.address('b', place.family)}"])
+    return talked(place, "socat", SOCAT)
 
 
 def wrk(place: Place) -> str:
@@ -280,71 +248,26 @@ def iperf3(place: Place) -> str:
     return " there, ".join(said) + " back"
 
 
-def _sshd(place: Place) -> list[str]:
-    """Start an ssh server; gives the command of a client as far as port and host."""
-    keys = place.lab.directory / "d" / "ssh"
-    if not keys.exists():
-        keys.mkdir(mode=0o700)
-        for name in ("host", "user"):
-            place.lab.exec("d", ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name)])
-    options = {
-        "HostKey": keys / "host", "AuthorizedKeysFile": keys / "user.pub", "StrictModes": "no", "UsePAM": "no",
-        "PidFile": keys / "pid", "Port": SSH, "PermitRootLogin": "prohibit-password",
-    }  # fmt: skip
-    Path("/run/sshd").mkdir(exist_ok=True)
-    words = [f"-o{name}={value}" for name, value in options.items()]
-    place.start("d", SSH, "/usr/sbin/sshd", "-D", "-f", "/dev/null", *words)
-    client = "-F /dev/null -oStrictHostKeyChecking=no -oUserKnownHostsFile=/dev/null -oLogLevel=ERROR"
-    return ["ssh", *client.split(), "-i", str(keys / "user")]
-
-
-class _Talk:
-    """An ssh session that sends lines back."""
-
-    def __init__(self, place: Place, target: list[str]) -> None:
-        argv = [*_sshd(place), "-T", *target, "cat"]
-        self._process = place.run("a", argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.said = 0
-
-    def __enter__(self) -> _Talk:
-        return self
-
-    def line(self) -> None:
-        """Say one line and hear it, each longer than the one before."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self.said += 1
-        text = f"line {self.said} {'x' * 16 * self.said}\n"
-        self._process.stdin.write(text)
-        self._process.stdin.flush()
-        if (answer := self._process.stdout.readline()) != text:
-            raise Disproved(f"ssh answers {answer!r}")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        if kind is None and self._process.wait(30):
-            raise Disproved(f"ssh has ended with {self._process.returncode}")
-
-
 def ssh(place: Place) -> str:
     """A session that says nothing for a while loses its proxy, and goes on."""
     silent = 0 if place.small else 60
-    with _Talk(place, ["-p", str(FRONT[SSH]), f"root@{place.lab.address('b', place.family)}"]) as talk:
-        talk.line()
+    shell.serve(place.lab, SSH)
+    with shell.echo(place.lab, FRONT[SSH], place.lab.address("b", place.family)) as say:
+        say("one")
         time.sleep(silent)
         place.leave("haproxy", FRONT[SSH])
-        talk.line()
+        say("two")
     return f"nothing said for {silent} s, then its proxy left"
 
 
 def rsync(place: Place) -> str:
     """A directory is copied over ssh."""
     wanted = {name: place.file(3_000_000, name) for name in ("one", "two", "three")}
-    shell = " ".join([*_sshd(place), "-p", str(FRONT[SSH])])
+    shell.serve(place.lab, SSH)
+    by = " ".join(shell.command(place.lab, FRONT[SSH]))
     source = f"root@{place.address('b')}:{place.lab.directory / 'd' / 'www'}/"
     target = place.lab.directory / "a" / "copy"
-    argv = ["rsync", "-a", "--bwlimit=2000", "-e", shell, source, str(target)]
+    argv = ["rsync", "-a", "--bwlimit=2000", "-e", by, source, str(target)]
     process = place.run("a", argv)
     until("nothing arrives", target.exists)
     last = place.leave("haproxy", FRONT[SSH])
@@ -401,7 +324,7 @@ def kinds(place: Place) -> str:
     number = 25 if place.small else 200
     programs = [started(place.lab, "d", "serve", "serve", KINDS)]
     try:
-        place.listening("d", KINDS)
+        listening(place.lab, "d", KINDS)
         target = place.lab.address("b", place.family)
         programs.append(started(place.lab, "a", "open", "open", target, FRONT[KINDS], number))
         if programs[1].line()["open"] != number:
@@ -425,23 +348,8 @@ def crowd(place: Place) -> str:
     directory = place.lab.directory / "a" / "crowd"
     directory.mkdir(exist_ok=True)
     base = f"http://{place.address('b')}:{FRONT[WEB]}"
-    processes = [
-        place.run(
-            "a",
-            [
-                "curl",
-                "-sS",
-                "-f",
-                "-g",
-                "--limit-rate",
-                "800k",
-                "-o",
-                str(directory / name),
-                f"{base}/{name}",
-            ],
-        )
-        for name in wanted
-    ]
+    argv = ["curl", "-sS", "-f", "-g", "--limit-rate", "2M", "-o"]
+    processes = [place.run("a", [*argv, str(directory / name), f"{base}/{name}"]) for name in wanted]
     removed, left = asyncio.run(_at_random(place, processes))
     for process in processes:
         if process.wait(120):
@@ -494,28 +402,16 @@ ROWS: Final = {
 }  # fmt: skip
 
 
-@contextmanager
-def lab_up(directory: Path, mode: str, family: int, prefix: str, *, lossy: bool) -> Iterator[Lab]:
-    """Bring the lab up with HAProxy, and take it down at the end."""
-    target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
-    listens = "".join(LISTEN.format(back=back, front=front, target=target) for back, front in FRONT.items())
-    text = LAB.format(
-        mode=mode, nginx=NGINX, squid=SQUID, socat=SOCAT, ssh=SSH, listens=listens, target=target
-    )
-    server = (
-        SERVER.format().replace("listen = [80]", f"listen = [{WEB}]").replace("listen 80;", f"listen {WEB};")
-    )
-    text += server.replace("listen [::]:80;", f"listen [::]:{WEB};")
+def text(mode: str, family: int, *, lossy: bool) -> str:
+    """The file of the lab."""
+    server = SERVER.format()
+    server = server.replace("listen = [80]", f"listen = [{WEB}]").replace("listen 80;", f"listen {WEB};")
+    server = server.replace("listen [::]:80;", f"listen [::]:{WEB};")
     if lossy:
-        text += "".join(LOSSY.format(node=node, seed=seed) for seed, node in enumerate("abd"))
-    path = directory / f"proxies{'-lossy' if lossy else ''}.toml"
-    path.write_text(text)
-    lab = load(path, prefix=prefix, root=directory / path.stem)
-    try:
-        lab.up()
-        yield lab
-    finally:
-        lab.down()
+        server += "".join(LOSSY.format(node=node, seed=seed) for seed, node in enumerate("abd"))
+    files = FILES.replace("TARGET", labs.target(family))
+    ports = {front: back for back, front in FRONT.items()}
+    return labs.proxied(mode, family, ports, others=OTHERS, files=files, servers=server)
 
 
 def prove(name: str, lab: Lab, mode: str, family: int, *, small: bool) -> bool:
@@ -535,28 +431,20 @@ def prove(name: str, lab: Lab, mode: str, family: int, *, small: bool) -> bool:
 
 def main() -> int:
     """Run what the command line says."""
-    parser = argparse.ArgumentParser(prog="tools/prove proxies", description=__doc__)
-    parser.add_argument("rows", nargs="*", help=f"{', '.join(ROWS)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="the same, smaller")
-    parser.add_argument("--mode", action="append", choices=("ebpf", "tun"), help="(default: both)")
-    parser.add_argument("--family", action="append", type=int, choices=(4, 6), help="(default: both)")
-    parser.add_argument("--prefix", default=f"proxies{os.getpid()}", help="of the names of namespaces")
-    options = parser.parse_args()
-    for name in options.rows:
-        if name not in ROWS:
-            parser.error(f"{name!r} is none of {', '.join(ROWS)}")
-    wanted = options.rows or list(ROWS)
+    options = rows("tools/prove proxies", __doc__, ROWS)
     sys.stdout.write(f"{'':<8} {'mode':<5} {'IPv':<4} {'s':>6}\n")
     well = True
-    for mode in options.mode or ("ebpf", "tun"):
-        for family in options.family or (4, 6):
+    for mode in options.mode:
+        for family in options.family:
             for lossy in (False, True):
-                names = [name for name in wanted if ROWS[name].lossy is lossy]
+                names = [name for name in options.rows if ROWS[name].lossy is lossy]
                 if not names:
                     continue
                 with (
                     tempfile.TemporaryDirectory(prefix="dysco-proxies-") as directory,
-                    lab_up(Path(directory), mode, family, options.prefix, lossy=lossy) as lab,
+                    labs.up(
+                        text(mode, family, lossy=lossy), Path(directory), "proxies", options.prefix
+                    ) as lab,
                 ):
                     Path(directory).chmod(0o755)
                     for name in names:

@@ -15,8 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,62 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import dysco
 from dysco.chains import Drained
 from dysco.errors import DyscoError
-from dysco.lab import Lab, load
+from dysco.lab import Lab
 from dysco.views import ProxyState
-from proofs.world import HERE, Disproved, Program, until
+from proofs import labs
+from proofs.world import HERE, Disproved, Program, listening, until
 
 FRONT, BACK = 8080, 7000
-LAB = """
-[lab]
-name = "reload"
-mode = "{mode}"
-[[host]]
-name = "a"
-[[host.config.policy]]
-name = "proxied"
-match = "dst port 8080"
-hops = []
-[[host]]
-name = "b"
-[[host.config.policy]]
-name = "behind"
-match = "dst port 7000"
-hops = []
-[[host.config.proxy]]
-name = "lb"
-adapter = "haproxy"
-socket = "haproxy.sock"
-[host.files]
-"haproxy.cfg" = '''
-global
-  maxconn 8000
-  stats socket unix@haproxy.sock mode 600 level admin
-defaults
-  mode tcp
-  timeout connect 10s
-  timeout client 1h
-  timeout server 1h
-listen lb
-  bind :::8080 v4v6
-  server d {target}:7000
-'''
-[[host]]
-name = "d"
-"""
-
-
-@contextmanager
-def lab_up(directory: Path, mode: str, family: int, prefix: str) -> Iterator[Lab]:
-    """Bring the lab up, and take it down at the end."""
-    path = directory / "reload.toml"
-    target = "${d.ipv4}" if family == 4 else "[${d.ipv6}]"
-    path.write_text(LAB.replace("{mode}", mode).replace("{target}", target))
-    lab = load(path, prefix=prefix, root=directory / "lab")
-    try:
-        lab.up()
-        yield lab
-    finally:
-        lab.down()
 
 
 class Proxy:
@@ -91,8 +39,7 @@ class Proxy:
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
-        argv = self._lab.command("b", ["haproxy", "-db", "-f", "haproxy.cfg"])
-        self._process = subprocess.Popen(argv, cwd=self._lab.directory / "b", stderr=subprocess.DEVNULL)
+        self._process = labs.start_haproxy(self._lab)
         listening(self._lab, "b", FRONT)
 
     def end(self) -> None:
@@ -101,12 +48,6 @@ class Proxy:
             self._process.terminate()
             self._process.wait(60)
             self._process = None
-
-
-def listening(lab: Lab, node: str, port: int) -> None:
-    """Wait until somebody listens on a port."""
-    argv = ["ss", "-Hltn", f"sport = :{port}"]
-    until(f"nobody listens on port {port}", lambda: bool(lab.exec(node, argv).stdout))
 
 
 def started(lab: Lab, node: str, name: str, *args: object) -> Program:
@@ -122,7 +63,7 @@ def drain(lab: Lab, timeout_s: float) -> Drained:
 
     async def run() -> Drained:
         async with dysco.connect(lab.socket("b")) as agent:
-            return [one async for one in agent.drain_proxy("lb", timeout=timeout_s)][-1]
+            return [one async for one in agent.drain_proxy("haproxy", timeout=timeout_s)][-1]
 
     return asyncio.run(run())
 
@@ -132,7 +73,7 @@ def undrain(lab: Lab) -> ProxyState:
 
     async def run() -> ProxyState:
         async with dysco.connect(lab.socket("b")) as agent:
-            await agent.undrain_proxy("lb")
+            await agent.undrain_proxy("haproxy")
             return (await agent.proxies())[0]
 
     return asyncio.run(run())
@@ -190,7 +131,12 @@ def main() -> int:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="dysco-reload-") as directory,
-            lab_up(Path(directory), options.mode, options.family, options.prefix) as lab,
+            labs.up(
+                labs.proxied(options.mode, options.family, {FRONT: BACK}),
+                Path(directory),
+                "reload",
+                options.prefix,
+            ) as lab,
         ):
             said = drill(lab, options.family, options.sessions)
     except (Disproved, DyscoError, OSError, subprocess.SubprocessError) as error:

@@ -29,7 +29,8 @@ from typing import Any
 
 import dysco
 from dysco.chains import Step
-from dysco.lab import Lab, load
+from dysco.lab import Lab
+from proofs import labs
 
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 60.0
@@ -145,20 +146,17 @@ def text(mode: str, *, lossy: bool = False) -> str:
 @contextmanager
 def world(directory: Path, mode: str, prefix: str, *, lossy: bool = False) -> Iterator[World]:
     """Bring the lab up, and take it down at the end."""
-    path = directory / f"{mode}{'-lossy' if lossy else ''}.toml"
-    path.write_text(text(mode, lossy=lossy))
-    lab = load(path, prefix=prefix, root=directory / path.stem)
-    try:
-        lab.up()
+    name = f"{mode}{'-lossy' if lossy else ''}"
+    with labs.up(text(mode, lossy=lossy), directory, name, prefix) as lab:
         yield World(lab, mode)
-    finally:
-        lab.down()
 
 
 class World:
-    """The lab, and what the acts do with it. times: seconds that each change took. failed: changes with another
-    end. moved: how often a host has moved. has_second: whether hosts that move
-    have a second device."""
+    """The lab, and what the acts do with it.
+
+    times: seconds that each change took. failed: changes with another end. moved: how often a host has moved.
+    has_second: whether hosts that move have a second device.
+    """
 
     def __init__(self, lab: Lab, mode: str) -> None:
         self.lab = lab
@@ -207,8 +205,7 @@ class World:
 
     def listening(self, node: str, port: int) -> None:
         """Wait until somebody listens on a port."""
-        argv = ["ss", "-Hltn", f"sport = :{port}"]
-        until(f"nobody listens on port {port}", lambda: bool(self.lab.exec(node, argv).stdout))
+        listening(self.lab, node, port)
 
     def address(self, node: str) -> str:
         return self.lab.address(node, self.family)
@@ -372,3 +369,9 @@ def until(what: str, condition: Callable[[], bool], limit_s: float = LIMIT_S) ->
         if time.monotonic() > end:
             raise Disproved(what)
         time.sleep(0.02)
+
+
+def listening(lab: Lab, node: str, port: int) -> None:
+    """Wait until somebody listens on a port of a node."""
+    argv = ["ss", "-Hltn", f"sport = :{port}"]
+    until(f"nobody listens on port {port}", lambda: bool(lab.exec(node, argv).stdout))
