@@ -19,7 +19,8 @@ class Mutation(NamedTuple):
 
 
 LOCKS, LEFT, RIGHT = "protocol/locks.py", "protocol/left.py", "protocol/right.py"
-INSIDE, CHANGES, PATHS = "protocol/inside.py", "protocol/changes.py", "protocol/paths.py"
+INSIDE, JOINING, CHANGES = "protocol/inside.py", "protocol/joining.py", "protocol/changes.py"
+PATHS = "protocol/paths.py"
 SWITCHING, GROUND, ANCHORS = "protocol/switching.py", "protocol/ground.py", "protocol/anchors.py"
 EDIT, CHAIN, RECORDS = "wire/edit.py", "protocol/chain.py", "protocol/records.py"
 
@@ -150,14 +151,14 @@ MUTATIONS: Final = (
     Mutation("oldDone is said once", SWITCHING, "        ground.alarm(due, lambda late: again(late, tries + 1))\n", ""),
     Mutation("an early syn is forgotten", RIGHT, "            self.syn(chain, *early, now)\n", "            pass\n"),
     # Hosts inside.
-    Mutation("a new hop without ack stays for ever", INSIDE, "        ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, inside, at))\n        ground.life.record", "        ground.life.record"),
-    Mutation("a path handshake is taken for data", INSIDE, "distance(flow.top_seq, rehearsed) > 0", "distance(flow.top_seq, rehearsed) >= 0"),
+    Mutation("a new hop without ack stays for ever", JOINING, "        ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, inside, at))\n        ground.life.record", "        ground.life.record"),
+    Mutation("a path handshake is taken for data", JOINING, "distance(flow.top_seq, rehearsed) > 0", "distance(flow.top_seq, rehearsed) >= 0"),
     Mutation("a cancelled new path stays", INSIDE, "            self._ground.life.close(chain, \"cancelled\", now)\n            return", "            return"),
     Mutation("a cancelled new path is told once", SWITCHING, "if key not in ground.cancelling or tries >= DONE_TRIES:", "if key not in ground.cancelling or tries >= 1:"),
-    Mutation("who comes back does not wait for its middlebox", INSIDE, "if not _has_parted(one):", "if False:"),
+    Mutation("who comes back does not wait for its middlebox", JOINING, "if not _has_parted(one):", "if False:"),
     Mutation("the SYN-ACK of a server is taken for a late one", GROUND, "return at.window == REHEARSED_WINDOW and", "return True or"),
     Mutation("a host leaves the old path when one half is empty", INSIDE, "if inside.left_done and inside.right_done and not before:", "if (inside.left_done or inside.right_done) and not before:"),
-    Mutation("a repeated oldDone lets a new hop leave", INSIDE, "        ground.pass_on(message.request)\n        ground.life.chains", "        ground.life.chains"),
+    Mutation("a repeated oldDone lets a new hop leave", JOINING, "        ground.pass_on(message.request)\n        ground.life.chains", "        ground.life.chains"),
     # Two paths.
     Mutation("the number at the cutoff goes to the old path", PATHS, "elif distance(at.seq, self.cutoff) >= 0:", "elif distance(at.seq, self.cutoff) > 0:"),
     Mutation("what ends one behind the cutoff is not split", PATHS, "elif distance(end, self.cutoff) <= 0 and", "elif distance(end, self.cutoff) <= 1 and"),

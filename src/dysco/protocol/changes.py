@@ -23,6 +23,7 @@ it comes past dead hosts from somebody who may.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -32,6 +33,7 @@ from dysco.protocol.changing import Anchor, Phase
 from dysco.protocol.flow import UNDERLAY
 from dysco.protocol.ground import FIRST_DRAWN, Ground, Side, along, leftward, means, rightward
 from dysco.protocol.inside import Hosts
+from dysco.protocol.joining import Joining
 from dysco.protocol.joints import Added
 from dysco.protocol.left import Left
 from dysco.protocol.packets import Packets
@@ -82,10 +84,11 @@ class Changes:
         self.left = Left(ground, self.transfers)
         self.right = Right(ground)
         self.hosts = Hosts(ground)
+        self.joining = Joining(ground)
         self.traces = Traces(ground)
         self.bypass = Bypass(ground, self.left, self.right)
         self.wishes = Wishes(ground, self.left, self.hosts.joints, self.traces, self.bypass)
-        self.packets = Packets(ground, self.left, self.right, self.hosts)
+        self.packets = Packets(ground, self.left, self.right, self.hosts, self.joining)
         self.traces.passed_by = self.hosts.passed_by
         ground.life.established = self._established
         ground.life.before_close = self._closing
@@ -233,18 +236,18 @@ class Changes:
             case NackSyn() if left is not None and facing is left.new:
                 self.left.nack_syn(chain, left, message, now)
             case NackSyn():
-                self.hosts.nack_syn(chain, message, now)
+                self.joining.nack_syn(chain, message, now)
             case Ack() if right is not None and facing is right.new:
                 self.right.ack(chain, right, message, now)
             case Ack() if message.request not in self._ground.completed:
-                self.hosts.ack(chain, message)
+                self.joining.ack(chain, message)
             case Ack():
                 cutoff = self._ground.completed[message.request]
                 self._ground.send(facing, AckAck(chain.chain_id, 0, message.request, cutoff, message.cutoff))
             case AckAck() if left is not None and facing is left.new:
                 self.left.ack_ack(chain, left, message, now)
             case AckAck():
-                self.hosts.ack_ack(chain, message)
+                self.joining.ack_ack(chain, message)
             case OldDone():
                 self._old_done(chain, facing, message, now)
             case OldDoneAck():
@@ -269,7 +272,7 @@ class Changes:
             self._ground.counters["message_implausible"] += 1
             return
         if len(message.hops) > 1:
-            refusal = self.hosts.syn(peer, message, now)
+            refusal = self.joining.syn(peer, message, now)
         else:
             chain = self._ground.find("left", message.chain_id, message.last)
             if chain is None:
@@ -356,22 +359,30 @@ class Changes:
         if roles is not None and roles.inside is not None and roles.inside.request == message.request:
             self._ground.send(along(chain, to_right=message.rightward), message)
             inside = roles.inside
+            if inside.new:
+                self.joining.learn(chain, message)
+                return
             self.hosts.old_done(chain, message, now)
-            if not inside.new and inside.left_done and inside.right_done:
+            if inside.left_done and inside.right_done:
                 # Who asked for its own removal hears it here: what the left anchor says now goes along the new path.
                 self.wishes.hear(Progress(chain.chain_id, 0, message.request, Phase.DONE), now, chain)
             return
         if message.request in self._ground.completed:
-            answer = OldDoneAck(chain.chain_id, 0, message.request, not message.rightward, message.last)
-            self._ground.send(facing, answer)
-            if message.waiting:
-                self._ground.send(facing, replace(message, rightward=not message.rightward, waiting=False))
+            for said in self._answers(replace(message, chain_id=chain.chain_id)):
+                self._ground.send(facing, said)
         elif message.request in self._ground.passing or not message.last:
             self._ground.send(along(chain, to_right=message.rightward), message)
         elif roles is None:
             # This agent has restarted since the lock: it is inside, and knows that from here on.
             self.hosts.remember(chain, message, now)
             self._old_done(chain, facing, message, now)
+
+    def _answers(self, message: OldDone) -> Iterator[Message]:
+        """What an agent says that is no anchor any more: that it knows, and, if asked, that its half was empty."""
+        rightward = not message.rightward
+        yield OldDoneAck(message.chain_id, message.hop, message.request, rightward, message.last)
+        if message.waiting and message.request in self._ground.completed:
+            yield replace(message, rightward=rightward, waiting=False)
 
     def _old_done_ack(self, chain: Chain, message: OldDoneAck) -> None:
         roles = chain.changing
@@ -431,12 +442,9 @@ class Changes:
             last = self._ground.cancelled[message.request]
             answer = CancelLock(message.chain_id, message.hop, message.request, last)
         elif isinstance(message, OldDone):
-            rightward = not message.rightward
-            answer = OldDoneAck(message.chain_id, message.hop, message.request, rightward, message.last)
-            if message.waiting and message.request in self._ground.completed and peer:
-                # The session has ended since; the host of a proxy may still wait for its end of the old path.
-                over = replace(message, rightward=rightward, waiting=False)
-                self._ground.output.message(peer, over)
+            # The session may have ended since, and the host of a proxy still wait for its end of the old path.
+            for said in self._answers(message) if peer else ():
+                self._ground.output.message(peer, said)
         elif isinstance(message, OldDoneAck):
             told = self._ground.telling.get((message.request, not message.rightward))
             if told is not None and told.old.peer == peer:
@@ -464,7 +472,7 @@ class Changes:
             return
         ground.install(chain)
         if roles.inside is not None:
-            self.hosts.resume(chain, roles.inside, now)
+            (self.joining if roles.inside.new else self.hosts).resume(chain, roles.inside, now)
         if roles.left is not None and roles.left.new is not None:
             ground.label("right", chain, roles.left.new)
             ground.life.claim(roles.left.new)

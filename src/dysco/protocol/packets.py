@@ -12,6 +12,7 @@ from dysco.protocol.changing import Anchor, LeftAnchor
 from dysco.protocol.flow import Flow
 from dysco.protocol.ground import Ground, readdress
 from dysco.protocol.inside import Hosts
+from dysco.protocol.joining import Joining
 from dysco.protocol.joints import ours
 from dysco.protocol.left import Left
 from dysco.protocol.paths import TwoPaths
@@ -26,11 +27,12 @@ from dysco.wire.tuples import FiveTuple
 class Packets:
     """Takes the packets that are an affair of a change."""
 
-    def __init__(self, ground: Ground, left: Left, right: Right, hosts: Hosts) -> None:
+    def __init__(self, ground: Ground, left: Left, right: Right, hosts: Hosts, joining: Joining) -> None:
         self._ground = ground
         self._left = left
         self._right = right
         self._hosts = hosts
+        self._joining = joining
 
     def takes(self, chain: Chain, flow: Flow, at: Located) -> bool:
         """Whether a packet that the core was given is an affair of a change."""
@@ -72,7 +74,7 @@ class Packets:
             self._hosts.closing(chain, at, now)
             return
         if inside is not None and at.flags & SYN and not self._is_new(chain, flow):
-            self._hosts.rehearse(chain, flow, packet, at, now)
+            self._joining.rehearse(chain, flow, packet, at, now)
             return
         where = (flow.port, flow.match)
         is_new = False

@@ -31,7 +31,7 @@ from dysco.dataplane.fast import KernelFlowTable
 from dysco.dataplane.forward import Forwarder, Writer
 from dysco.dataplane.steer import MAX_CLAUSES
 from dysco.dataplane.table import PythonFlowTable
-from dysco.errors import ConfigError, LocalError, WireError
+from dysco.errors import ConfigError, LocalError
 from dysco.middlebox import Middlebox, StreamMiddlebox
 from dysco.policy import Place, PolicySet
 from dysco.protocol.agent import Agent, MessageOut, PacketOut
@@ -58,6 +58,7 @@ from dysco.service.hurry import Hurry
 from dysco.service.logs import log
 from dysco.service.moving import Moving
 from dysco.service.proxies import Proxies
+from dysco.service.queries import Queries
 from dysco.service.state import movers
 from dysco.service.state_driver import StateDriver
 from dysco.transport.channel import Channel
@@ -155,8 +156,8 @@ class AgentService:
             if side.in_kernel
             else PythonFlowTable(side.steering, own, config.agent.port_range)
         )
-        self._settings = settings.core_settings(config, own, mtu)
-        self.core = Agent(self._settings, self.table, settings.decider(self.policies, self), os.urandom)
+        self.core_settings = settings.core_settings(config, own, mtu)
+        self.core = Agent(self.core_settings, self.table, settings.decider(self.policies, self), os.urandom)
         readers = {
             side.session: HOST,
             side.subsession: UNDERLAY,
@@ -194,7 +195,7 @@ class AgentService:
             **ChainCommands(self.changes, self.draining, self.moving).streams(),
             "drain_proxy": self.proxies.drain,
         }
-        control = ControlServer(config.socket, self._commands(), self.events, streams)
+        control = ControlServer(config.socket, Queries(self).commands(), self.events, streams)
         await control.start()
         self._undo.push_async_callback(control.close)
         if config.agent.metrics is not None:
@@ -216,9 +217,9 @@ class AgentService:
 
     def healthy(self, address: bytes) -> bool:
         """For policies: whether the agent at an address can be reached."""
-        if address in self._settings.addresses:
+        if address in self.core_settings.addresses:
             return True
-        peer = next((one.name for one in self._settings.peers if address in one.addresses), None)
+        peer = next((one.name for one in self.core_settings.peers if address in one.addresses), None)
         return peer is not None and self.core.peer_is_up(peer)
 
     def sessions(self, address: bytes, box: int) -> int:
@@ -442,7 +443,7 @@ class AgentService:
 
     def own_addresses(self) -> tuple[bytes, ...]:
         """This agent's addresses, packed."""
-        return self._settings.addresses
+        return self.core_settings.addresses
 
     def place(self, name: str) -> Place:
         """What a name in a policy means; ConfigError if nothing."""
@@ -459,8 +460,8 @@ class AgentService:
     def redraw(self) -> None:
         """Let the core know which boxes are drained."""
         own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
-        self._settings = settings.core_settings(self.config, own, mtu, self.draining.own_boxes())
-        self.core.configure(self._settings, settings.decider(self.policies, self))
+        self.core_settings = settings.core_settings(self.config, own, mtu, self.draining.own_boxes())
+        self.core.configure(self.core_settings, settings.decider(self.policies, self))
 
     def readdress(self, underlay: kernel.Underlay) -> None:
         """Go on with other addresses; the configuration is as if it had named them."""
@@ -526,51 +527,7 @@ class AgentService:
         for text in left:
             log("host_change_left", what=text)
 
-    # What the control socket offers.
-
-    def _commands(self) -> dict[str, Any]:
-        return {
-            "status": self._status,
-            "sessions": self._sessions,
-            "peers": self._peers,
-            "metrics": self._metrics,
-            "explain": self._explain,
-            "reload": self.reload,
-            "set_hops": self._set_hops,
-            "expect": self._expect,
-            "undrain": self.draining.undrain,
-            "proxies": self.proxies.states,
-            "undrain_proxy": self.proxies.undrain,
-            "stop": self._stop,
-        }
-
-    async def _status(self) -> dict[str, Any]:
-        return report.status(self).plain()
-
-    async def _sessions(self) -> list[dict[str, Any]]:
-        now = self._loop.time()
-        with self.table.refresh_all():
-            return [report.session(info).plain() for info in self.core.sessions(now)]
-
-    async def _peers(self) -> list[dict[str, Any]]:
-        known = {peer.name: peer for peer in self._settings.peers}
-        return [
-            report.peer(
-                status,
-                sum(self.core.sessions_via(address) for address in known[status.name].addresses),
-                report.addresses(known[status.name].addresses),
-            ).plain()
-            for status in self.channel.status()
-        ]
-
-    async def _metrics(self) -> str:
-        return self.metrics()
-
-    async def _explain(self, session: str) -> dict[str, Any]:
-        parsed = _tuple(session)
-        found, rules = self.policies.explain(parsed, self), configuration.proxy_rules(self.config, parsed)
-        text = "\n".join([found.as_text(), *(f"proxy    {rule}" for rule in rules)])
-        return {**found.as_json(), "text": text, "proxies": [rule.as_json() for rule in rules]}
+    # What commands need.
 
     async def reload(self, dry_run: bool = False) -> dict[str, Any]:
         """Read host.toml again; an invalid one changes nothing (ConfigError). Live sessions stay."""
@@ -583,31 +540,18 @@ class AgentService:
             merged = configuration.reloaded(self.config, new)
             policies = policy_set(merged, own)
             adapters = self.proxies.prepare(merged)
-            self._settings = settings.core_settings(merged, own, mtu, self.draining.own_boxes())
+            self.core_settings = settings.core_settings(merged, own, mtu, self.draining.own_boxes())
             self.config = merged
             self.policies = policies
             self.proxies.configure(merged, adapters)
-            self.core.configure(self._settings, settings.decider(policies, self))
+            self.core.configure(self.core_settings, settings.decider(policies, self))
             self.channel.reconfigure(settings.channel_peers(merged))
             self.kernel.steering.set_policies(policies.clauses(MAX_CLAUSES))
             log("reloaded", changes=len(changes))
         return {"changes": [{"text": str(one), "key": one.key, "restart": one.restart} for one in changes]}
 
-    async def _set_hops(self, session: str, hops: list[str]) -> bool:
-        parsed = _tuple(session)
-        done = self.core.set_hops(parsed, self._hops(parsed, hops))
+    def set_hops(self, session: FiveTuple, names: list[str]) -> bool:
+        """Choose the hops of a session that waits for that; False if none does. ConfigError: no such hop."""
+        done = self.core.set_hops(session, self._hops(session, names))
         self._transmit()
         return done
-
-    async def _expect(self, session_in: str, session_out: str) -> bool:
-        return self.core.expect(_tuple(session_in), _tuple(session_out))
-
-    async def _stop(self) -> None:
-        self.stopped.set()
-
-
-def _tuple(text: str) -> FiveTuple:
-    try:
-        return FiveTuple.parse(text)
-    except WireError as error:
-        raise ConfigError(str(error)) from None
