@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from dysco.errors import ExitStatus
 
@@ -35,3 +38,18 @@ def test_what_another_command_is_told_is_not_ours(dysco: Run) -> None:
     assert status == ExitStatus.USAGE
     assert out == ""
     assert err
+
+
+def test_two_dashes_before_a_command_are_not_the_command(dysco: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+
+    def run(argv: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(argv)
+        return subprocess.CompletedProcess(argv, 4)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert dysco("lab", "exec", DEMO, "a", "--", "ip", "-br", "link")[0] == 4
+    assert dysco("lab", "exec", DEMO, "a", "ip", "-br", "link")[0] == 4
+    assert ran[0] == ran[1]
+    assert ran[0][-3:] == ["ip", "-br", "link"]
+    assert dysco("lab", "exec", DEMO, "a", "--")[::2] == (ExitStatus.USAGE, "dysco: no command for a\n")

@@ -10,6 +10,7 @@ import typer
 
 from dysco.cli.options import JsonOption
 from dysco.cli.output import print_json, say
+from dysco.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -42,7 +43,11 @@ def exec(
     """Run a command on a host of the lab; its exit status is this command's."""
     from dysco.lab import load
 
-    return subprocess.run(load(file).command(node, command), check=False).returncode
+    # `--` before the command says that options are the command's own, which they are anyway.
+    words = command[1:] if command[0] == "--" else command
+    if not words:
+        raise ConfigError(f"no command for {node}")
+    return subprocess.run(load(file).command(node, words), check=False).returncode
 
 
 @app.command()
