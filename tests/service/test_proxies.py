@@ -98,6 +98,9 @@ class Rig:
     def counted(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
+    def first_bytes(self, session: FiveTuple) -> tuple[bytes, bytes] | None:
+        return None
+
     def add(self, one: Pair, octets: int = 0, age_s: float = 0.0) -> None:
         self.adapter.said.append(one)
         self.sessions += [info(one.left, "last", octets, age_s), info(one.right, "first")]

@@ -16,29 +16,23 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import dysco
-from benchmarks.reconfigure import TOOLS, rate, started, wait_for_port
+from benchmarks.flows import SAMPLE_S, SETTLED_S, START_S, Curve, Sinks, leave, pairs
+from benchmarks.reconfigure import TOOLS, rate, wait_for_port
 from benchmarks.testbed import BenchError
-from dysco.client import Dysco
 from dysco.lab import Lab
-from dysco.views import ProxiedPair
 from proofs import labs
 
 GROUPS: Final = 4
 FRONT: Final = 8081  # of the first group at the proxy
 BACK: Final = 7001  # of the first group at the server
 PLAIN: Final = 7100  # at the server, without a proxy
-SETTLED_S: Final = 0.5  # after sessions have begun or changed, before goodput is taken
-SAMPLE_S: Final = 0.1
-START_S: Final = 20.0
 Figures = dict[str, float]
-Curve = list[tuple[float, float]]
 
 
 @dataclass
@@ -83,16 +77,16 @@ async def _leave(made: Lab, pid: int, sessions: int, seconds: float, found: Foun
     last = GROUPS * seconds + seconds
     targets = [(made.address("b"), FRONT + group) for group in range(GROUPS) for _ in range(sessions)]
     with _Cpu(pid) as cpu:
-        sinks = _Sinks(made, targets, last + START_S)
+        sinks = Sinks(made, targets, last + START_S)
         try:
             took: list[float] = []
             async with dysco.connect(made.socket("b")) as agent:
-                pairs = await _pairs(agent, len(targets))
+                known = await pairs(agent, len(targets))
                 began = time.monotonic()
                 await asyncio.sleep(seconds)
                 for group in range(GROUPS):
                     found.moments.append(time.monotonic() - began)
-                    took += await _splice(agent, pairs, FRONT + group)
+                    took += await leave(agent, known, FRONT + group)
                     await asyncio.sleep(seconds)
                 if left := [one for proxy in await agent.proxies() for one in proxy.pairs]:
                     raise BenchError(f"the proxy is still in {len(left)} sessions")
@@ -113,33 +107,9 @@ async def _leave(made: Lab, pid: int, sessions: int, seconds: float, found: Foun
     }
 
 
-async def _pairs(agent: Dysco, wanted: int) -> list[ProxiedPair]:
-    """Wait until the agent knows all pairs."""
-    end = time.monotonic() + START_S
-    while True:
-        pairs = [one for proxy in await agent.proxies() for one in proxy.pairs]
-        if len(pairs) == wanted and all(one.safe for one in pairs):
-            return pairs
-        if time.monotonic() > end:
-            raise BenchError(f"{len(pairs)} of {wanted} pairs: {[one.why for one in pairs if not one.safe]}")
-        await asyncio.sleep(SAMPLE_S)
-
-
-async def _splice(agent: Dysco, pairs: Sequence[ProxiedPair], port: int) -> list[float]:
-    """Take the proxy out of all sessions to a port at once; seconds that each took."""
-
-    async def one(pair: ProxiedPair) -> float:
-        began = time.monotonic()
-        await agent.splice(pair.left, pair.right, added_right=pair.added_right, added_left=pair.added_left)
-        return time.monotonic() - began
-
-    group = [pair for pair in pairs if pair.left.endswith(f":{port}")]
-    return await asyncio.gather(*map(one, group))
-
-
 def _plain(made: Lab, count: int, seconds: float) -> float:
     """Goodput of as many sessions between the same agents without a proxy, in Gbit/s."""
-    sinks = _Sinks(made, [(made.address("d"), PLAIN)] * count, START_S)
+    sinks = Sinks(made, [(made.address("d"), PLAIN)] * count, START_S)
     try:
         sinks.wait()
         began = time.monotonic()
@@ -148,69 +118,6 @@ def _plain(made: Lab, count: int, seconds: float) -> float:
     finally:
         sinks.stop()
     return sinks.goodput(began + SETTLED_S, end)
-
-
-class _Sinks:
-    """Downloads, and how much had come when."""
-
-    def __init__(self, made: Lab, targets: Sequence[tuple[str, int]], limit_s: float) -> None:
-        self._files = [made.directory / f"sink-{port}-{number}" for number, (_, port) in enumerate(targets)]
-        self._processes = []
-        for file, (address, port) in zip(self._files, targets, strict=True):
-            file.unlink(missing_ok=True)
-            argv = [
-                sys.executable,
-                "-m",
-                "benchmarks.flow",
-                "sink",
-                address,
-                str(port),
-                str(limit_s),
-                str(file),
-            ]
-            self._processes.append(started(made.command("a", argv)))
-        self._points: list[list[tuple[float, ...]]] = []
-
-    def wait(self) -> None:
-        """Wait until all have begun."""
-        for process in self._processes:
-            assert process.stdout is not None
-            process.stdout.readline()
-
-    def stop(self) -> None:
-        """End them, and read what they have seen."""
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.wait(START_S)
-        self._points = [
-            [tuple(map(float, line.split())) for line in file.read_text().splitlines()]
-            for file in self._files
-        ]
-
-    def goodput(self, start: float, end: float) -> float:
-        """Gbit/s of all together between two moments."""
-        return sum(rate(points, start, end) for points in self._points) * 8e-9
-
-    def curve(self, start: float, end: float) -> Curve:
-        """Moments, and Gbit/s around them."""
-        steps = int((end - start) / SAMPLE_S)
-        edges = [start + SAMPLE_S * step for step in range(steps)]
-        totals = [sum(_total(points, at) for points in self._points) for at in edges]
-        return [
-            (at, (after - before) / SAMPLE_S * 8e-9)
-            for at, before, after in zip(edges[1:], totals, totals[1:], strict=False)
-        ]
-
-
-def _total(points: list[tuple[float, ...]], at: float) -> float:
-    """Bytes that had come at a moment, between two samples as though at one speed."""
-    low, high = 0, len(points) - 1
-    while low + 1 < high:
-        middle = (low + high) // 2
-        low, high = (middle, high) if points[middle][0] <= at else (low, middle)
-    (before, had), (after, has) = points[low], points[high]
-    return had + (has - had) * min(1.0, max(0.0, (at - before) / ((after - before) or 1.0)))
 
 
 class _Cpu:

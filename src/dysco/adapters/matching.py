@@ -6,21 +6,32 @@ Three kinds of evidence, each of which must name exactly one socket for exactly 
 - equal steps: between two moments of rest both have grown alike, whatever the relay had added before;
 - first bytes: the streams begin alike, after what a proxy took off or put before.
 
-One piece is enough if it is first bytes, or equal counts while all sockets at which it could point are at rest; else
-two at different counts are needed. None may contradict. A socket that was there before the other's client came is no
-partner. Where sessions look alike, nothing is said.
+One piece is enough if it is first bytes, and those of all sockets were seen, or equal counts while all sockets at which
+it could point are at rest; else two are needed. None may contradict. A socket that was there before the other's client
+came is no partner. Where sessions look alike, nothing is said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Final
 
-from dysco.adapters.preambles import Fingerprints, Heads, Unclear, compare, v1_length, v2_length
+from dysco.adapters.preambles import (
+    Fingerprints,
+    Heads,
+    Unclear,
+    compare,
+    consumed,
+    proxy_line,
+    v1_length,
+    v2_length,
+)
 from dysco.adapters.sockets import Socket
 
 _ENOUGH: Final = 2
 _SURE: Final = 16  # ours: equal first bytes that are no accident
+_SIZES: Final = (_SURE, 64, 256, 1024)  # ours: beginnings by which sessions are found, the longest they share
 
 
 class Matching:
@@ -105,10 +116,13 @@ class Matching:
     ) -> None:
         ours = {one.inode: seen for one in lefts if (seen := heads.get(one.session)) is not None}
         theirs = {one.inode: seen for one in rights if (seen := heads.get(one.session)) is not None}
+        # Where some were not seen, the true partner may be among them, and begin alike.
+        all_seen = len(ours) == len(lefts) and len(theirs) == len(rights)
         for left, right in _alike(ours, theirs):
             if self._may(after[left], after[right]):
                 self._add((left, right), "first bytes")
-                self._add((left, right), "and they are many")
+                if all_seen:
+                    self._add((left, right), "of all")
 
     def _decide(self) -> Iterator[tuple[int, int]]:
         claims: dict[int, int] = {}
@@ -136,18 +150,50 @@ class Matching:
 
 
 def _alike(lefts: Mapping[int, Heads], rights: Mapping[int, Heads]) -> Iterator[tuple[int, int]]:
-    """Sessions whose first bytes are the same and nobody else's."""
-    found: dict[int, list[int]] = {}
-    wanted: dict[int, list[int]] = {}
-    for left, one in lefts.items():
-        for right, other in rights.items():
+    """Sessions whose first bytes are the same and nobody else's.
+
+    Whoever agrees in so many bytes shares one of their beginnings, so that not each has to be compared with each.
+    """
+    ours, theirs = _by_beginning(lefts, _of_left), _by_beginning(rights, _of_right)
+    done: set[tuple[int, int]] = set()
+    for beginning in ours.keys() & theirs.keys():
+        some, others = ours[beginning], theirs[beginning]
+        if len(some) == len(others) == 1 and (some[0], others[0]) not in done:
+            done.add((some[0], others[0]))
             try:
-                added = compare(one, other)
+                added = compare(lefts[some[0]], rights[others[0]])
             except Unclear:
                 continue
             if added is not None and added.compared >= _SURE:
-                found.setdefault(left, []).append(right)
-                wanted.setdefault(right, []).append(left)
-    for left, partners in found.items():
-        if len(partners) == 1 and len(wanted[partners[0]]) == 1:
-            yield left, partners[0]
+                yield some[0], others[0]
+
+
+def _by_beginning(
+    heads: Mapping[int, Heads], streams: Callable[[Heads], Iterator[tuple[str, bytes]]]
+) -> dict[tuple[str, bytes], list[int]]:
+    found: dict[tuple[str, bytes], list[int]] = {}
+    for inode, one in heads.items():
+        beginnings = {
+            (way, data[:size]) for way, data in streams(one) for size in _SIZES if len(data) >= size
+        }
+        for beginning in beginnings:
+            found.setdefault(beginning, []).append(inode)
+    return found
+
+
+def _of_left(heads: Heads) -> Iterator[tuple[str, bytes]]:
+    """What a proxy may have passed on of a client's session: all, or what came behind a preamble."""
+    yield "sent", heads.sent
+    yield "answered", heads.answered
+    with contextlib.suppress(Unclear):
+        taken = consumed(heads)
+        yield "sent", heads.sent[taken.sent :]
+        yield "answered", heads.answered[taken.answered :]
+
+
+def _of_right(heads: Heads) -> Iterator[tuple[str, bytes]]:
+    """What of the session with a server may have come from a client: all, or what is behind a PROXY line."""
+    yield "sent", heads.sent
+    yield "answered", heads.answered
+    with contextlib.suppress(Unclear):
+        yield "sent", heads.sent[proxy_line(heads.sent) :]

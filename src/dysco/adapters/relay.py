@@ -66,7 +66,7 @@ class Counts:
         explained = {0, v1_length(left), v2_length(left)}
         back = {0}
         one, other = self._heads.get(left), self._heads.get(right)
-        told = ""
+        told = "counts agree, first bytes were not seen"
         if one is not None and other is not None:
             try:
                 added = compare(one, other)
@@ -81,7 +81,8 @@ class Counts:
                     False,
                     f"{ground}; but their first bytes differ (TLS, or another change)",
                 )
-            explained, back, told = {added.right}, {added.left}, added.what
+            explained, back = {added.right}, {added.left}
+            told = added.what or "counts agree" + ", as do first bytes" * bool(added.compared)
         if not tally.moved:
             return Pair(left, right, 0, 0, False, f"{ground}; no data have passed yet")
         forward, backward = tally.right.sum(explained), tally.left.sum(back)
@@ -92,7 +93,7 @@ class Counts:
         assert backward.added is not None
         if one is not None and other is not None and (forward.added, backward.added) != (*explained, *back):
             return Pair(left, right, 0, 0, False, f"{ground}; counts and first bytes contradict each other")
-        return Pair(left, right, forward.added, backward.added, True, f"{ground}; {told or 'counts agree'}")
+        return Pair(left, right, forward.added, backward.added, True, f"{ground}; {told}")
 
 
 class Relay(Adapter):

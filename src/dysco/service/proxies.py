@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol
 
-from dysco.adapters import Adapter, Pair, make
+from dysco.adapters import Adapter, Heads, Pair, make
 from dysco.config import HostConfig, Proxy
 from dysco.config.proxies import ProxyRule, due, proxy_rule
 from dysco.errors import DyscoError, LocalError
@@ -53,6 +53,19 @@ class Owner(Protocol):
     def live_sessions(self) -> Iterable[SessionInfo]: ...
 
     def counted(self) -> AbstractContextManager[None]: ...
+
+    def first_bytes(self, session: FiveTuple) -> tuple[bytes, bytes] | None: ...
+
+
+class _Heads:
+    """First bytes of the sessions of an agent, as adapters ask for them; also in their threads, which only read."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+
+    def get(self, session: FiveTuple, /) -> Heads | None:
+        found = self._owner.first_bytes(session)
+        return None if found is None else Heads(*found)
 
 
 class Seen(NamedTuple):
@@ -112,7 +125,8 @@ class Proxies:
     def prepare(self, config: HostConfig) -> dict[str, Adapter]:
         """Make the adapters of sections that are new or have changed; raises ConfigError and changes nothing."""
         known = {name: one.section for name, one in self._watched.items()}
-        return {one.name: make(one) for one in config.proxy if known.get(one.name) != one}
+        heads = _Heads(self._owner)
+        return {one.name: make(one, heads) for one in config.proxy if known.get(one.name) != one}
 
     def configure(self, config: HostConfig, adapters: Mapping[str, Adapter]) -> None:
         """Watch the proxies of a configuration from now on, with what `prepare` has made."""
