@@ -39,8 +39,9 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "dysco": {"errors", "adapters", "chains", "client", "middlebox", "service", "wire"},
 }
 
-# Who asks a running agent asks through the client. Only the command that becomes the agent starts one.
-STARTS_AN_AGENT: Final = {"dysco.cli.tun"}
+# Who asks a running agent asks through the client. Only the command that becomes the agent starts one, and the process
+# that has imported it for those that become one.
+STARTS_AN_AGENT: Final = {"dysco.cli.tun", "dysco.cli.nursery"}
 
 PURE: Final = {"wire", "protocol"}
 IMPURE_MODULES: Final = {

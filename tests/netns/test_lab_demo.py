@@ -13,6 +13,7 @@ import pytest
 import dysco
 from dysco.lab import Lab
 from netns.conftest import MakeLab
+from netns.labs import both_modes
 from netns.worlds import Space, dump
 
 DEMO = Path(__file__).parents[2] / "configs" / "lab-demo.toml"
@@ -23,6 +24,7 @@ def dumps(lab: Lab) -> dict[str, list[str]]:
     return {node: dump(Space(lab.netns(node))) for node in ("a", "b", "c", "d", "e")}
 
 
+@both_modes
 async def test_curl_through_the_firewall_and_the_python_box(make_lab: MakeLab) -> None:
     async with make_lab(DEMO) as lab:
         for address, shown in (("10.0.4.4", "10.0.4.4"), ("fd00:4::4", "[fd00:4::4]")):
@@ -42,6 +44,7 @@ async def test_curl_through_the_firewall_and_the_python_box(make_lab: MakeLab) -
         assert [line.split()[0] for line in access.splitlines()] == ["10.0.1.1", "fd00:1::1"]
 
 
+@both_modes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_agent_leaves_its_host_as_it_was(make_lab: MakeLab, number: signal.Signals) -> None:
     lab = make_lab(DEMO)

@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from dysco.errors import DyscoError, HostError, LocalError, PermissionDeniedErro
 from dysco.host.lock import Lock
 from dysco.lab import hosts, models, network, processes
 from dysco.lab.graph import draw
+from dysco.lab.nursery import Nursery
 from dysco.lab.topology import Node, Topology
 from dysco.transport import keys
 
@@ -38,22 +38,26 @@ READY_S: Final = 30.0  # for all agents to be up and to know each other, and for
 _LOOK_S: Final = 0.05
 
 
-def agent_command(config: Path) -> list[str]:
-    """Give the command line that runs an agent in the foreground."""
-    return [sys.executable, "-m", "dysco.cli", "tun", "up", "--config", str(config)]
+def load(path: Path | str, *, prefix: str = PREFIX, root: Path = ROOT, nursery: Nursery | None = None) -> Lab:
+    """Read a lab's file; nothing is touched. Raises ConfigError with all findings, PermissionDeniedError.
 
-
-def load(path: Path | str, *, prefix: str = PREFIX, root: Path = ROOT) -> Lab:
-    """Read a lab's file; nothing is touched. Raises ConfigError with all findings, PermissionDeniedError."""
+    nursery: where agents are started, for several labs after each other; whoever gives it closes it.
+    """
     path = Path(path).resolve()
-    return Lab(models.read(path), path.parent, prefix=prefix, root=root)
+    return Lab(models.read(path), path.parent, prefix=prefix, root=root, nursery=nursery)
 
 
 class Lab:
     """A lab by its file; `async with` brings it up and takes it down."""
 
     def __init__(
-        self, file: models.LabFile, source: Path, *, prefix: str = PREFIX, root: Path = ROOT
+        self,
+        file: models.LabFile,
+        source: Path,
+        *,
+        prefix: str = PREFIX,
+        root: Path = ROOT,
+        nursery: Nursery | None = None,
     ) -> None:
         self.topology = Topology(file)
         self.name = file.lab.name
@@ -61,7 +65,9 @@ class Lab:
         self._source = source
         self._state = root / f"{self.name}.json"
         self._names = network.Names(self.topology, prefix)
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._children: list[processes.Process] = []
+        self._nursery = nursery or Nursery()
+        self._own_nursery = nursery is None
         self._lock = Lock(root / f"{self.name}.lock", f"dysco lab {self.name}")
         # Everything that can be wrong with the file is found before anything is made.
         self._tables = {node.name: self._host_toml(node) for node in hosts.agents(self.topology)}
@@ -89,6 +95,7 @@ class Lab:
                 self._remove()
                 raise
         finally:
+            self._close_nursery()
             self._release()
 
     def down(self) -> None:
@@ -100,6 +107,7 @@ class Lab:
         try:
             self._remove()
         finally:
+            self._close_nursery()
             self._release()
 
     def status(self) -> dict[str, Any]:
@@ -150,12 +158,15 @@ class Lab:
         self._children.append(child)
         return child
 
-    def start_agent(self, node: str) -> subprocess.Popen[bytes]:
+    def start_agent(self, node: str) -> processes.Process:
         """Start the agent of a node, as `up` does; it is up when `wait_for_agents` returns."""
         if node not in self._tables:
             raise LocalError(f"{node} has no agent; {', '.join(self._tables)} have one")
-        child = self.start(node, agent_command(self.directory / node / "host.toml"), name="agent")
-        (self.directory / node / "agent.pid").write_text(f"{child.pid}\n")
+        directory = self.directory / node
+        arguments = ["tun", "up", "--config", str(directory / "host.toml")]
+        child = self._nursery.start(arguments, self.log(node), netns=self.netns(node), cwd=directory)
+        self._children.append(child)
+        (directory / "agent.pid").write_text(f"{child.pid}\n")
         return child
 
     def agent_pid(self, node: str) -> int:
@@ -221,6 +232,8 @@ class Lab:
     def _build(self, agents: bool, until: float) -> None:
         self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._write_state("building")
+        if agents and self._tables:
+            self._nursery.open()  # it gets ready while the network is made
         network.make_namespaces(self.topology, self._names)
         self._make_links()
         for node in self.topology.nodes.values():
@@ -339,6 +352,10 @@ class Lab:
         if self.directory.exists():
             shutil.rmtree(self.directory)
         self._state.unlink(missing_ok=True)
+
+    def _close_nursery(self) -> None:
+        if self._own_nursery:
+            self._nursery.close()
 
     def _release(self) -> None:
         """Let go of the lock, and of the directories that are empty then."""

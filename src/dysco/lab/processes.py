@@ -15,13 +15,24 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from dysco.errors import HostError
 from dysco.host import run_in
 
 TERM_S: Final = 10.0  # an agent undoes its changes meanwhile
 _SOURCE: Final = str(Path(__file__).resolve().parents[2])
+
+
+class Process(Protocol):
+    """A process that a lab has started; as subprocess.Popen has it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
