@@ -43,8 +43,8 @@ class Step(View):
 
     kind: `plan` (before and after are the chain's agents), `phase`, or `end`. phase: requested, waiting (somebody is
     busy), locked, new path up, two paths, drained, stuck, done; at the end also refused, aborted, impossible, timed
-    out, planned (only that was wanted), asked (nobody waits). by, reason: who refused, and why. after_s: seconds since
-    the session's turn came.
+    out, planned (only that was wanted), asked (nobody waits), over (the session was being closed, so it needs no
+    other chain). by, reason: who refused, and why. after_s: seconds since the session's turn came.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Step(View):
     @property
     def is_failure(self) -> bool:
         """Whether this is the end of a change that was not made."""
-        return self.kind == "end" and self.phase not in ("done", "planned", "asked")
+        return self.kind == "end" and self.phase not in ("done", "planned", "asked", "over")
 
 
 @dataclass(frozen=True, slots=True)

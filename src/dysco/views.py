@@ -40,13 +40,17 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Status(View):
-    """An agent: uptime and the loop's lag in seconds, mtu in bytes, counters by name; what is drained."""
+    """An agent: uptime and the loop's lag in seconds, mtu in bytes, counters by name; what is drained.
+
+    opening: who opens chains where nothing has to be decided, the kernel or the agent, and why the kernel does not.
+    """
 
     name: str
     pid: int
     uptime_s: float
     mode: str
     why_no_ebpf: str | None
+    opening: str
     why_no_offload: str | None
     addresses: tuple[str, ...]
     mtu: int

@@ -66,6 +66,7 @@ STATUS = Status(
     uptime_s=187.0,
     mode="tun with offload",
     why_no_ebpf=None,
+    opening="agent",
     why_no_offload=None,
     addresses=("10.0.1.1", "2001:db8:1::1"),
     mtu=1500,

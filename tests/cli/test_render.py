@@ -67,6 +67,7 @@ def test_status() -> None:
             "uptime          3m07s",
             "mode            tun with offload",
             "why_no_ebpf     -",
+            "opening         agent",
             "why_no_offload  -",
             "addresses       10.0.1.1, 2001:db8:1::1",
             "mtu             1500",

@@ -57,9 +57,13 @@ class Steer:
 
     def __init__(self) -> None:
         self.diverted: set[tuple[FiveTuple, int]] = set()
+        self.taken_out: list[FiveTuple] = []
 
     def add(self, match: FiveTuple, direction: int, entry: bytes = DIVERT) -> None:
         self.diverted.add((match, direction))
 
     def remove(self, match: FiveTuple, direction: int) -> None:
         self.diverted.discard((match, direction))
+
+    def take_out(self, match: FiveTuple) -> None:
+        self.taken_out.append(match)

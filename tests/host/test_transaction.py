@@ -14,6 +14,7 @@ from dysco.host import changes
 from dysco.host.changes import Change, ReservePorts, SetSysctl, State, from_record
 from dysco.host.journal import Journal
 from dysco.host.links import AddRoute, AddRule, AttachClassifier, AttachProgram, CreateTun, LinkUp
+from dysco.host.lock import Lock
 from dysco.host.netns import Kernel, prefix
 from dysco.host.plan import Plan
 from dysco.host.transaction import Transaction, clean
@@ -74,6 +75,23 @@ def test_up_and_down(tmp_path: Path) -> None:
     assert WORLD == {"a": "old"}
     assert not any((tmp_path / "run").iterdir())
     assert not any((tmp_path / "locks").iterdir())
+
+
+def test_locks_of_namespaces_whose_agents_were_killed_do_not_pile_up(tmp_path: Path) -> None:
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    held = Lock(locks / "netns-1.lock", "an agent that lives")
+    held.take()
+    (locks / "netns-2.lock").write_text("one that was killed (process 1)\n")
+    (locks / "other.lock").touch()
+    it = transaction(puts(a="1"), tmp_path)
+    it.up()
+    left = {path.name for path in locks.iterdir()}
+    assert {"netns-1.lock", "other.lock"} < left
+    assert "netns-2.lock" not in left
+    assert it.down() == []
+    held.release()
+    assert {path.name for path in locks.iterdir()} == {"other.lock"}
 
 
 def test_an_error_undoes_what_was_done_before_it(tmp_path: Path) -> None:

@@ -46,3 +46,13 @@ def test_spin_finds_what_was_broken_and_nothing_else() -> None:
     assert stored is not None
     assert int(stored[1]) > 50_000  # a model in which nothing happens would hold, too
     assert "a-lock-granted-twice: broken" in done.stdout
+    stored = re.search(r"^bytes: holds; (\d+) states", done.stdout, re.MULTILINE)
+    assert stored is not None
+    assert int(stored[1]) > 500_000
+    for name, found in (
+        ("bytes-with-sums-at-the-wrong-anchors", "broken"),
+        ("what-equal-sums-do-not-show", "holds"),
+        ("bytes-acknowledged-to-a-box-that-has-not-sent-them", "broken"),
+        ("bytes-taken-back-from-who-has-switched", "broken"),
+    ):
+        assert f"{name}: {found}" in done.stdout

@@ -199,20 +199,33 @@ class Living:
 
     def move(self, name: str, number: int) -> list[int]:
         """Let a host have another address, and no way to the old one; asks for its sessions to follow."""
+        self.readdress(name, number)
+        return self.follow(name, number)
+
+    def readdress(self, name: str, number: int) -> None:
+        """Let a host have another address, and no way to the old one, and say so."""
         host, new = self.hosts[name], address(number, self.family)
         old = host.addresses[0]
         self.network.route(new, host)
         self.network.cut(old)
         host.addresses = (*host.addresses, new)  # the old one stays the stack's own
-        self.settings[name] = replace(self.settings[name], addresses=(new, *self.settings[name].addresses))
+        before = self.settings[name]
+        left = frozenset(before.addresses) - {new}
+        self.settings[name] = replace(before, addresses=(new, *before.addresses), left=left)
         self.agent(name).configure(self.settings[name], lambda _, __: None)
         for other in 3 * NAMES:  # one or two may be lost
             if other != name:
-                self.network.message(host, other, Moved(Hops((Hop(new),))))
+                self.network.message(host, other, Moved(number, Hops((Hop(new),))))
         self.wait(0.1)
+
+    def follow(self, name: str, number: int) -> list[int]:
+        """Ask for the subsessions of a host that has moved to follow, those that have not."""
+        host, new = self.hosts[name], address(number, self.family)
         requests = []
         key = self.key(name)
         for right, subsession, label in self.agent(name).subsessions(key):
+            if new in (subsession.src, subsession.dst):
+                continue
             request = next(_REQUESTS)
             requests.append(request)
             hops = Hops((Hop(subsession.dst if right else new),))

@@ -165,7 +165,7 @@ def test_a_fingerprint_counts_two_seconds_and_while_it_names_one() -> None:
     _, out = rig.one(OUT, translated(into_different, TRANSLATED))
     assert header_of(out).chain_id == b"other-chain-id-2"
     rig.wait(80.0)
-    assert not rig.agent._setup._at_box._by_fingerprint
+    assert not rig.agent._setup.at_box._by_fingerprint
     assert into_other
 
 
@@ -270,3 +270,12 @@ def test_a_tag_alone_never_leaves() -> None:
     assert rig.feed(OUT, into) == []
     assert rig.agent.counters["tag_unknown"] == 1
     assert strip_tag(into)
+
+
+def test_hops_that_a_kernel_box_chooses_count_also_where_the_kernel_would_go_on_by_itself() -> None:
+    for box, is_captured in ((KERNEL_BOX, True), (PAIR_BOX, False)):
+        rig = Rig(boxes=[box])
+        rig.one(WIRE, rig.chained_syn(hops(2, 4)))
+        rig.table.captured.clear()
+        assert rig.agent.set_hops(session(), hops(3, 4))
+        assert (session() in rig.table.captured) == is_captured

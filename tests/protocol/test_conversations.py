@@ -202,11 +202,11 @@ def test_a_random_walk_ends_with_nothing(seed: int) -> None:
     assert not life.via
     assert not setup._held
     assert not any(setup._waiting.values())
-    assert not setup._at_box._by_tuple
-    assert not setup._at_box._by_tag
-    assert not setup._at_box._by_fingerprint
-    assert not setup._at_box._by_session
-    assert not setup._at_box._expected
+    assert not setup.at_box._by_tuple
+    assert not setup.at_box._by_tag
+    assert not setup.at_box._by_fingerprint
+    assert not setup.at_box._by_session
+    assert not setup.at_box._expected
     for pool in rig.agent._neighbours._pools.values():
         pool.expire(rig.now + 100)
         assert len(pool) == 0

@@ -11,9 +11,10 @@ import pytest
 
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
 from dysco.protocol.ground import REHEARSED_WINDOW
+from dysco.protocol.settings import Limits
 from dysco.sim.endpoint import State as End
 from dysco.wire.chain_header import Hop
-from dysco.wire.messages import CancelLock, Change, Handshake, Hops, NackSyn, OldDone, RequestLock, Syn
+from dysco.wire.messages import Ack, CancelLock, Change, Handshake, Hops, NackSyn, OldDone, RequestLock, Syn
 from dysco.wire.packet import ACK, FIN, SYN
 from dysco.wire.packet import build_tcp as built
 from dysco.wire.tuples import FiveTuple
@@ -119,3 +120,70 @@ def test_a_server_whose_first_answer_was_lost_asks_again_over_the_new_path(
     live.wait(10.0)
     assert live.server.state is End.OPEN
     live.talk()
+
+
+# What an invitation may not ask for, and how long one is good.
+
+
+def reasons(rig: Rig) -> list[str]:
+    return [message.reason for _, message in rig.messages if isinstance(message, NackSyn)]
+
+
+@pytest.mark.parametrize("where", [FiveTuple.of(address(1), 61007, address(2), 22), SUBSESSION.reversed()])
+def test_nobody_joins_by_a_subsession_that_takes_other_packets(rig: Rig, where: FiveTuple) -> None:
+    say(rig, "a", replace(INVITATION, subsession=where))
+    assert reasons(rig) == ["its subsession is not free here"]
+    assert rig.state() == []
+    assert not rig.table.flows
+
+
+def test_a_neighbour_may_invite_so_often() -> None:
+    rig = Rig(boxes=[KERNEL_BOX], limits=Limits(setups_per_second=1))
+    say(rig, "a", INVITATION)
+    say(rig, "a", replace(INVITATION, chain_id=b"another-01234567"))
+    assert reasons(rig) == ["too many sessions a second"]
+    rig.wait(1.0)
+    rig.messages.clear()
+    other = FiveTuple.of(address(1), 61009, address(2), 61010)
+    say(rig, "a", replace(INVITATION, chain_id=b"another-01234567", session=session(3), subsession=other))
+    assert reasons(rig) == []
+
+
+def test_a_table_that_is_full_takes_nobody() -> None:
+    rig = Rig(boxes=[KERNEL_BOX], limits=Limits(sessions=1))
+    say(rig, "a", INVITATION)
+    other = FiveTuple.of(address(1), 61009, address(2), 61010)
+    say(rig, "a", replace(INVITATION, chain_id=b"another-01234567", session=session(3), subsession=other))
+    assert reasons(rig) == ["the session table is full"]
+    assert len(rig.state()) == 1
+
+
+def test_a_relay_joins_without_a_box() -> None:
+    rig = Rig()
+    say(rig, "a", replace(INVITATION, hops=Hops((Hop(address(2)), Hop(address(4))))))
+    port, out = rig.one(UNDERLAY, built(SUBSESSION, 5000, 0, SYN, REHEARSED_WINDOW, MSS_1460))
+    assert port == UNDERLAY
+    back = read(out).five_tuple.reversed()
+    assert back.src == address(4)
+    port, answer = rig.one(UNDERLAY, built(back, 900, 5001, SYN | ACK, REHEARSED_WINDOW, MSS_1460))
+    assert (port, read(answer).five_tuple) == (UNDERLAY, SUBSESSION.reversed())
+
+
+def test_an_ack_that_was_lost_is_made_up_for_by_what_passes(rig: Rig) -> None:
+    say(rig, "a", INVITATION)
+    _, inner = rig.one(UNDERLAY, built(SUBSESSION, 5000, 0, SYN, REHEARSED_WINDOW, MSS_1460))
+    rig.one(HOST, inner)
+    rig.one(UNDERLAY, built(SUBSESSION, 5001, 900, ACK, 1000, b"", b"data"))
+    rig.wait(31.0)
+    assert rig.state() == ["established"]
+
+
+def test_a_refusal_behind_the_switch_is_passed_on_and_ends_nothing(rig: Rig) -> None:
+    say(rig, "a", INVITATION)
+    say(rig, "a", Ack(CHAIN, LABEL, REQUEST, 5001, 901, True))
+    [chain] = rig.agent._life.chains.values()
+    assert chain.right is not None
+    rig.messages.clear()
+    say(rig, "d", NackSyn(CHAIN, chain.right.hop, REQUEST, "d", "no"))
+    assert rig.messages == [("a", NackSyn(CHAIN, LABEL, REQUEST, "d", "no"))]
+    assert rig.state() == ["established"]

@@ -18,13 +18,14 @@ from dysco.protocol.chain import (
     facing_host,
 )
 from dysco.protocol.flow import Flow
-from dysco.protocol.joints import differences, ours
+from dysco.protocol.joints import differences, is_cut_short, ours
 from dysco.protocol.paths import TwoPaths
 from dysco.protocol.right import join
 from dysco.protocol.stamps import Stamps, raw_stamp
+from dysco.protocol.switching import rehearsed_options
 from dysco.wire.messages import Handshake, Hops, Syn
 from dysco.wire.options import syn_options
-from dysco.wire.packet import ACK, FIN, RST, Packet, build_tcp, locate, verify
+from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp, locate, verify
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
 from protocol.rig import address, session
@@ -136,6 +137,8 @@ def test_windows_and_blocks_mean_the_same_on_both_sides(
         (ACK | FIN, 989, 10, ACK | FIN),  # the other end has closed before it switched
         (ACK | FIN, 1000, 0, None),
         (ACK | FIN, 990, 10, ACK),
+        (ACK | FIN, 900, 10, ACK),  # it has died before all had passed it
+        (ACK | FIN, 998, 0, None),
         (RST, 990, 0, RST),
     ],
 )
@@ -157,6 +160,32 @@ def test_the_end_of_a_proxy_is_not_the_end_of_its_session(
     assert ours(two, reset, at) is reset, "what has come may have come past a gap"
     two.answered = 1000
     assert ours(two, reset, at) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "seq", "cutoff", "is_so"),
+    [
+        (ACK | FIN, 900, 1000, True),
+        (ACK | FIN, 890, 1000, True),  # it comes again
+        (ACK | FIN, 901, 1000, False),  # what was written before it is still under way
+        (ACK | FIN, 900, 901, False),
+        (ACK | FIN, 900, 900, False),
+        (ACK | FIN, 900, None, False),
+        (ACK, 900, 1000, False),
+    ],
+)
+def test_a_proxy_that_is_killed_ends_before_the_cutoff(
+    flags: int, seq: int, cutoff: int | None, *, is_so: bool
+) -> None:
+    two = TwoPaths(5000, 900, 5000, 900)
+    two.peer_cutoff = cutoff
+    assert is_cut_short(two, located(build_tcp(session(), seq, 5000, flags, 3))) is is_so
+
+
+def located(packet: Packet) -> Located:
+    at = locate(packet)
+    assert at is not None
+    return at
 
 
 def stamped(value: int, echo: int) -> Packet:
@@ -197,3 +226,62 @@ def test_timestamps_never_go_back_while_two_clocks_are_in_use(base: int) -> None
     stamps.to_new(echo, at)
     apply(echo, Flow(0, session(), 0, session(), translation=facing.translations()[1]))
     assert syn_options(echo).tsecr == 5_000_011
+
+
+def test_what_acknowledges_nothing_echoes_nothing() -> None:
+    stamps = Stamps()
+    syn = build_tcp(session(), 1, 0, SYN, 3, b"\1\1\x08\x0a" + bytes(3) + b"\7" + bytes(3) + b"\x09")
+    stamps.from_inside(syn, located(syn))
+    assert (stamps.own, stamps.given) == (7, None)
+    data = stamped(8, 5)
+    stamps.from_inside(data, located(data))
+    assert (stamps.own, stamps.given) == (8, 5)
+
+
+def test_a_timestamp_of_another_length_is_none() -> None:
+    odd = build_tcp(session(), 1, 2, ACK, 3, b"\x08\x06" + bytes(4) + b"\1\1")
+    assert raw_stamp(odd, located(odd)) is None
+    stamps = Stamps()
+    stamps.from_inside(odd, located(odd))
+    stamps.from_old(odd, located(odd))
+    stamps.from_new(odd, located(odd), facing_agent(SUBSESSION, "a", 1, opened=False))
+    assert not stamps.is_known
+    before = bytes(odd.data)
+    stamps.old = stamps.new = 3
+    stamps.to_old(odd, located(odd))
+    stamps.to_new(odd, located(odd))
+    assert odd.data == before
+
+
+def test_before_the_constant_is_chosen_the_old_clock_is_left_as_it_is() -> None:
+    stamps = Stamps()
+    for value in (100, 90):
+        packet = stamped(value, 1)
+        stamps.from_old(packet, located(packet))
+        assert raw_stamp(packet, located(packet)) == value
+    assert (stamps.given, stamps.old) == (100, 100)
+
+
+def test_a_handshake_that_was_not_seen_leaves_all_terms_as_they_are() -> None:
+    inner = handshake((1460, 7, ALL), (1460, 3, ALL))
+    facing = joined(handshake((1460, 9, 0), (1460, 9, 0)), inner)
+    assert facing.seam is not None
+    assert facing.seam.terms == Terms()
+    assert facing.handshake == inner
+
+
+@pytest.mark.parametrize("mss", [0, 1460])
+@pytest.mark.parametrize("scales", [(7, 3), (NO_SCALE, 3)])
+@pytest.mark.parametrize("sack", [(ALL, ALL), (ALL, SEEN)])
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_path_handshake_announces_what_both_ends_have_agreed_on(
+    mss: int, scales: tuple[int, int], sack: tuple[int, int], forward: bool
+) -> None:
+    facing = facing_agent(SUBSESSION, "a", 1, opened=False)
+    facing.handshake = handshake((mss, scales[0], sack[0]), (mss, scales[1], sack[1]))
+    packet = build_tcp(session(), 1, 0, SYN, 3, rehearsed_options(facing, forward=forward))
+    found = syn_options(packet, located(packet))
+    assert found.mss == (mss or None)
+    assert found.wscale == (None if NO_SCALE in scales else scales[0 if forward else 1])
+    assert found.sack == (sack == (ALL, ALL))
+    assert found.tsval is None

@@ -245,6 +245,20 @@ def test_what_both_paths_say_is_said_once(at: Numbers) -> None:
     assert not old(packet(at, 5000, 1000))
 
 
+@pytest.mark.parametrize("flags", [PSH, FIN])
+@pytest.mark.parametrize("ack", [0, 4990, 5000, 5100])
+def test_what_acknowledges_nothing_goes_nowhere(at: Numbers, flags: int, ack: int) -> None:
+    """No end takes it (RFC 9293 section 3.10.7.4), and what stands in its place must not be taken for an ack."""
+    for seq in (950, 1000):
+        anchor = two(at)
+        one = build_tcp(TUPLE, at(seq), at(ack), flags, 500, b"", b"data")
+        assert send(anchor, at, one) == ([], [])
+        for receive in (anchor.receive_old, anchor.receive_new):
+            assert not receive(one, located(one))
+        assert (anchor.answered, anchor.told_old, anchor.rcvd) == (at(4900), at(4900), at(5000))
+        assert anchor.remind() is None
+
+
 def test_resets_always_pass(at: Numbers) -> None:
     one = packet(at, 5000, 10, 0, RST)
     assert two(at).receive_old(one, located(one))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dysco.protocol.changing import MOST_DONE
 from dysco.protocol.events import SessionRecord
 from dysco.protocol.flow import FIRST_BOX, HOST, UNDERLAY, Flow
+from dysco.protocol.ground import REHEARSED_WINDOW
+from dysco.protocol.output import MessageOut
 from dysco.protocol.records import read_record, write_record
-from dysco.wire.packet import ACK, FIN, build_tcp
+from dysco.wire.messages import LockQuery, OldDone
+from dysco.wire.packet import ACK, FIN, SYN, build_tcp
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
+from protocol.living import Living
 from protocol.rig import NAT_BOX, PAIR_BOX, Rig, address, both, hops, read, session, syn_ack, to_c
+from protocol.test_left_anchor import two_paths as left_two_paths
+from protocol.test_locks import LEFT, NEW_HOP, NEW_PATH
+from protocol.test_right_anchor import waiting
+from protocol.test_splicing import Proxy
 
 
 def flows(rig: Rig) -> dict[tuple[int, FiveTuple], tuple[int, FiveTuple]]:
@@ -149,3 +159,144 @@ def test_a_record_cut_at_any_place_gives_nothing(record: bytes) -> None:
     assert read_record(record + b"\0", [NAT_BOX], 0.0) is None
     for end in range(len(record)):
         assert read_record(record[:end], [NAT_BOX], 0.0) is None
+
+
+def test_an_anchor_that_has_begun_again_still_says_that_its_change_is_done() -> None:
+    living = Living()
+    chain_id = living.key("a")[:16]
+    labels = {place.agent: (place.left, place.right) for place in living.agent("a").places(living.key("a"))}
+    request = living.change("a", "a", "d")
+    living.wait(5.0)
+    assert living.outcome("a", request)[0] == "done"
+    living.hosts["a"].restart()
+    asked = OldDone(
+        chain_id, labels["a"][1], request, rightward=False, last=labels["d"][0], waiting=True
+    )  # as the host of a proxy asks that has heard nothing
+    living.agent("a").receive_message("b", asked, living.clock.now)
+    said = [one.message for one in living.agent("a").outgoing() if isinstance(one, MessageOut)]
+    assert [(one.rightward, one.waiting) for one in said if isinstance(one, OldDone)] == [(True, False)]
+
+
+def test_a_record_knows_no_more_changes_than_an_anchor_keeps() -> None:
+    living = Living()
+    for _ in range(3):
+        living.wait(3.0)
+        living.change("a", "a", "d")
+        living.wait(3.0)
+        living.change("a", "a", "d", "b", "c")
+    living.wait(5.0)
+    chain = living.agent("a")._life.chains[living.key("a")]
+    assert len(chain.done) == MOST_DONE
+    data = write_record(chain)
+    again = read_record(data, (), 0.0)
+    assert again is not None
+    assert again.done == chain.done
+    chain.done = (*chain.done, (1, 2))
+    assert read_record(write_record(chain), (), 0.0) is None
+
+
+# Records that are whole and say what cannot be.
+
+
+def fields_of(record: bytes) -> tuple[bytes, list[bytes]]:
+    """A record's fixed part and its fields, as `records` draws them."""
+    fixed, position, found = record[:36], 36, []
+    while position < len(record):
+        size = int.from_bytes(record[position : position + 2], "big")
+        found.append(record[position + 2 : position + 2 + size])
+        position += 2 + size
+    return fixed, found
+
+
+def with_field(record: bytes, number: int, change: Callable[[bytes], bytes]) -> bytes:
+    fixed, found = fields_of(record)
+    found[number] = change(found[number])
+    return fixed + b"".join(len(one).to_bytes(2, "big") + one for one in found)
+
+
+def locked_proxy() -> bytes:
+    proxy = Proxy().locked()
+    return dict(proxy.rig.agent.records())[proxy.keys[0]]
+
+
+def with_two_paths() -> bytes:
+    talk, _ = left_two_paths()
+    [(_, record)] = talk.rig.agent.records()
+    return record
+
+
+def waiting_right() -> bytes:
+    talk, _ = waiting()
+    [(_, record)] = talk.rig.agent.records()
+    return record
+
+
+TUPLE, RIGHT_HANDSHAKE, SUMS, LEFT_ANCHOR, RIGHT_ANCHOR, INSIDE, PLACES, SEAM, JOINT, DONE = (
+    0,
+    5,
+    10,
+    11,
+    12,
+    13,
+    14,
+    15,
+    17,
+    18,
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "number", "change"),
+    [
+        (last, TUPLE, lambda old: old[:-1]),
+        (last, TUPLE, lambda _: b""),
+        (last, 6, lambda _: b"\xff"),
+        (last, RIGHT_HANDSHAKE, lambda _: bytes(15)),
+        (last, SUMS, lambda _: bytes(7)),
+        (last, SUMS, lambda _: bytes(9)),
+        (last, DONE, lambda _: bytes(11)),
+        (last, INSIDE, lambda _: bytes(12)),
+        (last, PLACES, lambda _: b"\x01"),
+        (last, SEAM, lambda _: bytes(22) + b"\x04"),
+        (last, SEAM, lambda _: bytes(20) + b"\x0f\x00\x00"),
+        (with_two_paths, LEFT_ANCHOR, lambda old: old + b"\0"),
+        (with_two_paths, LEFT_ANCHOR, lambda old: old[:-1]),
+        (with_two_paths, LEFT_ANCHOR, lambda old: bytes((old[0] & ~32,)) + old[1:]),  # without a path handshake
+        (with_two_paths, LEFT_ANCHOR, lambda old: bytes((old[0] | 16,)) + old[1:]),  # waiting, as no left one does
+        (waiting_right, RIGHT_ANCHOR, lambda old: old[:20]),
+        (locked_proxy, JOINT, lambda old: bytes((old[0] | 128,)) + old[1:]),
+        (locked_proxy, JOINT, lambda old: old + b"\0"),
+    ],
+)  # fmt: skip
+def test_a_record_that_says_what_cannot_be_gives_nothing(
+    make: Callable[[], Rig | bytes], number: int, change: Callable[[bytes], bytes]
+) -> None:
+    made = make()
+    if isinstance(made, Rig):
+        [(_, record)] = made.agent.records()
+    else:
+        record = made
+    boxes = [PAIR_BOX, NAT_BOX]
+    assert read_record(with_field(record, number, lambda old: old), boxes, 0.0) is not None
+    assert read_record(with_field(record, number, change), boxes, 0.0) is None
+
+
+@pytest.mark.parametrize("make", [with_two_paths, waiting_right, locked_proxy])
+def test_what_is_being_changed_is_written_as_it_was_read(make: Callable[[], bytes]) -> None:
+    record = make()
+    found = read_record(record, [PAIR_BOX], 0.0)
+    assert found is not None
+    if make is not locked_proxy:  # whose joint is there only with its other chain
+        assert write_record(found) == record
+
+
+def test_an_anchor_that_waits_goes_on_waiting_after_a_restart() -> None:
+    rig = Rig(boxes=[PAIR_BOX])
+    assert rig.agent.restore(waiting_right(), rig.now)
+    rig.take()
+    # Where it stands is not known yet, so a number that hosts of the new path would believe is not made up.
+    syn = build_tcp(NEW_PATH, 5000, 0, SYN, REHEARSED_WINDOW)
+    assert rig.feed(UNDERLAY, syn) == []
+    rig.wait(1.0)
+    asked = [message for _, message in rig.messages if isinstance(message, LockQuery)]
+    assert {one.hop for one in asked} == {LEFT, NEW_HOP}

@@ -19,16 +19,19 @@ SAMPLE = re.compile(r"([a-z_]+)(?:\{([a-z]+=\"[^\"\\\n]*\"(?:,[a-z]+=\"[^\"\\\n]
 def agent(sessions: int = 3) -> Any:
     """As much of an agent as is counted."""
     return SimpleNamespace(
-        core=SimpleSized(sessions, counters={"opened": 7, "malformed": 0}, ports_held=lambda: 4),
+        core=SimpleSized(sessions, counters={"opened": 7, "malformed": 0}, ports_held=lambda: 7, at_rest=2),
         channel=SimpleNamespace(counters={"received": 5}, status=lambda: [up(True), up(False), up(True)]),
         forwarder=SimpleNamespace(counters={}),
         kernel=SimpleNamespace(steering=SimpleNamespace(counters=lambda: {"diverted": 2})),
         table=[None] * 6,
-        devices=[
-            SimpleNamespace(name="tap", counters={"packets": 1}),
-            SimpleNamespace(name="ids", counters={"packets": 4, "dropped": 1}),
-        ],
+        devices=SimpleNamespace(
+            by_name={
+                "tap": SimpleNamespace(counters={"packets": 1}),
+                "ids": SimpleNamespace(counters={"packets": 4, "dropped": 1}),
+            }
+        ),
         faults=1,
+        opening=SimpleNamespace(laid=3),
         lag_s=0.0015,
     )
 
@@ -79,6 +82,7 @@ def test_everything_counted_is_there() -> None:
         'dysco_box_total{box="ids",what="dropped"}': 1,
         'dysco_box_total{box="ids",what="packets"}': 4,
         "dysco_sessions": 3,
+        "dysco_sessions_at_rest": 2,
         "dysco_flows": 6,
         "dysco_ports": 4,
         "dysco_peers_up": 2,

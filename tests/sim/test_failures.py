@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from dysco.protocol.events import ChangeMoved
+from dysco.protocol.switching import BEGUN_AGAIN
+from dysco.sim.link import Fault
+from protocol.living import Living
 from sim.failures import EVENTS, STEPS, Cell
 
 PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
@@ -48,4 +51,25 @@ def test_who_has_asked_hears_that_the_new_path_is_silent() -> None:
         for event in cell.network.hosts["d"].events
         if isinstance(event, ChangeMoved) and "the new path is silent" in event.reason
     ]
-    assert said == [("stuck", "a")]
+    assert said == [("stuck", "a"), ("aborted", "a")]
+
+
+@pytest.mark.parametrize("step", ["requestLock", "syn at the right anchor", "path handshake, SYN-ACK"])
+def test_who_has_asked_hears_that_the_left_anchor_has_begun_again(step: str) -> None:
+    cell = Cell(step, "restart of the left anchor")
+    assert cell.happened
+    assert cell.outcome("d", cell.request) == ("refused", "e", BEGUN_AGAIN)
+
+
+def test_a_right_anchor_says_that_the_left_one_has_begun_again() -> None:
+    live = Living()
+    live.talk()
+    live.network.link("control", "c", "a").fault = Fault(delay_s=0.05)
+    request = live.change("d", "a", "c")
+    live.wait(0.02)
+    live.hosts["a"].restart()
+    live.talk()
+    assert live.outcome("d", request) == ("aborted", "c", BEGUN_AGAIN)
+    live.change("d", "a", "c")
+    live.talk()
+    assert live.chain() == "acd"

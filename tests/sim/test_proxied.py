@@ -8,7 +8,10 @@ import pytest
 
 from dysco.sim.proxied import run
 
-REGRESSIONS = (1028, 1213, 1339, 5003, 300044, 300149, 400157, 400448, 402947, 501192)
+REGRESSIONS = (
+    1028, 1213, 1339, 5003, 300044, 300149, 400157, 400448, 402947, 501192, 700141, 700205, 702830, 704471, 710237,
+    730175, 732457, 750642,
+)  # fmt: skip
 
 
 def test_streams_are_equal_and_the_relay_sees_an_ordinary_end() -> None:

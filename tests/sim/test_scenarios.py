@@ -8,11 +8,16 @@ import sys
 import pytest
 
 from dysco.sim.__main__ import first_of, judged, show
-from dysco.sim.scenario import Verdict, run
+from dysco.sim.scenario import Scenario, Verdict, run
 
 REGRESSIONS = (
     18, 23, 90, 148, 258, 1134, 1615, 1739, 1795447304818, 1795447305337, 1795452150268, 1795452151574,
     1795474325107, 1795481065768, 1795481071773, 144918684111035,
+)  # fmt: skip
+"""From before hosts could move or die: so they mean what they have meant."""
+RESTLESS = (
+    6, 21, 28, 122, 292, 5245, 30757, 31068, 700477, 701410, 701998, 702274, 702355, 704180, 1795940455265,
+    12099169198416,
 )  # fmt: skip
 SEEDS = "4000:6000"
 
@@ -27,7 +32,22 @@ def test_streams_are_equal_and_everything_comes_to_rest() -> None:
 
 @pytest.mark.parametrize("seed", REGRESSIONS)
 def test_a_seed_that_failed_once(seed: int) -> None:
+    assert run(seed, restless=False).faults == []
+
+
+@pytest.mark.parametrize("seed", RESTLESS)
+def test_a_seed_that_failed_once_with_hosts_that_move_and_die(seed: int) -> None:
     assert run(seed).faults == []
+
+
+def test_hosts_move_and_die_in_some_seeds_and_the_rest_of_a_seed_is_as_without() -> None:
+    calm, restless = (Scenario(7, restless=one) for one in (False, True))
+    assert [host.name for host in calm.hosts] == [host.name for host in restless.hosts]
+    assert [pair.upload for pair in calm.pairs] == [pair.upload for pair in restless.pairs][: len(calm.pairs)]
+    seen = "\n".join(line for seed in range(12) for line in run(seed, record=True, restless=True).dialogue)
+    assert " moves to " in seen
+    assert " dies" in seen
+    assert " comes back" in seen
 
 
 def test_a_seed_replays_exactly() -> None:
@@ -38,7 +58,7 @@ def test_a_seed_that_fails_is_shown_with_its_dialogue_and_how_to_run_it_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     dialogue = [f"line {number}" for number in range(1000)]
-    show(Verdict(77, ["session 0: the client lacks bytes"]), dialogue, proxy=False)
+    show(Verdict(77, ["session 0: the client lacks bytes"]), dialogue)
     shown = capsys.readouterr().out.splitlines()
     assert shown[:2] == [
         "seed 77: session 0: the client lacks bytes",

@@ -56,6 +56,7 @@ class Node:
         self.up: set[str] = set()
         self.mtus: dict[str, int] = {}
         self.messages: list[tuple[str, Message]] = []
+        self.says: list[Message] = []
         self._changed = asyncio.Event()
         authority = pki / "ca.pem" if ca is True else ca or None
         identity = Identity(pki / f"{name}.pem", pki / f"{name}.key", authority)
@@ -96,6 +97,9 @@ class Node:
 
     def digest(self, peer: str) -> bytes:
         return bytes(8)
+
+    def standing(self, peer: str) -> list[Message]:
+        return self.says
 
     def _note(self, *report: Any) -> None:
         self.reports.append(report)

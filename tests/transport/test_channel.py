@@ -48,6 +48,15 @@ async def test_two_agents_find_each_other(pki: Path, v6: bool) -> None:
     assert b.count("down") == 0  # closed, nothing is called any more
 
 
+async def test_what_a_peer_must_know_some_time_goes_with_each_keepalive(pki: Path) -> None:
+    a, b = pair(pki)
+    async with running(a, b):
+        await both_up(a, b)
+        a.says = list(numbered(1))
+        await b.until(lambda: len(refused(b)) == 3)
+        assert refused(b) == 3 * numbered(1)
+
+
 async def test_a_peer_that_goes_is_down_at_once_and_comes_back(pki: Path) -> None:
     a, b = pair(pki)
     async with running(a):
@@ -256,6 +265,21 @@ async def test_another_address_leads_to_another_association(pki: Path) -> None:
             await a.until(lambda: a.channel.status()[0].address == "127.0.0.3")
             await both_up(a, moved)
             assert a.count("down") == 0
+
+
+async def test_who_moves_hears_each_peer_from_where_it_is_also_if_the_old_address_stays(pki: Path) -> None:
+    port = free_port()
+    a = Node("a", pki, port=port, peers=[PeerSettings("b", ("127.0.0.2",), port)])
+    known = ("127.0.0.1", "127.0.0.4")
+    b = Node("b", pki, address="127.0.0.2", port=port, peers=[PeerSettings("a", known, port)])
+    async with running(a, b):
+        await both_up(a, b)
+        assert a.channel.has_moved("b")
+        a.channel.move(["127.0.0.4", "127.0.0.1"])
+        assert not a.channel.has_moved("b")
+        await a.until(lambda: a.channel.has_moved("b"), "for b to answer")
+        assert a.count("up") == 2
+        assert a.count("down") == 0
 
 
 async def test_the_second_address_is_tried(pki: Path) -> None:

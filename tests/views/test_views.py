@@ -55,7 +55,7 @@ def test_keys_that_programs_read() -> None:
         "name state address addresses since_s heard_s mtu sessions attempts last_failure"
     )
     assert " ".join(fakes.STATUS.plain()) == (
-        "name pid uptime_s mode why_no_ebpf why_no_offload addresses mtu sessions flows policies boxes"
+        "name pid uptime_s mode why_no_ebpf opening why_no_offload addresses mtu sessions flows policies boxes"
         " loop_lag_s counters drops steering drained"
     )
     [chain] = chains([("A", [fakes.AT_A])])

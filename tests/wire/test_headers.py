@@ -57,6 +57,13 @@ def test_a_signature_is_that_of_rfc_2104(header: ChainHeader, key: bytes) -> Non
     assert raw[-16:] == hmac.digest(key, raw[:-16], "sha256")[:16]
 
 
+@pytest.mark.parametrize("size", [0, 32, 63, 64, 65, 150])
+def test_a_key_may_be_longer_than_a_block(size: int) -> None:
+    one, key = FiveTuple.parse("10.0.0.1:1 > 10.0.0.2:2"), bytes(range(1, size + 1))
+    raw = chain_header.encode(ChainHeader(b"i" * 16, 1, one, one, (Hop(b"1234"),), 9), key)
+    assert raw[-16:] == hmac.digest(key, raw[:-16], "sha256")[:16]
+
+
 def test_every_interpreter_has_a_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(name)
@@ -108,6 +115,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "state": U8,
     "phase": U8,
     "status": U8,
+    "verdict": U8,
     "leg": U8,
     "index": st.integers(0, 65535),
     "count": st.integers(0, 65535),
@@ -220,6 +228,7 @@ def change(tail: bytes) -> bytes:
         (change(b"\x01\x03abc\0\0\0\0"), "hop's address is neither IPv4 nor IPv6"),
         (change(b"\x11"), "hops has 17 entries, more than 16"),
         (change(b"\x00\x02"), "force is neither 0 nor 1"),
+        (framed(messages.AckLock(ID, 1, 2), b"\x02", cut=1), "AckLock.joined is neither 0 nor 1"),
     ],
 )
 def test_what_messages_may_not_say(raw: bytes, said: str) -> None:
@@ -230,6 +239,11 @@ def test_what_messages_may_not_say(raw: bytes, said: str) -> None:
 def test_bytes_of_a_fixed_length() -> None:
     with pytest.raises(WireError, match="chain_id has 16 bytes, not 3"):
         frames.encode_one(messages.Gone(b"abc"))
+    one = FiveTuple.parse("10.0.0.1:1 > 10.0.0.2:2")
+    for size in (15, 17):
+        short = messages.Syn(ID, 1, 2, 3, one, one, messages.Hops(), messages.Handshake(bytes(size)))
+        with pytest.raises(WireError, match=f"handshake has 16 bytes, not {size}"):
+            frames.encode_one(short)
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -178,6 +178,19 @@ def test_a_frame_of_the_device_and_back(packet: Packet, gso_size: int, ecn: bool
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("one", [FOUR, SIX])
+@pytest.mark.parametrize(("partial", "gso_size"), [(False, 0), (True, 0), (False, 1400), (True, 1400)])
+def test_a_frame_says_what_is_left_to_the_device(one: FiveTuple, partial: bool, gso_size: int) -> None:
+    packet = build_tcp(one, 1, 2, ACK, 3, b"", bytes(2000))
+    packet.partial, packet.gso_size = partial, gso_size
+    flags, kind, header_len, size, start, offset = vnet.HEADER.unpack(vnet.pack(packet))
+    tcp = 20 if one is FOUR else 40
+    if partial or gso_size:
+        assert (header_len, start, offset) == (tcp + 20, tcp, 16)
+    assert flags == partial * vnet.NEEDS_CSUM
+    assert (kind, size) == (0 if not gso_size else 1 if one is FOUR else 4, gso_size)
+
+
 def test_a_frame_without_its_header() -> None:
     with pytest.raises(WireError, match="a frame of 3 bytes"):
         vnet.unpack(b"123")
@@ -258,3 +271,12 @@ def test_a_tag_needs_a_packet_and_eight_bytes() -> None:
 )
 def test_options_of_a_syn(raw: bytes, wanted: options.SynOptions) -> None:
     assert options.syn_options(build_tcp(FOUR, 1, 2, SYN, 3, raw)) == wanted
+
+
+@pytest.mark.parametrize("options_before", [b"", b"\xfe\x0c\xd1\x5c" + bytes(8), b"\xfd\x04\xd1\x5c"])
+def test_what_only_looks_like_a_tag_stays(options_before: bytes) -> None:
+    packet = build_tcp(FOUR, 1, 2, SYN, 3, options_before, b"\xfd\x0c\xd1\x5c" + bytes(8))
+    before = bytes(packet.data)
+    assert options.find_tag(packet) is None
+    assert not options.strip_tag(packet)
+    assert bytes(packet.data) == before

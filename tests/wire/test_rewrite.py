@@ -13,7 +13,7 @@ from dysco.protocol.flow import Flow, Translation
 from dysco.wire.decode import Malformed, decode
 from dysco.wire.options import walk
 from dysco.wire.packet import ACK, SYN, Packet, build_tcp, locate, verify
-from dysco.wire.rewrite import apply
+from dysco.wire.rewrite import apply, retarget
 from dysco.wire.tuples import FiveTuple
 from wire.strategies import U32, packets, tuples
 
@@ -55,6 +55,21 @@ def test_a_rewritten_packet_is_what_a_full_recomputation_gives(data: st.DataObje
             )
         else:
             assert got == old
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@given(data=st.data())
+def test_another_tuple_leaves_all_else_as_it_is(partial: bool, data: st.DataObject) -> None:
+    packet = data.draw(packets(partial=partial))
+    at = locate(packet)
+    assert at is not None
+    new = data.draw(tuples(at.family))
+    expected = packet.copy()
+    apply(expected, Flow(0, at.five_tuple, 0, new))
+    retarget(packet, new, at)
+    assert verify(packet)
+    assert at.five_tuple == new
+    assert (packet.data, packet.partial) == (expected.data, partial)
 
 
 @given(st.binary(max_size=80), tuples(4))

@@ -87,8 +87,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "a cancelled request stays held", INSIDE,
-        "            lock.held = None\n        if inside is not None and inside.request",
-        "            pass\n        if inside is not None and inside.request",
+        "            lock.held = None\n        ends = inside is not None and",
+        "            pass\n        ends = inside is not None and",
     ),
     Mutation(
         "a lock is not passed on to the left", INSIDE,
@@ -128,7 +128,7 @@ MUTATIONS: Final = (
         "who was held is forgotten when the own request is refused", LEFT,
         "            ground.again.append((chain, lock.held))", "            pass",
     ),
-    Mutation("a left anchor goes on with the old numbers", LEFT, '        ground.set_tops(chain, "right", where(two))\n', ""),
+    Mutation("a left anchor goes on with the old numbers", LEFT, '        chain.changing.left = None\n        ground.set_tops(chain, "right", where(two))\n', "        chain.changing.left = None\n"),
     # The right anchor.
     Mutation("a right anchor grants two at once", RIGHT, 'elif anchor.change.request != message.change.request:\n            return "busy"', "elif False:\n            return None"),
     Mutation("a right anchor forgets its own sums", RIGHT, "new.sums = anchor.sums\n", "new.sums = None\n"),

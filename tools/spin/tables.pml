@@ -50,6 +50,7 @@ inline left_table() {
   :: (state == REQUESTING && input == FAIL) -> action = CANCEL; state = CANCELLING
   :: (state == SETTING_UP && input == READY) -> action = COMMIT; state = TWO_PATHS
   :: (state == SETTING_UP && input == FAIL) -> action = CANCEL; state = CANCELLING
+  :: (state == TWO_PATHS && input == ACK_CANCEL) -> action = CANCEL; state = CANCELLING
   :: (state == TWO_PATHS && input == DONE) -> action = COMPLETE; state = ONE_PATH
   :: (state == CANCELLING && input == ACK_CANCEL) -> action = DROP; state = ONE_PATH
   :: (state == CANCELLING && input == TIMER) -> action = DROP; state = ONE_PATH

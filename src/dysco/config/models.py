@@ -145,6 +145,15 @@ class Dataplane(Section):
         ),
         reload="restart",
     )
+    opening: Literal["kernel", "agent"] = option(
+        "kernel",
+        doc=(
+            "Who opens chains in the mode `ebpf`, where nothing has to be decided (policies with named hops and "
+            '`on_fail = "closed"`, SYNs without options or data that ask for more): `kernel`: the programs, and the '
+            "agent hears of it a moment later; `agent`: the agent sees every SYN."
+        ),
+        reload="restart",
+    )
 
 
 class Keys(Section):

@@ -12,9 +12,11 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
 from dysco.errors import HostError, PermissionDeniedError
@@ -30,6 +32,8 @@ _PROG_FD_BY_ID: Final = 13
 _MAP_FD_BY_ID: Final = 14
 _OBJ_INFO: Final = 15
 _MAP_LOOKUP_BATCH: Final = 24
+_MAP_UPDATE_BATCH: Final = 26
+_PROG_BIND_MAP: Final = 35
 _BATCH: Final = 4096
 # asm/unistd.h; what is not listed has the generic table
 _SYS_BPF: Final = {"x86_64": 321, "i686": 357, "armv7l": 386, "ppc64le": 361, "s390x": 351}.get(
@@ -42,7 +46,11 @@ _LOG_BYTES: Final = 1 << 20
 _NO_PREALLOC: Final = 1
 HASH: Final = 1
 ARRAY: Final = 2
+PROG_ARRAY: Final = 3
 PERCPU_ARRAY: Final = 6
+RINGBUF: Final = 27
+_CALL: Final = 10  # R_BPF_64_32: a call of a function in another section
+_FUNCTIONS: Final = ".text"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,6 +64,13 @@ class MapSpec:
     key_size: int
     value_size: int
     entries: int
+
+
+class Program(NamedTuple):
+    """A program as it stands in an object file; maps: where it wants the descriptor of which one."""
+
+    code: bytes
+    maps: tuple[tuple[int, str], ...]
 
 
 class Map:
@@ -81,6 +96,20 @@ class Map:
         self._key.raw = key
         self._value.raw = value
         if _libc.syscall(_SYS_BPF, _MAP_UPDATE, self._attribute, 32) < 0:
+            raise _error(f"the map {self.spec.name!r} takes no more entries")
+
+    def put_all(self, keys: bytes, values: bytes) -> None:
+        """Insert or replace many, keys and values one after the other. Raises HostError."""
+        count = len(keys) // self.spec.key_size
+        places = (
+            ctypes.create_string_buffer(keys, len(keys)),
+            ctypes.create_string_buffer(values, len(values)),
+        )
+        where = map(ctypes.addressof, places)
+        attribute = ctypes.create_string_buffer(
+            struct.pack("=QQQQIIQQ", 0, 0, *where, count, self.fd, 0, 0), 64
+        )
+        if count and _libc.syscall(_SYS_BPF, _MAP_UPDATE_BATCH, attribute, 64) < 0:
             raise _error(f"the map {self.spec.name!r} takes no more entries")
 
     def delete(self, key: bytes) -> None:
@@ -201,6 +230,11 @@ def run_program(fd: int, frame: bytes) -> int:
     return int(struct.unpack_from("=i", attribute, 4)[0])
 
 
+def bind_map(program: int, one: Map) -> None:
+    """Let a map live as long as a program, although it does not use it. Raises HostError."""
+    call(_PROG_BIND_MAP, struct.pack("=III", program, one.fd, 0), f"the map {one.spec.name!r} cannot be kept")
+
+
 def program_by_id(number: int) -> int:
     """A descriptor for a program that the kernel has. Raises HostError."""
     return call(_PROG_FD_BY_ID, struct.pack("=III", number, 0, 0), f"program {number} is gone")
@@ -249,20 +283,43 @@ def maps_of_program(fd: int, specs: tuple[MapSpec, ...]) -> dict[str, Map]:
 
 
 def _relocated(object_file: Path, section: str, maps: dict[str, Map]) -> bytes:
+    program = programs(object_file).get(section)
+    if program is None:
+        raise HostError(f"{object_file}: no program {section!r}")
+    code = bytearray(program.code)
+    for offset, name in program.maps:
+        code[offset + 1] = code[offset + 1] & 0x0F | _PSEUDO_MAP_FD << 4
+        struct.pack_into("=i", code, offset + 4, maps[name].fd)
+    return bytes(code)
+
+
+@lru_cache(4)
+def programs(object_file: Path) -> dict[str, Program]:
+    """Read the programs of an object file by their sections, once for each file."""
+    found: dict[str, Program] = {}
     with object_file.open("rb") as stream:
         elf = ELFFile(stream)
-        body = elf.get_section_by_name(section)
-        if body is None:
-            raise HostError(f"{object_file}: no program {section!r}")
-        code = bytearray(body.data())
-        relocations = elf.get_section_by_name(f".rel{section}")
         symbols = elf.get_section_by_name(".symtab")
-        for relocation in relocations.iter_relocations() if relocations is not None else ():
-            name = symbols.get_symbol(relocation["r_info_sym"]).name
-            offset = relocation["r_offset"]
-            code[offset + 1] = code[offset + 1] & 0x0F | _PSEUDO_MAP_FD << 4
-            struct.pack_into("=i", code, offset + 4, maps[name].fd)
-    return bytes(code)
+        functions = elf.get_section_by_name(_FUNCTIONS)
+        for body in elf.iter_sections():
+            if not body["sh_flags"] & SH_FLAGS.SHF_EXECINSTR or body.name == _FUNCTIONS:
+                continue
+            code = bytearray(body.data())
+            begin = len(code)
+            used = []
+            relocations = elf.get_section_by_name(f".rel{body.name}")
+            for relocation in relocations.iter_relocations() if relocations is not None else ():
+                offset = relocation["r_offset"]
+                if relocation["r_info_type"] != _CALL:
+                    used.append((offset, symbols.get_symbol(relocation["r_info_sym"]).name))
+                    continue
+                # All functions stand behind the program; the instruction says where in their section this one begins.
+                if len(code) == begin:
+                    code += functions.data()
+                inside = struct.unpack_from("=i", code, offset + 4)[0] + 1
+                struct.pack_into("=i", code, offset + 4, begin // 8 + inside - (offset // 8 + 1))
+            found[body.name] = Program(bytes(code), tuple(used))
+    return found
 
 
 def _possible_cpus() -> int:

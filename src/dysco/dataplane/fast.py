@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 
 from dysco.dataplane.steer import DIVERT, IN, NOTHING, OUT, Tally
 from dysco.dataplane.table import PythonFlowTable, Steer
-from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, Flow, Translation
+from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, UNKNOWN, Flow, Translation
 from dysco.wire.numbers import MASK32
 from dysco.wire.tuples import FiveTuple
 
@@ -30,7 +30,7 @@ TO_BOX: Final = 2
 TO_WIRE: Final = 3
 TO_DEVICE: Final = 4
 
-_REWRITE = struct.Struct("=16s16s4sHHBBB5x")
+_REWRITE = struct.Struct("=16s16s4sHHBBBB4x")
 _NUMBERS = struct.Struct("=IIIIII24x")
 _HOP = struct.Struct("=I")
 _HOP_AT: Final = 44  # hop_ifindex
@@ -39,6 +39,7 @@ _NO_NUMBERS: Final = bytes(_NUMBERS.size)
 _SWAPS: Final = sys.byteorder == "little"
 _KNOWN_SEQ: Final = 1
 _KNOWN_ACK: Final = 2
+_TELLS: Final = 5  # FINs are carried, and told
 _UNCHANGED: Final = Translation()
 _MOST_AHEAD: Final = 1 << 26  # ours: more bytes than are under way in any session
 
@@ -95,6 +96,10 @@ class KernelFlowTable(PythonFlowTable):
                 )
         super().insert(flow)
 
+    def adopt(self, flow: Flow) -> None:
+        """Keep a flow that the kernel has let in by itself, as it is there."""
+        self.ports[flow.port][flow.match] = flow
+
     def delete(self, port: int, match: FiveTuple) -> None:
         """Forget a flow."""
         flow = self.get(port, match)
@@ -111,6 +116,38 @@ class KernelFlowTable(PythonFlowTable):
             elif (tally := self._all.get((flow.match, direction))) is not None:
                 self._bring_up(flow, tally)
         return flow.packets
+
+    def forget(self, port: int, match: FiveTuple) -> None:
+        """Forget a flow in whose place the kernel has let in another one."""
+        flow = self.get(port, match)
+        if flow is not None:
+            self._seen.pop(flow, None)
+        super().forget(port, match)
+
+    def carried(self, port: int, match: FiveTuple) -> tuple[int, int]:
+        """Packets and bytes that the kernel has carried by a flow."""
+        direction = self._direction(port, match)
+        if self._all is None:
+            tally = self._kernel.tally(match, direction)
+        else:
+            tally = self._all.get((match, direction), NOTHING)
+        return tally.packets, tally.bytes
+
+    def may_rest(self, flow: Flow) -> bool:
+        """Whether the kernel carries a flow and has counted all that was counted of it."""
+        if self.action(flow) == TO_AGENT:
+            return False
+        seen = self._seen.get(flow, NOTHING)
+        return (
+            (flow.packets, flow.bytes) == (seen.packets, seen.bytes)
+            and flow.top_seq in (UNKNOWN, seen.top_seq)
+            and flow.top_ack in (UNKNOWN, seen.top_ack)
+        )
+
+    def rest(self, flow: Flow) -> None:
+        """Give up the object of a flow that the kernel goes on carrying."""
+        self._seen.pop(flow, None)
+        super().rest(flow)
 
     @contextmanager
     def refresh_all(self) -> Iterator[None]:
@@ -171,7 +208,7 @@ class KernelFlowTable(PythonFlowTable):
 
     def _is_wanted(self, match: FiveTuple, direction: int) -> bool:
         if direction in self._boxes:
-            return match in self.ports[direction]
+            return self._has(direction, match)
         return super()._is_wanted(match, direction)
 
 
@@ -189,6 +226,7 @@ def pack(flow: Flow, action: int) -> bytes:
         action,
         numbers is not None,
         (_KNOWN_SEQ if seq >= 0 else 0) | (_KNOWN_ACK if ack >= 0 else 0),
+        _TELLS,
     )
     if numbers is None and seq < 0 and ack < 0:
         return rewrite + _NO_NUMBERS

@@ -7,6 +7,7 @@ attached and maps as long as a program uses them: nothing is pinned, and nothing
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +24,11 @@ from dysco.dataplane.bpf import (
     ARRAY,
     HASH,
     PERCPU_ARRAY,
+    PROG_ARRAY,
+    RINGBUF,
     Map,
     MapSpec,
+    bind_map,
     create_map,
     load_program,
     maps_of_program,
@@ -50,14 +54,16 @@ COUNTERS: Final = (
     "too_big",
     "reset_kept_back",
     "rewritten",
+    "syn_opened",
 )
 
 _KEY = struct.Struct("=16s16s4sBB2x")
 _CLAUSE = struct.Struct("=16s16s16s16sHHHHB7x")
-_CONFIG = struct.Struct("=IIIIIHH6sBBB3xI256s16s")
+_CONFIG = struct.Struct("=IIIIIHH6sBBBB2xI256s16s")
 _SET = struct.Struct("=II")  # of the configuration: how many clauses count, and where they begin
 _SET_AT: Final = 12
 _DIRECTION_AT: Final = 37
+_ACTION_AT: Final = 40  # of struct flow
 _INDEX = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 DIVERT: Final = bytes(96)  # struct flow: nothing but zeros hands every packet to the agent
@@ -75,13 +81,37 @@ _OWN: Final = "dysco_"  # our programs and filters are called so
 
 ENTRIES: Final = 1 << 20
 
+# Of open.bpf.h, for `dysco.dataplane.opening`.
+MAX_RULES: Final = 64
+MAX_NEIGHBOURS: Final = 64
+MAX_SLOTS: Final = 64
+TICKETS: Final = 512
+MAX_WINDOWS: Final = 256
+PAGE: Final = mmap.PAGESIZE
+RING: Final = 1 << 20
+STAGES: Final = ("open_out", "send", "open_in", "enter", "tell", "answer", "carry_on")
+
 SPECS: Final = (
     MapSpec("flows", HASH, _KEY.size, len(DIVERT), ENTRIES),
     MapSpec("clauses", ARRAY, 4, _CLAUSE.size, 2 * MAX_CLAUSES),
     MapSpec("config", ARRAY, 4, _CONFIG.size, 1),
     MapSpec("counters", PERCPU_ARRAY, 4, 8, len(COUNTERS)),
+    MapSpec("rules", ARRAY, 4, 232, 2 * MAX_RULES),
+    MapSpec("neighbours", ARRAY, 4, 392, MAX_NEIGHBOURS),
+    MapSpec("paces", ARRAY, 4, 24, MAX_NEIGHBOURS),
+    MapSpec("windows", ARRAY, 4, 1040, MAX_WINDOWS),
+    MapSpec("tickets", ARRAY, 4, 32, MAX_SLOTS * TICKETS),
+    MapSpec("heads", ARRAY, 4, 8, MAX_SLOTS),
+    MapSpec("openings", ARRAY, 4, 16, 1),
+    MapSpec("sha256", ARRAY, 4, 256, 1),
+    MapSpec("scratch", PERCPU_ARRAY, 4, 1248, 1),
+    MapSpec("peers", HASH, 20, 4, 4 * MAX_NEIGHBOURS),
+    MapSpec("in_box", HASH, 40, 152, 1 << 14),
+    MapSpec("reports", RINGBUF, 0, 0, RING),
+    MapSpec("stages", PROG_ARRAY, 4, 4, len(STAGES)),
 )
 PROGRAMS: Final = ("egress", "ingress", "inject", "egress_l3", "ingress_l3", "from_host", "from_box")
+_KEEPERS: Final = ("ingress", "ingress_l3")
 LEAVE: Final = "leave"
 """Stands on each device of a box in a namespace of its own; `Steering.programs` has one as `leave` and the port."""
 _PLACE = struct.Struct("=IHxx")
@@ -124,6 +154,7 @@ class Steering:
         self._flows = self.maps["flows"]
         self._config: SteeringConfig | None = None
         self._first = self._clauses = 0
+        self._boxed = False
         # What arrives without being a subsession has to be looked for; as long as there is none, nothing is.
         self._arriving: set[bytes] = set()
         if taken_over:
@@ -175,12 +206,12 @@ class Steering:
     def configure(self, config: SteeringConfig) -> None:
         """Tell the programs about devices and addresses."""
         self._config = config
-        self._arriving = {key for key in self._arriving if self._is_looked_for(*_unpack_key(key))}
+        self._arriving = {key for key in self._arriving if self._is_looked_for(*unpack_key(key))}
         self._write_config()
 
     def set_policies(self, clauses: Iterable[Clause]) -> None:
         """Replace the clauses that divert SYNs, all in one step; at most 128, further ones are not looked at."""
-        packed = [_pack_clause(clause) for clause in clauses][:MAX_CLAUSES]
+        packed = [pack_clause(clause) for clause in clauses][:MAX_CLAUSES]
         first = MAX_CLAUSES - self._first
         for index, value in enumerate(packed, first):
             self.maps["clauses"].put(_INDEX.pack(index), value)
@@ -209,6 +240,20 @@ class Steering:
             if not self._arriving and self._config is not None:
                 self._write_config()
 
+    def expect_boxed(self, boxed: bool) -> None:
+        """Say whether SYNs may be in the kernel box that the programs let on by themselves."""
+        if boxed != self._boxed:
+            self._boxed = boxed
+            self._write_config()
+
+    def take_out(self, match: FiveTuple) -> None:
+        """Forget that a SYN with this tuple is in the kernel box; no error if there is none."""
+        self.maps["in_box"].delete(_pack_key(match, OUT))
+
+    def load(self, name: str) -> int:
+        """The descriptor of a program, which is loaded when it is first needed. Raises HostError."""
+        return self._load(name)
+
     def tally(self, match: FiveTuple, direction: int) -> Tally:
         """What the programs have rewritten by an entry."""
         entry = self._flows.get(_pack_key(match, direction))
@@ -220,7 +265,7 @@ class Steering:
         for key, entry in self._flows.items():
             tally = _unpack_tally(entry)
             if tally.packets:
-                found[_unpack_key(key)] = tally
+                found[unpack_key(key)] = tally
         return found
 
     def stop(self, match: FiveTuple, direction: int) -> Tally:
@@ -230,7 +275,15 @@ class Steering:
 
     def entries(self) -> list[tuple[FiveTuple, int]]:
         """All tuples that are diverted, with their direction; takes time proportional to their number."""
-        return [_unpack_key(key) for key in self._flows.keys()]  # noqa: SIM118
+        return [unpack_key(key) for key in self._flows.keys()]  # noqa: SIM118
+
+    def diverted(self) -> list[tuple[FiveTuple, int]]:
+        """Those whose packets are handed to the agent, all of them."""
+        return [unpack_key(key) for key, entry in self._flows.items() if not entry[_ACTION_AT]]
+
+    def boxed(self) -> list[FiveTuple]:
+        """The tuples of SYNs that are in the kernel box, by what the programs know."""
+        return [unpack_key(key)[0] for key in self.maps["in_box"].keys()]  # noqa: SIM118
 
     def counters(self) -> dict[str, int]:
         """What the programs have counted, over all CPUs."""
@@ -257,6 +310,10 @@ class Steering:
     def _load(self, name: str) -> int:
         if name not in self._loaded:
             self._loaded[name] = load_program(OBJECT, f"tc/{name}", self.maps)
+            if name in _KEEPERS:
+                # So that the next agent finds them: what only tail calls lead to is gone with the last descriptor.
+                for one in self.maps.values():
+                    bind_map(self._loaded[name], one)
         return self._loaded[name]
 
     def _load_leave(self, port: int) -> int:
@@ -287,6 +344,7 @@ class Steering:
                 config.device_mac is not None,
                 config.capture_all_syn,
                 bool(self._arriving),
+                self._boxed,
                 len(addresses),
                 b"".join(address.ljust(16, b"\0") for address in addresses),
                 bytes(4 if len(address) == 4 else 6 for address in addresses),
@@ -337,7 +395,8 @@ def _pack_key(match: FiveTuple, direction: int) -> bytes:
     return _KEY.pack(match[:16], match[16:32], match[32:], 6, direction)
 
 
-def _unpack_key(key: bytes) -> tuple[FiveTuple, int]:
+def unpack_key(key: bytes) -> tuple[FiveTuple, int]:
+    """Tuple and direction of struct key."""
     src, dst, ports, family, direction = _KEY.unpack(key)
     size = 4 if family == 4 else 16
     return FiveTuple(src[:size] + dst[:size] + ports), direction
@@ -350,7 +409,8 @@ def _unpack_tally(entry: bytes) -> Tally:
     )
 
 
-def _pack_clause(clause: Clause) -> bytes:
+def pack_clause(clause: Clause) -> bytes:
+    """A clause as the programs know it."""
     return _CLAUSE.pack(
         clause.src.ljust(16, b"\0"),
         _mask(clause.src_length),

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from dysco.dataplane.steer import DIVERT, IN, OUT
-from dysco.protocol.flow import HOST, UNDERLAY, Flow
+from dysco.protocol.flow import HOST, UNDERLAY, AtRest, Flow, Nobody
 from dysco.wire.tuples import FiveTuple
 
 
@@ -23,6 +23,8 @@ class Steer(Protocol):
     def add(self, match: FiveTuple, direction: int, entry: bytes = DIVERT) -> None: ...
 
     def remove(self, match: FiveTuple, direction: int) -> None: ...
+
+    def take_out(self, match: FiveTuple) -> None: ...
 
 
 class PythonFlowTable:
@@ -34,6 +36,8 @@ class PythonFlowTable:
         self._addresses = frozenset(addresses)
         self._low, self._high = port_range
         self._captured: set[FiveTuple] = set()
+        self._expected: set[FiveTuple] = set()
+        self.at_rest: AtRest = Nobody()
 
     def move(self, addresses: tuple[bytes, ...]) -> None:
         """Know the host's own addresses; flows that are there are left as they are."""
@@ -50,6 +54,28 @@ class PythonFlowTable:
         if direction:
             self._steer.add(flow.match, direction, self._entry(flow))
 
+    def adopt(self, flow: Flow) -> None:
+        """Keep a flow that the kernel has let in by itself for an agent that left this to it; now it comes here."""
+        self.insert(flow)
+
+    def expect(self, match: FiveTuple) -> None:
+        """The kernel has given a SYN with this tuple to a box, and sends it on by itself."""
+        self._expected.add(match)
+
+    def drop(self, port: int, match: FiveTuple) -> None:
+        """Take away what the kernel has let in by itself, and nobody has adopted."""
+        direction = self._direction(port, match)
+        if direction:
+            self._steer.remove(match, direction)
+
+    def forget(self, port: int, match: FiveTuple) -> None:
+        """Forget a flow in whose place the kernel has let in another one."""
+        self.ports[port].pop(match, None)
+
+    def carried(self, port: int, match: FiveTuple) -> tuple[int, int]:
+        """This table's flows are carried by the agent."""
+        return 0, 0
+
     def delete(self, port: int, match: FiveTuple) -> None:
         """Forget a flow."""
         if self.ports[port].pop(match, None) is not None:
@@ -61,25 +87,41 @@ class PythonFlowTable:
 
     def get(self, port: int, match: FiveTuple) -> Flow | None:
         """The flow, if there is one."""
-        return self.ports[port].get(match)
+        flow = self.ports[port].get(match)
+        return self.ports[port].get(match) if flow is None and self.at_rest.wakes(match) else flow
+
+    def may_rest(self, flow: Flow) -> bool:
+        """This table's flows are carried by the agent."""
+        return False
+
+    def rest(self, flow: Flow) -> None:
+        """Give up the object of a flow that the kernel goes on carrying."""
+        del self.ports[flow.port][flow.match]
 
     def capture(self, match: FiveTuple) -> None:
         """Divert a SYN that is expected."""
+        self._take_out(match)
         if match not in self._captured:
             self._captured.add(match)
-            if match not in self.ports[HOST]:
+            if not self._has(HOST, match):
                 self._steer.add(match, OUT)
 
     def expects(self, match: FiveTuple) -> bool:
         """Whether a SYN with this tuple is inside a box."""
-        return match in self._captured
+        return match in self._captured or match in self._expected
 
     def release(self, match: FiveTuple) -> None:
         """Expect it no more."""
+        self._take_out(match)
         if match in self._captured:
             self._captured.discard(match)
-            if match not in self.ports[HOST]:
+            if not self._has(HOST, match):
                 self._steer.remove(match, OUT)
+
+    def _take_out(self, match: FiveTuple) -> None:
+        if match in self._expected:
+            self._expected.discard(match)
+            self._steer.take_out(match)
 
     def divert_only(self, entries: Iterable[tuple[FiveTuple, int]]) -> int:
         """Of what the kernel diverts, remove what no flow and no capture asks for; give how many there were.
@@ -93,8 +135,12 @@ class PythonFlowTable:
 
     def _is_wanted(self, match: FiveTuple, direction: int) -> bool:
         if direction == OUT:
-            return match in self.ports[HOST] or match in self._captured
-        return direction == IN and match in self.ports[UNDERLAY] and self._direction(UNDERLAY, match) == IN
+            return match in self._captured or self._has(HOST, match)
+        return direction == IN and self._direction(UNDERLAY, match) == IN and self._has(UNDERLAY, match)
+
+    def _has(self, port: int, match: FiveTuple) -> bool:
+        """Whether a flow is in the table, or of a session at rest."""
+        return match in self.ports[port] or self.at_rest.has(match)
 
     def refresh(self, flow: Flow) -> int:
         """Counters of this table are always up to date."""

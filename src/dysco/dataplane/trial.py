@@ -10,7 +10,6 @@ it, to the byte:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import ipaddress
 import os
 import struct
@@ -24,6 +23,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from dysco.dataplane import tcx
 from dysco.dataplane.fast import KernelFlowTable
 from dysco.dataplane.selftest import SEGMENT, arriving, in_own_namespace, switch_forwarding_on
+from dysco.dataplane.since_boot import believed, mark
 from dysco.dataplane.steer import OBJECT, Steering, SteeringConfig
 from dysco.dataplane.tun import Tun
 from dysco.errors import DyscoError
@@ -43,7 +43,6 @@ _NETS: Final = {
     "in": ("192.0.2.0/24", "2001:db8:1::/64"),
     "out": ("198.51.100.0/24", "2001:db8:2::/64"),
 }
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _U16 = struct.Struct("!H")
 
 
@@ -130,21 +129,8 @@ def rewriting_fault() -> str | None:
 
 
 def fault_since_boot(memory: Path) -> str | None:
-    """As `rewriting_fault`, but what this kernel has shown once with these programs is believed until it boots again.
-
-    memory: a file for that; if it cannot be read or written, nothing is remembered.
-    """
-    mark = ""
-    with contextlib.suppress(OSError):
-        mark = f"{_BOOT_ID.read_text().strip()} {hashlib.sha256(OBJECT.read_bytes()).hexdigest()}\n"
-        if memory.read_text() == mark:
-            return None
-    fault = rewriting_fault()
-    if fault is None and mark:
-        with contextlib.suppress(OSError):
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            memory.write_text(mark)
-    return fault
+    """As `rewriting_fault`, but what this kernel has shown with these programs is believed until it boots again."""
+    return believed(memory, f"rewriting {mark(OBJECT)}", rewriting_fault)
 
 
 def host(device: str, family: int, number: int) -> bytes:

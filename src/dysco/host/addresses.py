@@ -14,18 +14,30 @@ from dysco.errors import HostError
 from dysco.host.changes import Change, State
 from dysco.host.netns import Kernel
 
+_IFF_UP: Final = 0x1  # linux/if.h
 # linux/if_addr.h: no duplicate address detection, no route to a network that is not there.
 _IFA_F_NODAD: Final = 0x02
 _IFA_F_NOPREFIXROUTE: Final = 0x200
 
 
-def device_of(address: bytes) -> str:
-    """The device that has an address, in this thread's namespace; HostError if none has."""
+def device_of(address: bytes, keeper: str) -> str:
+    """The device by which others reach an address, in this thread's namespace; HostError if none has it.
+
+    keeper: the device of ours that keeps the addresses that are left. To one of them the host may come back, and then
+    two devices have it.
+    """
     with IPRoute() as ip:
-        for entry in ip.get_addr():
-            if _packed(entry) == address:
-                return str(ip.get_links(entry["index"])[0].get_attr("IFLA_IFNAME"))
-    raise HostError(f"no device here has the address {ipaddress.ip_address(address)}")
+        links = {int(link["index"]): link for link in ip.get_links()}
+        found = [links[entry["index"]] for entry in ip.get_addr() if _packed(entry) == address]
+        names = [str(link.get_attr("IFLA_IFNAME")) for link in sorted(found, key=_is_down)]
+    name = next((name for name in names if name != keeper), None)
+    if name is None:
+        raise HostError(f"no device here has the address {ipaddress.ip_address(address)}")
+    return name
+
+
+def _is_down(link: Any) -> bool:
+    return not link["flags"] & _IFF_UP
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ meanwhile starts again.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -60,3 +61,16 @@ class Lock:
             self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def sweep(directory: Path, pattern: str) -> None:
+    """Remove the locks' files that match and that nobody holds: their holders were killed."""
+    for path in directory.glob(pattern):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    path.unlink()
+            finally:
+                os.close(descriptor)

@@ -24,7 +24,7 @@ from dysco.errors import DyscoError, HostError
 from dysco.host import links  # registers the kinds that a journal may name
 from dysco.host.changes import Change, State, from_record
 from dysco.host.journal import Journal, Record, boot_id
-from dysco.host.lock import Lock
+from dysco.host.lock import Lock, sweep
 from dysco.host.netns import Namespace, find, run_in
 from dysco.host.netns import cookie as own_cookie
 from dysco.host.plan import Plan
@@ -106,6 +106,13 @@ class Transaction:
         for change in changes:
             self._do(change)
 
+    def withdraw(self, changes: Iterable[Change]) -> None:
+        """Undo these of the changes that were made, the last one first. Raises HostError."""
+        records = [change.record() for change in changes]
+        for entry in reversed(self._done.copy()):
+            if entry.change.record() in records:
+                self._undo(entry)
+
     def down(self) -> list[str]:
         """Undo every change and delete the journal; give what was left because others had changed it."""
         try:
@@ -127,6 +134,7 @@ class Transaction:
             ):
                 lock.take()
                 self._locks.append(lock)
+            sweep(self._locks_in, "netns-*.lock")
             self._load()
         except BaseException:
             self._end()

@@ -69,6 +69,17 @@ def clauses(ast: Ast, limit: int = DEFAULT_LIMIT) -> list[Clause]:
     return found
 
 
+def exactly(ast: Ast, limit: int = DEFAULT_LIMIT) -> list[Clause] | None:
+    """Give clauses that hold just the sessions of an expression; None if that would take more than `limit`."""
+    found: list[Clause] = []
+    for family in (4, 6):
+        builder = _Builder(family, limit)
+        found += builder.cover(ast.root, False)
+        if not builder.is_exact or len(found) > limit:
+            return None
+    return found
+
+
 def union(lists: Iterable[Sequence[Clause]], limit: int) -> list[Clause]:
     """Join clauses of several expressions into at most `limit` (2 or more), widening where needed."""
     everything = [clause for one in lists for clause in one]
@@ -82,6 +93,7 @@ class _Builder:
     def __init__(self, family: Family, limit: int) -> None:
         self.limit = limit
         self.budget = _COMPARISONS
+        self.is_exact = True  # until a part had to be widened
         self.family = family
         size = 4 if family == 4 else 16
         self.whole = Clause(family, bytes(size), 0, bytes(size), 0)
@@ -115,6 +127,7 @@ class _Builder:
         if not negated:
             return [self.with_prefix(side, node.prefix, node.length)]
         if node.length > _COMPLEMENT_LIMIT:
+            self.is_exact = False
             return [self.whole]
         size = 8 * len(node.prefix)
         value = int.from_bytes(node.prefix, "big")
@@ -155,8 +168,8 @@ class _Builder:
         for part in parts:
             found += part
             if len(found) > 2 * self.limit:  # a reduction costs the square of what it is given
-                found = _reduce(found, self.limit)
-        return _reduce(found, self.limit)
+                found = self.reduce(found)
+        return self.reduce(found)
 
     def all(self, parts: Iterable[list[Clause]]) -> list[Clause]:
         found = [self.whole]
@@ -165,11 +178,19 @@ class _Builder:
             if cost > self.budget:
                 # Each side alone covers the intersection; the shorter one is the cheaper.
                 found = min(found, part, key=len)
+                self.is_exact = False
                 continue
             self.budget -= cost
             meets = [meet for one in found for other in part if (meet := _meet(one, other)) is not None]
-            found = _reduce(meets, self.limit)
+            found = self.reduce(meets)
         return found
+
+    def reduce(self, found: list[Clause]) -> list[Clause]:
+        kept = _uncovered(found)
+        if len(kept) <= self.limit:
+            return kept
+        self.is_exact = False
+        return _reduce(kept, self.limit)
 
 
 def _reduce(items: list[Clause], limit: int) -> list[Clause]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
 from dysco.policy.ast import Ast
-from dysco.policy.clauses import Clause, clauses, union
+from dysco.policy.clauses import Clause, clauses, exactly, union
 from dysco.policy.explain import Explanation, Verdict
 from dysco.policy.predicate import Predicate, failing, predicate
 from dysco.wire.tuples import Family, FiveTuple, show_address
@@ -139,6 +139,20 @@ class PolicySet:
     def clauses(self, limit: int = 256) -> list[Clause]:
         """Cover the sessions of all enabled policies with at most `limit` clauses for the classifier."""
         return union((clauses(one.rule.match) for one in self._active), limit)
+
+    def in_order(self) -> list[tuple[Clause, Rule | None]]:
+        """Give clauses in the order in which policies are asked: of the first that a session lies in, this is the rule.
+
+        None: only asking tells which rule it is.
+        """
+        found: list[tuple[Clause, Rule | None]] = []
+        for one in self._active:
+            exact = exactly(one.rule.match)
+            if exact is None:
+                found += ((clause, None) for clause in clauses(one.rule.match))
+            else:
+                found += ((clause, one.rule) for clause in exact)
+        return found
 
     def match(self, session: FiveTuple) -> Rule | None:
         """Find the first enabled policy that matches."""

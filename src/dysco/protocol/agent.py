@@ -14,15 +14,17 @@ sessions never come here.
     icmp.py        errors about its packets
     changes.py     changing the chain of a session that lives
     records.py     what the journal keeps of it
+    resting.py     and what is kept of it while there is nothing to be done
     this           who gets what, sessions for people
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from dysco.protocol import counters
+from dysco.protocol.adoption import Adoption
 from dysco.protocol.chain import Chain, Facing, FacingInfo, SessionInfo, role
 from dysco.protocol.changes import MESSAGES, Changes
 from dysco.protocol.events import Event, PeerDown, PeerMoved, PeerUp
@@ -35,6 +37,8 @@ from dysco.protocol.life import Life
 from dysco.protocol.neighbours import SELF, Neighbours
 from dysco.protocol.output import MessageOut, Output, PacketOut
 from dysco.protocol.records import read_record
+from dysco.protocol.replay import ReplayWindow, Window
+from dysco.protocol.reports import Report
 from dysco.protocol.settings import Decide, Settings
 from dysco.protocol.setup import Setup
 from dysco.wire.chain_header import Hop
@@ -51,15 +55,23 @@ class Agent:
     """One agent. rng(n) gives n random bytes; decide is asked once for each session that begins here."""
 
     def __init__(
-        self, settings: Settings, table: FlowTable, decide: Decide, rng: Callable[[int], bytes]
+        self,
+        settings: Settings,
+        table: FlowTable,
+        decide: Decide,
+        rng: Callable[[int], bytes],
+        windows: Callable[[], Window] = ReplayWindow,
     ) -> None:
         self.counters: Counter[str] = counters.counters()
         self._output = Output()
-        self._neighbours = Neighbours(settings, rng)
+        self._neighbours = Neighbours(settings, rng, windows)
         self._table = table
         self._life = Life(settings, table, self._neighbours, self._output, self.counters)
         self._setup = Setup(
             settings, table, self._neighbours, self._life, self._output, self.counters, decide, rng
+        )
+        self.adoption = Adoption(
+            self._setup, table, self._neighbours, self._life, self._output, self.counters
         )
         self._ground = Ground(settings, table, self._neighbours, self._life, self._output, self.counters, rng)
         self._changes = Changes(self._ground)
@@ -74,6 +86,11 @@ class Agent:
         self._ground.settings = settings
         self._setup.decide = decide
 
+    def begin_anew(self, now: float) -> None:
+        """Forget what is being opened from an address that `configure` does not name first any more: TCP repeats it."""
+        own = self._neighbours.own  # old ones may come behind it, for applications still have them
+        self._life.begin_anew(lambda _, right: right.opened and own(right.tuple.src) != right.tuple.src, now)
+
     def receive_packet(self, port: int, packet: Packet, now: float, at: Located | None = None) -> None:
         """Take a packet that was read from `port` and that the data plane did not handle by itself.
 
@@ -86,6 +103,8 @@ class Agent:
             self._pass(port, packet, (why(packet) or Reason.MALFORMED).value)
             return
         flow = self._table.get(port, at.five_tuple)
+        if flow is None and self.adoption.briefs.wake(port, at.five_tuple, now):
+            flow = self._table.get(port, at.five_tuple)
         if at.flags & (SYN | FIN | RST):
             decoded = decode(packet, at)
             if isinstance(decoded, Malformed):
@@ -122,9 +141,26 @@ class Agent:
             flow.bytes += len(packet.data)
         else:
             flow.count(at, len(packet.data))
+            if flow.slow:
+                self._ground.beginnings.see(chain, flow, packet, at)
         self._output.packet(flow.out, packet)
         if at.flags & (FIN | RST):
             self._life.closing(chain, forward=forward, reset=bool(at.flags & RST), now=now)
+
+    def take_reports(
+        self, reports: Iterable[Report], now: float, mark: int = 0, *, settle: bool = True
+    ) -> None:
+        """Take what the kernel has done by itself. settle: whether somebody is about to act on sessions.
+
+        mark: what the caller calls the place of these reports; `adoption.briefs.mark` says which are still needed.
+        """
+        self.adoption.briefs.take(reports, now, mark, settle=settle)
+
+    def draw_counters(self, peer: str, draw: Callable[[], int] | None) -> int:
+        """Take the counters of headers for a peer from where the kernel takes its own; give the last one used."""
+        neighbour = self._neighbours.by_name[peer]
+        neighbour.draw = draw
+        return neighbour.counter
 
     def receive_message(self, peer: str, message: Message, now: float) -> None:
         """Take a message that the association with `peer` has authenticated."""
@@ -136,8 +172,12 @@ class Agent:
             self._changes.receive(peer, message, now)
         elif isinstance(message, Moved):
             addresses = tuple(hop.address for hop in message.addresses)
-            if self._neighbours.moved(peer, addresses):
+            if self._neighbours.moved(peer, message.number, addresses):
                 self._output.event(PeerMoved(peer, tuple(map(show_address, addresses))))
+                at, mover = self._neighbours.at, self._neighbours.by_name[peer]
+                self._life.begin_anew(
+                    lambda opening, _: any(at(hop.address) is mover for hop in opening.hops), now
+                )
         elif isinstance(message, Gone):
             self.counters["gone"] += 1
 
@@ -155,16 +195,17 @@ class Agent:
 
     def next_deadline(self) -> float | None:
         """When `handle_deadline` must be called; None: no need."""
-        life, ground = self._life.next_deadline(), self._ground.next_deadline()
-        if life is None or ground is None:
-            return ground if life is None else life
-        return min(life, ground)
+        parts = (self._life, self._life.chains, self._ground, self.adoption.briefs)
+        deadlines = [at for part in parts if (at := part.next_deadline()) is not None]
+        return min(deadlines) if deadlines else None
 
     def handle_deadline(self, now: float) -> None:
         """Do what time asks for."""
         for chain in self._life.due(now):
             self._life.expired(chain, now)
+        self.adoption.briefs.handle_deadline(now)
         self._changes.handle_deadline(now)
+        self._life.let_rest(now)
 
     def accept_key(self, peer: str, receive_key: bytes, now: float) -> None:
         """A peer may sign with this key from now on, even before it is up with it."""
@@ -189,6 +230,18 @@ class Agent:
         if neighbour is not None and neighbour.up:
             neighbour.up = False
             self._output.event(PeerDown(peer))
+
+    def moved(self) -> None:
+        """This host has another address: chains toward a peer begin again when it is said to be aware of that."""
+        for name, neighbour in self._neighbours.by_name.items():
+            neighbour.aware = name == SELF
+
+    def peer_aware(self, peer: str, now: float) -> None:
+        """A peer has been told where this host is now."""
+        neighbour = self._neighbours.by_name.get(peer)
+        if neighbour is not None and not neighbour.aware:
+            neighbour.aware = True
+            self._setup.associated(peer, now)
 
     def peer_mtu(self, peer: str, mtu: int) -> None:
         """Probing has found that IP packets of `mtu` bytes reach the peer."""
@@ -295,6 +348,10 @@ class Agent:
             (right, one.tuple, name_of(chain, one)) for right, one in ends if one is not None and one.peer
         )
 
+    def first_bytes(self, session: FiveTuple) -> tuple[bytes, bytes] | None:
+        """What was sent first in a session of this host's stack and what was answered; None if it was not watched."""
+        return self._ground.beginnings.get(session)
+
     def peer_address(self, address: bytes) -> bytes:
         """Where the peer with an address can be reached now."""
         return self._neighbours.reach(address)
@@ -305,7 +362,7 @@ class Agent:
 
     def reset_all(self, now: float) -> None:
         """Begin to reset both ends of every session; they are gone when their ends have answered."""
-        for chain in list(self._life.chains.values()):
+        for chain in self._life.chains.wake_all():
             self._life.begin_reset(chain, now)
 
     def restore(self, data: bytes, now: float) -> bool:
@@ -319,7 +376,7 @@ class Agent:
 
     def sessions(self, now: float = 0.0) -> Iterator[SessionInfo]:
         """Every session of this agent; ages count up to `now`."""
-        for chain in list(self._life.chains.values()):
+        for chain in self._life.chains.values():
             packets, octets = self._life.traffic(chain)
             right = chain.right
             yield SessionInfo(
@@ -338,10 +395,16 @@ class Agent:
                 octets,
                 () if chain.changing is None else chain.changing.infos(now),
             )
+        yield from self.adoption.briefs.infos(now)
 
     def __len__(self) -> int:
         """How many sessions this agent has."""
-        return len(self._life.chains)
+        return len(self._life.chains) + len(self.adoption.briefs)
+
+    @property
+    def at_rest(self) -> int:
+        """Of how many sessions only a record is kept."""
+        return self._life.chains.at_rest
 
     def _pass(self, port: int, packet: Packet, reason: str) -> None:
         """Let a packet go on as if there were no agent, and count it. Nothing foreign goes into a box."""

@@ -5,6 +5,7 @@ Left anchor, which decides:
     ONE_PATH --START--> REQUESTING --ACK_LOCK--> SETTING_UP --READY--> TWO_PATHS --DONE--> ONE_PATH
                         REQUESTING --NACK_LOCK--> ONE_PATH
                         REQUESTING, SETTING_UP --FAIL--> CANCELLING --ACK_CANCEL, TIMER--> ONE_PATH
+                        TWO_PATHS --ACK_CANCEL--> CANCELLING
 
 Right anchor, which follows:
 
@@ -15,6 +16,11 @@ READY: the lock is granted, all new hops have agreed, and the path handshake has
 With it the left anchor freezes its cutoff: the point of no return. The new path is prepared while the lock is asked
 for, so that a change takes two round trips: nothing is sent on it before READY, and a refused lock costs the new
 hops a state that they drop.
+
+One way leads back: if the new path is silent after READY, the left anchor asks the right one along the old path to take
+the change for cancelled. A right anchor that has not switched drops the new path and says ackCancel; from there on it
+cannot switch any more, and nothing that was sent on the new path has been taken. So the left one goes back to the old
+path, where TCP sends the rest again. A right anchor that has switched does not answer.
 """
 
 from __future__ import annotations
@@ -96,6 +102,7 @@ LEFT: Final[dict[tuple[LeftState, LeftInput], tuple[LeftAction, LeftState]]] = {
     (LeftState.REQUESTING, LeftInput.FAIL): (LeftAction.CANCEL, LeftState.CANCELLING),
     (LeftState.SETTING_UP, LeftInput.READY): (LeftAction.COMMIT, LeftState.TWO_PATHS),
     (LeftState.SETTING_UP, LeftInput.FAIL): (LeftAction.CANCEL, LeftState.CANCELLING),
+    (LeftState.TWO_PATHS, LeftInput.ACK_CANCEL): (LeftAction.CANCEL, LeftState.CANCELLING),
     (LeftState.TWO_PATHS, LeftInput.DONE): (LeftAction.COMPLETE, LeftState.ONE_PATH),
     (LeftState.CANCELLING, LeftInput.ACK_CANCEL): (LeftAction.DROP, LeftState.ONE_PATH),
     (LeftState.CANCELLING, LeftInput.TIMER): (LeftAction.DROP, LeftState.ONE_PATH),

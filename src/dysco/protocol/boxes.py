@@ -46,6 +46,15 @@ class AtBox:
                 opening.tag = tag
                 self._by_tag[tag] = chain
 
+    def delivered(self, chain: Chain) -> None:
+        """Remember a SYN that the kernel has given to its box, and lets on by itself as a rule."""
+        assert chain.box is not None
+        if self.waiting_for(chain.session_in) is not None:
+            return  # a later session has its tuple, so that this one has left the box
+        self._by_session[chain.session_in] = chain
+        self._by_tuple[chain.box.right_read, chain.session_in] = chain
+        self._table.expect(chain.session_in)
+
     def renew(self, chain: Chain, opening: Opening, packet: Packet, now: float, patience: float) -> None:
         """A SYN that is repeated goes into the box once more, looking as the first did or with a new timestamp."""
         assert chain.box is not None
@@ -93,9 +102,9 @@ class AtBox:
         if box is None:
             return
         for session in (chain.session_in, self._expected.pop(chain, None)):
-            if session is not None:
-                if self._by_tuple.get((box.right_read, session)) is chain:
-                    del self._by_tuple[box.right_read, session]
+            # A later session with the same tuple may wait there by now.
+            if session is not None and self._by_tuple.get((box.right_read, session)) is chain:
+                del self._by_tuple[box.right_read, session]
                 if box.right_read == HOST:
                     self._table.release(session)
         if self._by_session.get(chain.session_in) is chain:

@@ -81,9 +81,10 @@ class Bypass:
 
     def answer(self, chain: Chain, message: Progress, asker: str) -> None:
         """Tell who has asked past dead hosts how its change goes."""
-        place = next((one for one in chain.places if one.agent == asker and one.left), None)
+        place = next((one for one in chain.places if one.agent == asker), None)
         if place is not None:
-            self._ground.tell(asker, replace(message, hop=place.left, rightward=True))
+            hop = place.left or place.right  # the first host of all has no left one
+            self._ground.tell(asker, replace(message, hop=hop, rightward=bool(place.left)))
 
     # What comes past dead hosts.
 
@@ -134,7 +135,7 @@ class Bypass:
                 self._left.nack_lock(chain, anchor, message, now)
                 if unsteady and message.reason.endswith(UNSTEADY):
                     self._ground.life.reset(chain, "bypassed", now)
-            case AckCancel():
+            case _:
                 self._left.ack_cancel(chain, anchor, now)
 
     def _request_lock(self, chain: Chain, peer: str, message: RequestLock, now: float) -> bool:

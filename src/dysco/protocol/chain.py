@@ -142,6 +142,11 @@ class Facing:
         self.lock: Lock | None = None
         self.seam: Seam | None = None
 
+    @property
+    def translates(self) -> bool:
+        """Whether it has other numbers or terms than the side inside: what passes there says nothing of its own."""
+        return self.seam is not None or self.sums not in (None, (0, 0))
+
     def translations(self) -> tuple[Translation | None, Translation | None]:
         """What flows add that come in here and go out here (DESIGN section 9).
 
@@ -206,7 +211,7 @@ class Chain:
 
     told: `places` as they are kept. active: packets that the flows had counted when the timer was set. fins:
     FORWARD_FIN, BACKWARD_FIN. queued: when the entry of its timer comes up, `deadline` or sooner. joint: while a
-    proxy's other session is being joined to it.
+    proxy's other session is being joined to it. done: the last changes that were completed here as an anchor.
     """
 
     __slots__ = (
@@ -215,6 +220,7 @@ class Chain:
         "changing",
         "created_at",
         "deadline",
+        "done",
         "fins",
         "joint",
         "key",
@@ -248,6 +254,7 @@ class Chain:
         self.opening = opening
         self.changing: Changing | None = None
         self.told = b""
+        self.done: tuple[tuple[int, int], ...] = ()
         self.joint: Joint | None = None
         self.state = State.NEW
         self.fins = 0
@@ -272,6 +279,13 @@ class Chain:
     @property
     def chain_id(self) -> bytes:
         return self.key[:CHAIN_ID_LEN]
+
+    @property
+    def came_by(self) -> tuple[int, FiveTuple]:
+        """Port and tuple of the SYN that this chain sends on."""
+        if self.box is None:
+            return self.left.read, self.left.tuple
+        return self.box.right_read, self.session_out
 
     @property
     def hop_index(self) -> int:
@@ -301,8 +315,7 @@ class Chain:
 
     def right_flows(self) -> Iterator[Flow]:
         """The flows between the box and the right facing, or between both facings without a box."""
-        if self.right is None:
-            return
+        assert self.right is not None
         backward, forward = self.right.translations()
         if self.box is None:
             read, write, session = self.left.read, self.left.write, self.left.tuple

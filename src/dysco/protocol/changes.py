@@ -13,6 +13,7 @@
     packets.py     the packets of a chain that is being changed
     paths.py       which packet goes where while there are two paths
     switching.py   what both anchors do alike
+    rescue.py      what they do when a proxy is dead
     traces.py      who is on a chain
     bypass.py      past hosts that are dead
     this           who gets which message
@@ -29,14 +30,15 @@ from typing import Final
 
 from dysco.protocol.bypass import Bypass
 from dysco.protocol.chain import Chain, Facing
-from dysco.protocol.changing import Anchor, Phase
+from dysco.protocol.changing import LeftAnchor, Phase, RightAnchor
 from dysco.protocol.flow import UNDERLAY
 from dysco.protocol.ground import FIRST_DRAWN, Ground, Side, along, leftward, means, rightward
 from dysco.protocol.inside import Hosts
 from dysco.protocol.joining import Joining
 from dysco.protocol.joints import Added
-from dysco.protocol.left import Left
+from dysco.protocol.left import TAKEN_BACK, Left
 from dysco.protocol.packets import Packets
+from dysco.protocol.rescue import SAVED, Rescue
 from dysco.protocol.right import Right
 from dysco.protocol.traces import Traces
 from dysco.protocol.transfers import ARRIVED, Transfers
@@ -54,6 +56,7 @@ from dysco.wire.messages import (
     Message,
     NackLock,
     NackSyn,
+    OldDead,
     OldDone,
     OldDoneAck,
     Progress,
@@ -70,9 +73,9 @@ from dysco.wire.packet import Packet, locate
 
 _RIGHTWARD: Final = (RequestLock, CancelLock, RenewLock, Ack, LockStatus, CopyState)
 _LEFTWARD: Final = (AckLock, NackLock, AckCancel, SynAck, NackSyn, AckAck, LockQuery)
-_FLAGGED: Final = (RightRequest, Progress, OldDone, OldDoneAck, PutState, StateTransferred)
+_FLAGGED: Final = (RightRequest, Progress, OldDone, OldDoneAck, OldDead, PutState, StateTransferred)
 MESSAGES: Final = (*_RIGHTWARD, *_LEFTWARD, *_FLAGGED, Syn, Trace)
-UNHEARD, CANCELLED, UNDECIDED, COMMITTED = 0, 1, 2, 3
+UNHEARD, CANCELLED, UNDECIDED, COMMITTED = range(4)
 
 
 class Changes:
@@ -88,11 +91,20 @@ class Changes:
         self.traces = Traces(ground)
         self.bypass = Bypass(ground, self.left, self.right)
         self.wishes = Wishes(ground, self.left, self.hosts.joints, self.traces, self.bypass)
-        self.packets = Packets(ground, self.left, self.right, self.hosts, self.joining)
+        self.rescue = Rescue(ground, self.left, self.right)
+        self.packets = Packets(ground, self.left, self.right, self.hosts, self.joining, self.rescue)
         self.traces.passed_by = self.hosts.passed_by
         ground.life.established = self._established
         ground.life.before_close = self._closing
         ground.life.after_restore = self._restored
+        ground.life.chains.held = self._held
+
+    def _held(self) -> set[bytes]:
+        """Keys of chains that are kept for more than this moment although nothing is being changed here."""
+        again = (chain for chain, _ in self._ground.again)
+        return {chain.key for chain in (*self.wishes.chains(), *self.traces.chains(), *again)} | {
+            chain.key for chain in self._ground.requested.values()
+        }
 
     def ask(self, chain: Chain, change: Change, now: float, *, rightward: bool) -> None:
         """Ask for a change; ChangeMoved events tell how it goes. rightward: where its left anchor is from here."""
@@ -143,7 +155,8 @@ class Changes:
         at = locate(packet)
         assert at is not None
         flow = self._ground.table.get(UNDERLAY, at.five_tuple)
-        if flow is not None and isinstance(flow.owner, Chain) and self.packets.takes(flow.owner, flow, at):
+        if flow is not None:  # else the message was for a change that has another new path here
+            assert isinstance(flow.owner, Chain)
             self.packets.receive(flow.owner, flow, packet, at, now)
 
     def _receive(self, peer: str, message: Message, now: float) -> None:
@@ -186,7 +199,7 @@ class Changes:
             self.wishes.request(chain, message, now, peer)
             return True
         if isinstance(message, Progress):
-            return self.wishes.past(chain, peer, message, now)
+            return self.wishes.past(peer, message, now)
         return self.bypass.receive(chain, facing, side, peer, message, now)
 
     def _dispatch(self, chain: Chain, facing: Facing, message: Message, now: float) -> None:
@@ -252,6 +265,8 @@ class Changes:
                 self._old_done(chain, facing, message, now)
             case OldDoneAck():
                 self._old_done_ack(chain, message)
+            case OldDead():
+                self._old_dead(chain, facing, message, now)
             case CopyState() if roles is not None and roles.inside is not None:
                 self.transfers.wanted(chain, message, now)
             case PutState():
@@ -340,22 +355,17 @@ class Changes:
                 self.hosts.leave(chain, inside, now)
 
     def _old_done(self, chain: Chain, facing: Facing, message: OldDone, now: float) -> None:
-        roles = chain.changing
-        anchor: Anchor | None = None
-        if roles is not None:
-            anchor = roles.right if message.rightward else roles.left
+        anchor = self._ground.anchor(chain, "left" if message.rightward else "right")
         if anchor is not None and anchor.change.request == message.request:
             answer = OldDoneAck(chain.chain_id, 0, message.request, not message.rightward, message.last)
             self._ground.send(facing, answer)
-            if message.rightward:
-                assert roles is not None
-                assert roles.right is not None
-                self.right.peer_done(chain, roles.right, now)
+            if isinstance(anchor, RightAnchor):
+                self.right.peer_done(chain, anchor, now)
             else:
-                assert roles is not None
-                assert roles.left is not None
-                self.left.peer_done(chain, roles.left, now)
+                assert isinstance(anchor, LeftAnchor)
+                self.left.peer_done(chain, anchor, now)
             return
+        roles = chain.changing
         if roles is not None and roles.inside is not None and roles.inside.request == message.request:
             self._ground.send(along(chain, to_right=message.rightward), message)
             inside = roles.inside
@@ -385,16 +395,28 @@ class Changes:
             yield replace(message, rightward=rightward, waiting=False)
 
     def _old_done_ack(self, chain: Chain, message: OldDoneAck) -> None:
-        roles = chain.changing
-        anchor: Anchor | None = None
-        if roles is not None:
-            anchor = roles.right if message.rightward else roles.left
+        anchor = self._ground.anchor(chain, "left" if message.rightward else "right")
         told = self._ground.telling.get((message.request, not message.rightward))
         if told is not None:
             told.know(message)
         elif anchor is not None and anchor.change.request == message.request:
             anchor.know(message)
-        elif message.request in self._ground.passing or (roles is not None and roles.inside is not None):
+        elif message.request in self._ground.passing or (
+            chain.changing is not None and chain.changing.inside is not None
+        ):
+            self._ground.send(along(chain, to_right=message.rightward), message)
+
+    def _old_dead(self, chain: Chain, facing: Facing, message: OldDead, now: float) -> None:
+        anchor = self._ground.anchor(chain, "left" if message.rightward else "right")
+        if anchor is not None and anchor.change.request == message.request:
+            if facing is anchor.new:
+                self.rescue.hear(chain, anchor, message, now)
+            else:
+                self.rescue.begin(chain, anchor, now)
+        elif message.request in self._ground.completed:
+            answer = replace(message, chain_id=chain.chain_id, rightward=not message.rightward, verdict=SAVED)
+            self._ground.send(facing, answer)
+        else:
             self._ground.send(along(chain, to_right=message.rightward), message)
 
     def _lock_query(self, chain: Chain, facing: Facing, message: LockQuery) -> None:
@@ -404,7 +426,7 @@ class Changes:
             last = left.change.last
             status = UNDECIDED
             if left.two is not None:
-                status, cutoff = COMMITTED, left.two.cutoff
+                status, cutoff = (TAKEN_BACK if left.is_taken_back else COMMITTED), left.two.cutoff
         elif self.wishes.is_over(message.request):
             status = CANCELLED
         elif self._ground.send(leftward(chain), message):
@@ -415,7 +437,12 @@ class Changes:
     def _lock_status(self, chain: Chain, facing: Facing, message: LockStatus, now: float) -> None:
         roles = chain.changing
         right = None if roles is None else roles.right
-        if right is not None and right.change.request == message.request:
+        if message.status == TAKEN_BACK and means(chain, facing, message.last):
+            if right is not None and right.change.request == message.request:
+                self.right.take_back(chain, right, now)
+            if message.request in self._ground.cancelled:
+                self._ground.send(facing, AckCancel(chain.chain_id, 0, message.request))
+        elif right is not None and right.change.request == message.request:
             # Where chains are joined, a proxy's host that has forgotten it takes itself for the first one of all.
             sure = not right.joined or facing is not right.old
             if message.status in (CANCELLED, UNHEARD) and sure:
@@ -449,6 +476,9 @@ class Changes:
             told = self._ground.telling.get((message.request, not message.rightward))
             if told is not None and told.old.peer == peer:
                 told.know(message)
+        elif isinstance(message, RenewLock):
+            # After the switch the left anchor has no other way to hear that this host has lost all it knew.
+            answer = OldDead(message.chain_id, message.hop, message.request, False, 0, 0)
         elif isinstance(message, LockQuery):
             answer = LockStatus(message.chain_id, message.hop, message.request, UNHEARD, 0)
         if answer is not None and peer:
@@ -457,6 +487,7 @@ class Changes:
     # Beginnings and endings.
 
     def _established(self, chain: Chain, now: float) -> None:
+        self._ground.beginnings.begin(chain, self._ground.settings)
         if chain.left.peer is None:
             self.traces.tell_later(chain, now)
 
@@ -464,10 +495,11 @@ class Changes:
         """A session has come from the journal, perhaps with two paths."""
         ground, roles = self._ground, chain.changing
         ground.label("left", chain, chain.left)
-        if chain.right is not None:
-            ground.label("right", chain, chain.right)
-        if chain.left.peer is not None and chain.right is not None and chain.right.peer is not None:
+        assert chain.right is not None
+        ground.label("right", chain, chain.right)
+        if chain.left.peer is not None and chain.right.peer is not None:
             self.traces.tell_later(chain, now)
+        ground.recall(chain)
         if roles is None:
             return
         ground.install(chain)
@@ -485,6 +517,7 @@ class Changes:
 
     def _closing(self, chain: Chain, now: float) -> None:
         """A session ends here: its changes end with it."""
+        self._ground.beginnings.forget(chain)
         self.wishes.closing(chain, now)
         self.hosts.end_joint(chain)
         roles = chain.changing

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.chain import WITH_TIMESTAMPS
@@ -21,6 +21,9 @@ from dysco.wire.tuples import FiveTuple
 
 if TYPE_CHECKING:
     from dysco.protocol.chain import Facing
+
+
+MOST_DONE: Final = 4  # ours: changes that may end at an anchor before all know of the first one
 
 
 class Phase(IntEnum):
@@ -61,6 +64,22 @@ class ChangeInfo:
     bytes_new: int
 
 
+class Dead:
+    """What an anchor knows of a proxy's death.
+
+    acked: what its end was given as acknowledged until then. since: when it was taken for dead. peer: what the other
+    anchor says of acked and answered, in this one's numbers; heard: when it said so last.
+    """
+
+    __slots__ = ("acked", "heard", "peer", "since")
+
+    def __init__(self, acked: int, now: float) -> None:
+        self.acked = acked
+        self.since = now
+        self.heard = now
+        self.peer: tuple[int, int] | None = None
+
+
 class Anchor:
     """What both anchors keep.
 
@@ -70,21 +89,24 @@ class Anchor:
     it knows the same of this half, and so do the hosts of that path. shown: the ACK at the other anchor's cutoff has
     come on the new path, and nothing of the path handshake is behind it. joined: chains are joined between the anchors;
     then stamps translates timestamps, if the session has them, and windows lets the inner end send no more than the
-    other one takes. lost: bytes that had not come to this side when the proxy reset the session. holding: while a
-    frozen box's state is under way, what the new path shall get, and how many bytes that is; None: nothing is held.
-    since: when each phase began (seconds). direct: name of the other anchor, if what lies between may be dead (see
-    `bypass`).
+    other one takes. dead: once the proxy is taken for dead (see `rescue`); broken: it has reset the session; unsure:
+    this agent has begun again since, and what the proxy has acknowledged is not known. doom: why the session cannot go
+    on. holding: while a frozen box's state is under way, what the new path shall get, and how many bytes that is; None:
+    nothing is held. since: when each phase began (seconds). direct: name of the other anchor, if what lies between may
+    be dead (see `bypass`).
     """
 
     __slots__ = (
+        "broken",
         "change",
+        "dead",
         "deadline",
         "direct",
+        "doom",
         "held_bytes",
         "holding",
         "isn",
         "joined",
-        "lost",
         "new",
         "old",
         "peer_done",
@@ -98,6 +120,7 @@ class Anchor:
         "told_old",
         "tries",
         "two",
+        "unsure",
         "windows",
     )
 
@@ -107,7 +130,10 @@ class Anchor:
         self.new: Facing | None = None
         self.two: TwoPaths | None = None
         self.joined = False
-        self.lost: int | None = None
+        self.dead: Dead | None = None
+        self.broken = False
+        self.unsure = False
+        self.doom = ""
         self.stamps: Stamps | None = None
         self.windows: Windows | None = None
         self.holding: list[Packet] | None = None
@@ -136,14 +162,17 @@ class Anchor:
     @property
     def epitaph(self) -> str:
         """Why a change is over whose session is."""
-        if self.lost is None:
-            return "the session has ended"
-        return f"the proxy has reset the session; {self.lost} bytes that it was to pass on have not come to this side"
+        return self.doom or "the session has ended"
 
     @property
     def knows_stamps(self) -> bool:
         """Whether timestamps need not be waited for."""
         return self.stamps is None or self.stamps.is_known
+
+    @property
+    def knows_peers(self) -> bool:
+        """Whether the other end's timestamps can be translated: else it would get echoes of what it never sent."""
+        return self.stamps is None or self.stamps.peer is not None
 
     def know(self, message: OldDoneAck) -> None:
         """The other anchor knows, and so do the hosts of the path along which the message came that told it."""
@@ -170,16 +199,27 @@ class LeftAnchor(Anchor):
     """The left anchor's part. begun_at: when requestLock first went out. reason: why it failed, and who said so.
 
     moved: the box's state is in its new place. unsteady: what lies between and had changed the stream, if it is known.
-    warned: it was said that the new path is silent.
+    warned: it was said that the new path is silent. is_taken_back: the right anchor was asked to forget the change.
     """
 
-    __slots__ = ("agreed", "begun_at", "moved", "reason", "shaken", "state", "unsteady", "warned")
+    __slots__ = (
+        "agreed",
+        "begun_at",
+        "is_taken_back",
+        "moved",
+        "reason",
+        "shaken",
+        "state",
+        "unsteady",
+        "warned",
+    )
 
     def __init__(self, change: Change, old: Facing, now: float) -> None:
         super().__init__(change, old, now)
         self.state = LeftState.ONE_PATH
         self.agreed = False
         self.shaken = False
+        self.is_taken_back = False
         self.moved = False
         self.begun_at = now
         self.unsteady = ""

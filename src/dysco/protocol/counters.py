@@ -43,6 +43,7 @@ COUNTERS: Final[dict[str, str]] = {
     "header_without_association": "chain headers of a peer whose association is gone, dropped until it is back",
     "header_replayed": "chain headers seen before, dropped",
     "tag_unknown": "SYNs with a tag of ours that left a box too late, dropped",
+    "syn_stray": "SYNs without a chain header for a session that is over, dropped",
     # other packets
     "malformed": "packets that are no whole IP or TCP packet, dropped",
     "not_tcp": "packets other than TCP, passed",
@@ -56,6 +57,8 @@ COUNTERS: Final[dict[str, str]] = {
     "joined": "sessions that this host has joined while they lived",
     "closed_moved": "sessions that have left this host while they lived",
     "closed_cancelled": "sessions that this host was to join and did not, for the change was given up",
+    "proxy_dead": "proxies that were taken for dead while both anchors had two paths, at either anchor",
+    "proxy_survived": "of these, changes that were completed all the same, for nothing was lost",
     "change_requested": "changes that this agent, as left anchor, has begun",
     "change_locked": "changes whose lock was granted, at either anchor",
     "change_new_path_up": "changes whose path handshake went through",

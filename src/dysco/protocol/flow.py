@@ -127,14 +127,58 @@ class Flow:
         if at.flags & ACK and (self.top_ack < 0 or (at.ack - self.top_ack) & MASK32 < _HALF):
             self.top_ack = at.ack
 
+    def does_as(self, other: Flow) -> bool:
+        """Whether it does the same with packets as another flow of the same match."""
+        if (self.out, self.rewrite, self.slow) != (other.out, other.rewrite, other.slow):
+            return False
+        return self._adds() == other._adds()
+
+    def _adds(self) -> tuple[int, ...]:
+        one = self.translation or Translation()
+        return (
+            one.seq_delta,
+            one.ack_delta,
+            one.tsval_delta,
+            one.tsecr_delta,
+            one.window_shift,
+            one.strip_sack,
+        )
+
     def carry_over(self, old: Flow) -> None:
         """Go on counting where another flow of the same match has come to."""
         self.packets, self.bytes = old.packets, old.bytes
         self.top_seq, self.top_ack = old.top_seq, old.top_ack
 
 
+class AtRest(Protocol):
+    """Sessions of which the table has no flows, for nothing is to be done about them (see `resting`)."""
+
+    def has(self, match: FiveTuple) -> bool:
+        """Whether one of them has a flow with this tuple."""
+        ...
+
+    def wakes(self, match: FiveTuple) -> bool:
+        """Wake the one that has a flow with this tuple; True if the table has it now."""
+        ...
+
+
+class Nobody:
+    """No session is at rest."""
+
+    def has(self, match: FiveTuple) -> bool:
+        return False
+
+    def wakes(self, match: FiveTuple) -> bool:
+        return False
+
+
 class FlowTable(Protocol):
-    """Keeps flows by (port, match). An insert under a key that is there replaces that flow."""
+    """Keeps flows by (port, match). An insert under a key that is there replaces that flow.
+
+    at_rest: whose flows the kernel carries while the table does not have them.
+    """
+
+    at_rest: AtRest
 
     def insert(self, flow: Flow) -> None: ...
 
@@ -143,6 +187,34 @@ class FlowTable(Protocol):
         ...
 
     def get(self, port: int, match: FiveTuple) -> Flow | None: ...
+
+    def adopt(self, flow: Flow) -> None:
+        """Keep a flow that the kernel has let in by itself, as it is there."""
+        ...
+
+    def expect(self, match: FiveTuple) -> None:
+        """The kernel has given a SYN with this tuple to a box and sends it on itself; until `capture` or `release`."""
+        ...
+
+    def drop(self, port: int, match: FiveTuple) -> None:
+        """Take away what the kernel has let in by itself, and nobody has adopted."""
+        ...
+
+    def forget(self, port: int, match: FiveTuple) -> None:
+        """Forget a flow in whose place the kernel has let in another one."""
+        ...
+
+    def carried(self, port: int, match: FiveTuple) -> tuple[int, int]:
+        """Packets and bytes that the kernel has carried by a flow, adopted or not."""
+        ...
+
+    def may_rest(self, flow: Flow) -> bool:
+        """Whether the kernel carries a flow and has counted all that was counted of it."""
+        ...
+
+    def rest(self, flow: Flow) -> None:
+        """Give up the object of a flow that may rest; `adopt` takes it back."""
+        ...
 
     def capture(self, match: FiveTuple) -> None:
         """Have the kernel divert SYNs with this tuple to HOST although no flow exists yet; idempotent."""

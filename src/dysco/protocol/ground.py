@@ -14,17 +14,18 @@ from collections.abc import Callable, Sized
 from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple
 
+from dysco.protocol.beginnings import Beginnings
 from dysco.protocol.chain import HALF, Chain, Facing, Half
-from dysco.protocol.changing import Anchor, Changing, Phase
+from dysco.protocol.changing import MOST_DONE, Anchor, Changing, Phase
 from dysco.protocol.events import ChangeMoved
-from dysco.protocol.flow import FORGOTTEN, UNKNOWN, Flow, FlowTable, Translation
+from dysco.protocol.flow import FORGOTTEN, UNDERLAY, UNKNOWN, Flow, FlowTable, Translation
 from dysco.protocol.life import Life
 from dysco.protocol.neighbours import SELF, Neighbours
 from dysco.protocol.output import Output
 from dysco.protocol.settings import Settings
 from dysco.protocol.states import State
 from dysco.wire.chain_header import MAX_HOPS
-from dysco.wire.messages import Message, RequestLock
+from dysco.wire.messages import Change, Message, RequestLock
 from dysco.wire.numbers import MASK32, later
 from dysco.wire.options import syn_options
 from dysco.wire.packet import ACK, Located, Packet, build_tcp, locate
@@ -71,6 +72,7 @@ class Ground:
         self.output = output
         self.counters = counters
         self.rng = rng
+        self.beginnings = Beginnings(table)
         self.local: deque[Message] = deque()
         self.completed: OrderedDict[int, int] = OrderedDict()
         self.passing: OrderedDict[int, int] = OrderedDict()
@@ -224,9 +226,18 @@ class Ground:
         if packet is not None:
             self.replay.append(packet)
 
-    def complete(self, request: int, cutoff: int = 0) -> None:
-        """Remember that a change is done at an anchor here, and with which cutoff, so that repetitions are answered."""
+    def complete(self, chain: Chain, request: int, cutoff: int = 0) -> None:
+        """Remember that a change is done at an anchor here, and with which cutoff, so that repetitions are answered.
+
+        Also after a restart: the other anchor, or a proxy's host, may not have heard it yet, and would ask for ever.
+        """
         _remember(self.completed, request, cutoff)
+        chain.done = (*chain.done[1 - MOST_DONE :], (request, cutoff))
+
+    def recall(self, chain: Chain) -> None:
+        """Know the changes that were done here before the agent began again."""
+        for request, cutoff in chain.done:
+            _remember(self.completed, request, cutoff)
 
     def cancel(self, request: int, last: int) -> None:
         """A change was given up: what comes of it from now on is late. last: the label of its right anchor."""
@@ -269,6 +280,15 @@ class Ground:
             return "no free ports"
         return FiveTuple.of(own, pair[0], address, pair[1]), neighbour.peer.name
 
+    def is_ours(self, subsession: FiveTuple) -> bool:
+        """Whether a subsession that a neighbour opens leads here, to a port that nobody else may have."""
+        low, high = self.settings.port_range
+        return subsession.dst in self.settings.addresses and low <= subsession.dport <= high
+
+    def is_free(self, subsession: FiveTuple) -> bool:
+        """Whether it leads here and is not another session's."""
+        return self.is_ours(subsession) and self.table.get(UNDERLAY, subsession) is None
+
     def leftovers(self) -> dict[str, Sized]:
         """What must be empty once all is at rest."""
         return {
@@ -278,6 +298,7 @@ class Ground:
             "telling": self.telling,
             "cancelling": self.cancelling,
             "requested": self.requested,
+            "beginnings": self.beginnings,
         }
 
     # Flows.
@@ -289,10 +310,8 @@ class Ground:
         slow: set[tuple[int, FiveTuple]] = set()
         if changing is not None and changing.left is not None:
             new = changing.left.new
-            if new is not None:
-                flows.append(
-                    Flow(new.read, new.tuple.reversed(), new.write, new.tuple, owner=chain, slow=True)
-                )
+            assert new is not None
+            flows.append(Flow(new.read, new.tuple.reversed(), new.write, new.tuple, owner=chain, slow=True))
             if changing.left.two is not None or changing.left.joined:
                 slow.update(self._keys(chain, "right"))
         if changing is not None and changing.right is not None:
@@ -305,7 +324,7 @@ class Ground:
             old = self.table.get(flow.port, flow.match)
             flow.slow = flow.slow or (flow.port, flow.match) in slow
             if old is not None and old.owner is chain:
-                if _is_same(old, flow):
+                if old.does_as(flow):
                     continue  # what moves its packets would have to stop for nothing
                 self.table.refresh(old)
                 flow.carry_over(old)
@@ -324,7 +343,7 @@ class Ground:
             return chain.right.read, chain.right.tuple.reversed()
         return chain.box.left_read, chain.session_in.reversed()
 
-    def stop(self, chain: Chain, side: Side) -> Numbers | None:
+    def stop(self, chain: Chain, side: Side, *, forced: bool = False) -> Numbers | None:
         """Have each packet of one side handed to the core from now on, and say where the side stands.
 
         In this order: a kernel that moves packets by itself goes on doing so until it is told, and what it has sent
@@ -340,22 +359,51 @@ class Ground:
                 )  # fmt: skip
                 slow.carry_over(old)
                 self.table.insert(slow)
-        return self.numbers(chain, side)
+        return self.numbers(chain, side, forced=forced)
 
     def _keys(self, chain: Chain, side: Side) -> tuple[tuple[int, FiveTuple], ...]:
         return self.forward_key(chain, side), self.backward_key(chain, side)
 
     # Numbers.
 
-    def numbers(self, chain: Chain, side: Side) -> Numbers | None:
-        """Where the anchor with its paths on `side` stands; None if packets must pass first (after a restart)."""
+    def may_change(self, chain: Chain, change: Change) -> bool:
+        """Whether a session is open; if its path is gone, both FINs and data before them may have to come again."""
+        return chain.opening is None and (
+            chain.state in LIVE or (change.force and chain.state is State.TIME_WAIT)
+        )
+
+    def is_opened(self, chain: Chain) -> bool:
+        """Whether the end on the left has acknowledged the SYN-ACK; what an anchor says of it must be true.
+
+        The ACK of a path handshake may come when the change is done, and an end of the session that still waits for
+        the third packet of its own takes it for that. The other end would have its SYN answered by ACKs only.
+        """
+        flow = self.table.get(*self.forward_key(chain, "right"))
+        assert flow is not None  # else there would be no numbers
+        self.table.refresh(flow)
+        return flow.top_ack != UNKNOWN
+
+    def left_behind(self, change: Change, *own: bytes) -> str | None:
+        """Why a change that waits for the old path cannot pass these own addresses, if so: they may be gone."""
+        if change.force or self.settings.left.isdisjoint(own):
+            return None
+        return "busy: this host has moved, and its subsession has not followed yet"
+
+    def numbers(self, chain: Chain, side: Side, *, forced: bool = False) -> Numbers | None:
+        """Where the anchor with its paths on `side` stands; None if packets must pass first (after a restart).
+
+        forced: the old path may be dead, so nothing passes there any more. What the inner side says is enough: of all
+        that it sends nothing may go to the old path, and what the old path has acknowledged need not be known for that.
+        """
         forward, backward = (
             self._tops(chain, self.forward_key(chain, side), forward=True, side=side),
             self._tops(chain, self.backward_key(chain, side), forward=False, side=side),
         )
-        if forward is None or backward is None:
-            return None
         out, into = (forward, backward) if side == "right" else (backward, forward)
+        if forced and out is not None and into is None:
+            into = out[1], (out[0] - FAR // 2) & MASK32  # out itself may be FAR behind, see `ask_inside`
+        if out is None or into is None:
+            return None
         return Numbers(later(out[0], into[1]), later(into[0], out[1]), into[1], out[1])
 
     def _tops(
@@ -409,11 +457,11 @@ class Ground:
             (into_key, numbers.received, numbers.acked),
         ):
             flow = self.table.get(*key)
-            if flow is not None:
-                from_left = key == (chain.left.read, chain.left.tuple)
-                df, db = (chain.left.sums or (0, 0)) if from_left else (0, 0)
-                flow.top_seq = (seq - df) & MASK32
-                flow.top_ack = (ack + db) & MASK32
+            assert flow is not None
+            from_left = key == (chain.left.read, chain.left.tuple)
+            df, db = (chain.left.sums or (0, 0)) if from_left else (0, 0)
+            flow.top_seq = (seq - df) & MASK32
+            flow.top_ack = (ack + db) & MASK32
 
     def sums(self, chain: Chain) -> tuple[int, int]:
         """What this host adds to forward and backward numbers, box and translation together (DESIGN section 9)."""
@@ -436,22 +484,28 @@ class Ground:
         readdress(packet, facing.tuple.reversed(), facing.translations()[1])
         self.output.packet(facing.write, packet)
 
-    def ask_inside(self, chain: Chain, side: Side, numbers: Numbers | None = None) -> None:
+    def ask_inside(
+        self, chain: Chain, side: Side, numbers: Numbers | None = None, *, forced: bool = False
+    ) -> None:
         """Let the end behind an anchor with its paths on `side` show its timestamps, and where it stands.
 
         numbers: where the anchor stands, if its flows do not know; after a restart, what has come for the end is
         enough. The end is sent an ACK far behind its window, which it answers with one of its own (RFC 9293 section
-        3.10.7.4).
+        3.10.7.4). forced: nothing may come from the other end any more, so if nothing at all is known, it is asked with
+        a number far behind the first one.
         """
         numbers = numbers or self.numbers(chain, side)
-        if chain.right is None:
-            return
+        assert chain.right is not None
         if numbers is not None:
             seq, ack = numbers.received, numbers.acked
         else:
             inward = side == "left"
             key = self.forward_key(chain, side) if inward else self.backward_key(chain, side)
             tops = self._tops(chain, key, forward=inward, side=side)
+            if tops is None and forced:
+                facing, (df, db) = chain.left, chain.left.sums or (0, 0)
+                firsts = (facing.forward.isn + df + 1) & MASK32, (facing.backward.isn - db + 1) & MASK32
+                tops = firsts if inward else firsts[::-1]
             if tops is None:
                 return
             seq, ack = tops
@@ -468,20 +522,6 @@ class Ground:
                 self.output.packet(chain.box.left_write, packet)
             else:
                 self.to_right(chain.right, packet)
-
-
-def _is_same(one: Flow, other: Flow) -> bool:
-    """Whether two flows of the same match do the same with packets."""
-    if (one.out, one.rewrite, one.slow) != (other.out, other.rewrite, other.slow):
-        return False
-    return _deltas(one) == _deltas(other)
-
-
-def _deltas(flow: Flow) -> tuple[int, int, int, int]:
-    numbers = flow.translation
-    if numbers is None:
-        return 0, 0, 0, 0
-    return numbers.seq_delta, numbers.ack_delta, numbers.tsval_delta, numbers.tsecr_delta
 
 
 def _remember(known: OrderedDict[int, int], request: int, value: int) -> None:

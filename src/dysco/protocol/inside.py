@@ -11,7 +11,7 @@ from typing import Final
 
 from dysco.protocol.chain import Chain
 from dysco.protocol.changing import Inside
-from dysco.protocol.ground import LIVE, Ground, leftward, rightward
+from dysco.protocol.ground import Ground, leftward, rightward
 from dysco.protocol.joints import LINGER_S, Joint, Joints, inside, members
 from dysco.protocol.locks import LEASE_S, Lock, LockAction, LockInput, LockState, step
 from dysco.protocol.states import State
@@ -64,18 +64,20 @@ class Hosts:
                 return refusal
             if len(change.hops) > 1:
                 return "nothing can take the place of a proxy"
-        if chain.opening is not None or chain.state not in LIVE:
+        if not self._ground.may_change(chain, change):
             return "the session is not established"
         if chain.box is not None and chain.box.mandatory and len(change.hops) < 2:
             return f"{chain.box.name} is mandatory"
         anchor = None if chain.changing is None else chain.changing.right
         if anchor is not None and anchor.direct:
             return "busy"  # who asks stands where that change has found nobody alive, and has no lock of it
-        anchor = None if chain.changing is None else chain.changing.right
         if anchor is not None and anchor.two is not None and anchor.change.request != change.request:
             return "busy"  # this request has come by the new path, whose sums the left facing has not yet
-        lock = right.lock
-        if lock is None or now >= lock.until:
+        lock, running = right.lock, None if chain.changing is None else chain.changing.left
+        moved = ground.left_behind(change, leftward(chain).tuple.dst, right.tuple.src)
+        if moved is not None and (lock is None or lock.request != change.request):
+            return moved
+        if lock is None or (now >= lock.until and running is None):
             lock = right.lock = Lock(LockState.FREE, change.request, now + LEASE_S)
         what = LockInput.OTHER_REQUEST
         if lock.state is LockState.FREE:
@@ -184,7 +186,9 @@ class Hosts:
         lock = None if right is None else right.lock
         if lock is not None and lock.held is not None and lock.held.change.request == message.request:
             lock.held = None
-        if inside is not None and inside.request == message.request and inside.new and not inside.committed:
+        ends = inside is not None and inside.request == message.request
+        if inside is not None and ends and inside.new and not (inside.left_done or inside.right_done):
+            assert right is not None
             # Nobody else can tell those further on, for no message passes here any more.
             tell_cancelled(self._ground, chain, right, message.request, message.last, now)
             self._ground.send(chain.left, AckCancel(chain.chain_id, 0, message.request))
@@ -203,14 +207,15 @@ class Hosts:
 
     def old_done(self, chain: Chain, message: OldDone, now: float) -> None:
         """An anchor's half of the old path is empty; when both are, this host leaves."""
-        inside = None if chain.changing is None else chain.changing.inside
-        if inside is None or inside.request != message.request:
-            return
+        assert chain.changing is not None
+        inside = chain.changing.inside
+        assert inside is not None
         before = inside.left_done and inside.right_done
         if message.rightward:
             inside.left_done = True
         else:
             inside.right_done = True
+        self._record(chain)  # who has said it, and hears that it is known here, says it no more
         if inside.left_done and inside.right_done and not before:
             if inside.state == FREEZE:
                 # Its state is still to be fetched, which a FIN would change.
@@ -224,15 +229,17 @@ class Hosts:
         inside = Inside(message.request, message.last, new=False)
         for one in members(chain):
             ground.changing(one).inside = inside
-        if chain.joint is not None and chain.joint.right.right is not None:
+        if chain.joint is not None:
+            assert chain.joint.right.right is not None
             lock = chain.joint.right.right.lock = Lock(LockState.LOCKED, message.request, now + LEASE_S)
             self._lease(chain, lock, lock.until)
             self._record(chain)
             return
 
         def ended(at: float) -> None:
-            if chain.changing is not None and chain.changing.inside is inside:
-                chain.changing.inside = None
+            roles = chain.changing
+            if roles is not None and roles.inside is inside and not inside.committed:
+                roles.inside = None
                 ground.tidy(chain)
 
         ground.alarm(now + LEASE_S, ended)
@@ -245,8 +252,8 @@ class Hosts:
 
     def _free(self, chain: Chain) -> None:
         right = rightward(chain)
-        if right is not None:
-            right.lock = None
+        assert right is not None
+        right.lock = None
         for one in members(chain):
             if one.changing is not None:
                 one.changing.inside = None
@@ -271,8 +278,10 @@ class Hosts:
                 one.changing.inside = None
                 self._ground.tidy(one)
                 self._ground.life.record(one)
-        if joint.right.right is not None:
-            joint.right.right.lock = None
+        right = joint.right.right
+        assert right is not None
+        if right.lock is not None and right.lock.request == joint.request:
+            right.lock = None  # another one is that of the right chain's own change
         joint.left.joint = joint.right.joint = None
 
     def _lease(self, chain: Chain, lock: Lock, until: float) -> None:
@@ -284,11 +293,13 @@ class Hosts:
             if right is None or right.lock is not lock or lock.until != until:
                 return
             found = None if chain.joint is None else inside(chain.joint)
+            if found is not None and found.committed:
+                return  # there is nothing to keep any more
             if chain.joint is None or found is None or not (found.left_done or found.right_done):
                 self._free(chain)
-            elif self.joints.is_empty(chain.joint) or self._traffic(chain) == before:
-                # The left anchor renews no lock any more, so it is done, or the session is over; and the proxy has
-                # nothing to say any more.
+            elif self.joints.is_empty(chain.joint) and self._traffic(chain) == before:
+                # The left anchor renews no lock any more, so it is done, or the session is over; the proxy has nothing
+                # to say any more, and nobody to whom its acknowledgements did not come asks for them.
                 found.left_done = found.right_done = True
                 self.leave(chain, found, now)
             else:
@@ -356,13 +367,11 @@ class Hosts:
         if chain.joint is not None:
             self.joints.closing(chain, chain.joint, at, now)
             return
-        box, ground, inside = (
-            chain.box,
-            self._ground,
-            None if chain.changing is None else chain.changing.inside,
-        )
-        if box is None or inside is None:
-            return
+        box, ground = chain.box, self._ground
+        assert box is not None  # else there is no flow any more
+        assert chain.changing is not None
+        inside = chain.changing.inside
+        assert inside is not None
         end = at.next_seq
         if at.five_tuple == chain.session_out and at.flags & FIN:
             back = build_tcp(chain.session_out.reversed(), at.ack, end, FIN | ACK, _WINDOW)
@@ -376,12 +385,12 @@ class Hosts:
     def resume(self, chain: Chain, inside: Inside, now: float) -> None:
         """Go on after a restart as the host of a proxy that is being taken out."""
         joined = inside.joined
-        if joined is None:
-            return
+        assert joined is not None
         joint = self.joints.resume(chain, inside, joined, now)
         if joint is None:
             self._ground.alarm(now + LEASE_S, lambda at: self._alone(chain, inside))
-        elif not inside.committed and joint.right.right is not None:
+        elif not inside.committed:
+            assert joint.right.right is not None
             state = LockState.LOCKED if joined.locked else LockState.PENDING
             lock = joint.right.right.lock = Lock(state, inside.request, now + LEASE_S)
             self._lease(joint.right, lock, lock.until)

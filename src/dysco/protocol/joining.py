@@ -19,6 +19,7 @@ from dysco.protocol.locks import LEASE_S, Lock, LockState
 from dysco.protocol.neighbours import SELF
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
+from dysco.protocol.switching import BEGUN_AGAIN, NOT_FREE
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -62,6 +63,8 @@ class Joining:
         allowed = neighbour.peer.next_hops
         if allowed is not None and next_one.peer.name not in (SELF, *allowed):
             return f"{peer} may not go on to {next_one.peer.name}"
+        if not ground.is_ours(message.subsession):
+            return NOT_FREE
         box = self._box(message)
         if isinstance(box, str):
             return box
@@ -90,6 +93,8 @@ class Joining:
         ]
         if owners:
             ground.life.leave(found[0], now)
+            if any(isinstance(one, Chain) and _is_in(one, message.request) for one in owners):
+                return BEGUN_AGAIN
             if any(isinstance(one, Chain) and _may_go(one) for one in owners):
                 return "busy: the session is about to leave this host"
             return "the session passes the same devices of this host already: give each middlebox its own"
@@ -116,9 +121,9 @@ class Joining:
         """Pass a SYN or SYN-ACK of the path handshake; its numbers are where the flows begin."""
         clamp_mss(packet, self._ground.settings.mtu - HEADERS[at.family], at)
         flow.count(at, len(packet.data))
-        inside = None if chain.changing is None else chain.changing.inside
-        if inside is not None:
-            inside.rehearsed[flow.port, flow.match] = at.next_seq
+        assert chain.changing is not None
+        assert chain.changing.inside is not None
+        chain.changing.inside.rehearsed[flow.port, flow.match] = at.next_seq
         if flow.port == UNDERLAY:
             self._ground.rehearse(at.five_tuple, at.seq, now)
             if chain.box is not None:
@@ -216,24 +221,23 @@ class Joining:
         """Whether numbers of the new path are beyond those of its handshake."""
         for (port, match), rehearsed in inside.rehearsed.items():
             flow = self._ground.table.get(port, match)
-            if flow is not None:
-                self._ground.table.refresh(flow)
-                if flow.top_seq >= 0 and distance(flow.top_seq, rehearsed) > 0:
-                    return True
+            assert flow is not None
+            self._ground.table.refresh(flow)
+            if flow.top_seq >= 0 and distance(flow.top_seq, rehearsed) > 0:
+                return True
         return False
 
     def learn(self, chain: Chain, message: OldDone) -> None:
         """An anchor is done: all that it received below the cutoffs it has acknowledged."""
-        inside = None if chain.changing is None else chain.changing.inside
-        if inside is None:
-            return
+        assert chain.changing is not None
+        inside = chain.changing.inside
+        assert inside is not None
         for forward, cutoff in ((True, inside.right_cutoff), (False, inside.left_cutoff)):
             if cutoff is not None:
                 self._raise(chain, forward=forward, seq=None, ack=cutoff)
         inside.left_done = inside.left_done or message.rightward
         inside.right_done = inside.right_done or not message.rightward
         if inside.left_done and inside.right_done and inside.committed:
-            assert chain.changing is not None
             chain.changing.inside = None
             self._ground.tidy(chain)
 
@@ -242,11 +246,11 @@ class Joining:
         key_of = self._ground.forward_key if forward else self._ground.backward_key
         for side in ("left", "right"):
             flow = self._ground.table.get(*key_of(chain, side))
-            if flow is not None:
-                if seq is not None:
-                    flow.top_seq = seq if flow.top_seq < 0 else later(flow.top_seq, seq)
-                if ack is not None:
-                    _raise_ack(flow, ack)
+            assert flow is not None
+            if seq is not None:
+                flow.top_seq = seq if flow.top_seq < 0 else later(flow.top_seq, seq)
+            if ack is not None:
+                _raise_ack(flow, ack)
 
 
 def _raise_ack(flow: Flow, ack: int) -> None:
@@ -257,6 +261,12 @@ def _raise_ack(flow: Flow, ack: int) -> None:
 def _keys(chain_id: bytes) -> Iterator[bytes]:
     """Every key that a chain may have here: by its hop index, or drawn when it joined a live session."""
     return (chain_id + bytes((index,)) for index in range(256))
+
+
+def _is_in(chain: Chain, request: int) -> bool:
+    """Whether a chain has joined for a change, by another subsession than it is asked to now."""
+    inside = None if chain.changing is None else chain.changing.inside
+    return inside is not None and inside.new and inside.request == request
 
 
 def _may_go(chain: Chain) -> bool:

@@ -30,7 +30,7 @@ from dysco.protocol.chain import (
     agreed,
 )
 from dysco.protocol.changing import Inside, Joined
-from dysco.protocol.flow import HOST
+from dysco.protocol.flow import HOST, UNKNOWN
 from dysco.protocol.ground import FAR, LIVE, Ground, Numbers
 from dysco.protocol.paths import TwoPaths
 from dysco.wire.edit import split
@@ -140,10 +140,9 @@ class Joints:
                 return "the session is not established"
         if left.right is None or left.right.read != HOST or left.right.peer is not None or left.box:
             return "the left chain does not end at this host"
-        if right.left.read != HOST or right.left.peer is not None or right.box or right.right is None:
+        if right.left.read != HOST or right.left.peer is not None or right.box:
             return "the right chain does not begin at this host"
-        if left.left.peer is None or right.right.peer is None:
-            return "there is no other agent on both sides of the proxy"
+        assert right.right is not None
         if (left.changing is not None and left.changing.right is not None) or (
             right.changing is not None and right.changing.left is not None
         ):
@@ -151,7 +150,17 @@ class Joints:
         for fin in (FORWARD_FIN, BACKWARD_FIN):
             if left.fins & fin != right.fins & fin:
                 return "not ready: one side has closed, and the proxy has not passed that on"
+        if not self._has_answered(left):
+            return "not ready: the client has said nothing since its SYN"
         return differences(left, right) or self._disagreement(joint)
+
+    def _has_answered(self, left: Chain) -> bool:
+        """Whether the client has heard the SYN-ACK: behind the switch nobody could say it again."""
+        flow = self._ground.table.get(*self._ground.forward_key(left, "left"))
+        if flow is None:
+            return False
+        self._ground.table.refresh(flow)
+        return flow.top_ack != UNKNOWN
 
     def sums(self, joint: Joint) -> tuple[int, int]:
         """What a proxy adds to forward and backward numbers (DESIGN section 9)."""
@@ -223,8 +232,8 @@ class Joints:
                 old = ground.table.get(flow.port, flow.match)
                 if flow.port == facing.read and flow.match == towards.reversed():
                     flow.slow = True
-                    if old is not None:
-                        flow.carry_over(old)
+                    assert old is not None
+                    flow.carry_over(old)
                     ground.table.insert(flow)
                 else:
                     ground.table.delete(flow.port, flow.match)
@@ -246,13 +255,15 @@ class Joints:
             numbers = joint.ends[chain.key] = Numbers(at.next_seq, at.ack, at.ack, at.next_seq)
             end = build_tcp(at.five_tuple.reversed(), at.ack, at.next_seq, FIN | ACK, _WINDOW)
             ground.output.packet(facing.write, end)
+        # What it has got ends with a FIN: the other end's, which was received, or the one that it got here.
+        own = not chain.fins & fin
         is_probe = numbers is not None and distance(at.seq, numbers.sent) < 0
         back = at.five_tuple.reversed()
         if not at.flags & RST and (at.flags & FIN or at.payload_len or is_probe):
-            # Behind the FIN that it has got, also if it did not know it yet.
-            seq = at.ack if numbers is None else later(at.ack, (numbers.received + 1) & MASK32)
+            # Behind that FIN, also if it did not know it yet.
+            seq = at.ack if numbers is None else later(at.ack, (numbers.received + own) & MASK32)
             ground.output.packet(facing.write, build_tcp(back, seq, at.next_seq, ACK, _WINDOW))
-        if at.flags & FIN and numbers is not None and at.ack == numbers.received:
+        if at.flags & FIN and own and numbers is not None and at.ack == numbers.received:
             # Both FINs have crossed, so the socket is in TIME-WAIT now, which nobody needs: no copy of a packet of the
             # session can come here any more. A reset ends that unseen (RFC 9293 section 3.10.7.4, TIME-WAIT).
             after = (numbers.received + 1) & MASK32
@@ -289,8 +300,9 @@ def members(chain: Chain) -> tuple[Chain, ...]:
 def ours(two: TwoPaths, packet: Packet, at: Located) -> Packet | None:
     """What of a packet of the old path is the session's, for an anchor; None: nothing, a proxy ends by itself.
 
-    The other end's FIN takes the new path unless it lies below its cutoff. A reset ends nothing when all that the proxy
-    had to pass on has arrived: when it was acknowledged, for what has been received may have come past a gap.
+    The other end's FIN takes the new path unless it lies below its cutoff, as the last that does. A reset ends nothing
+    when all that the proxy had to pass on has arrived: when it was acknowledged, for what has been received may have
+    come past a gap.
     """
     if at.flags & RST:
         drained = (
@@ -299,10 +311,28 @@ def ours(two: TwoPaths, packet: Packet, at: Located) -> Packet | None:
             and distance(two.acked, two.cutoff) >= 0
         )
         return None if drained else packet
-    end = (at.seq + at.payload_len) & MASK32
-    if not at.flags & FIN or (two.peer_cutoff is not None and distance(end, two.peer_cutoff) < 0):
+    if not at.flags & FIN or is_last(two, at.next_seq):
         return packet
     return split(packet, at, at.payload_len)[0] if at.payload_len else None
+
+
+def is_last(two: TwoPaths, next_seq: int) -> bool:
+    """Whether a FIN of the old path, before this number, is the other end's: the last that it sent before it switched.
+
+    That of a proxy comes behind all that it had to pass on, or sooner if it dies. Where it had passed on
+    all but one byte, its FIN is taken for the other end's.
+    """
+    return two.peer_cutoff == next_seq
+
+
+def is_cut_short(two: TwoPaths, at: Located) -> bool:
+    """Whether a packet shows that a proxy has ended before all had passed it, and that nothing is under way any more.
+
+    The kernel of one that is killed sends what was written, and a FIN; it resets only where the proxy had not read all.
+    """
+    if not at.flags & FIN or two.peer_cutoff is None or distance(at.next_seq, two.peer_cutoff) >= 0:
+        return False
+    return distance(two.answered, at.next_seq) >= -1
 
 
 def inside(joint: Joint) -> Inside | None:

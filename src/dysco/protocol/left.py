@@ -13,8 +13,8 @@ from typing import Final
 
 from dysco.protocol.anchors import LeftAction, LeftInput, LeftState, left
 from dysco.protocol.chain import Chain, Facing, Seam, facing_agent
-from dysco.protocol.changing import Changing, LeftAnchor, Phase
-from dysco.protocol.ground import LIVE, REHEARSED_WINDOW, Ground, id_of, leftward, located
+from dysco.protocol.changing import Anchor, LeftAnchor, Phase
+from dysco.protocol.ground import REHEARSED_WINDOW, Ground, id_of, leftward, located
 from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.locks import step as lock_step
 from dysco.protocol.switching import (
@@ -42,6 +42,7 @@ from dysco.wire.messages import (
     CancelLock,
     Change,
     Handshake,
+    LockStatus,
     NackLock,
     NackSyn,
     RenewLock,
@@ -50,13 +51,15 @@ from dysco.wire.messages import (
     Syn,
     SynAck,
 )
-from dysco.wire.numbers import MASK32, earlier
+from dysco.wire.numbers import MASK32, earlier, later
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, build_tcp
 
 SYN_TRIES: Final = 3  # DESIGN section 8
 SILENT_S: Final = (
     5.0  # ours: how long after the switch the new path may say nothing before it is worth telling
 )
+SILENT: Final = "the new path is silent since the switch: a host on it is dead or cut off"
+TAKEN_BACK: Final = 4  # in LockStatus
 LOCK_PATIENCE_S: Final = 5.0  # ours: longer than a held request or a box that is not ready may take
 
 
@@ -67,12 +70,14 @@ class Left:
         self._ground = ground
         self.transfers = transfers
         self.past: Callable[[Chain, LeftAnchor], None] = lambda chain, anchor: None
+        self.given_up: Callable[[Chain, Anchor, float], None] = lambda chain, anchor, now: None
 
     def start(self, chain: Chain, change: Change, now: float) -> tuple[str, str] | None:
         """Begin a change; if it cannot begin, by whom and why it is refused."""
         ground, me = self._ground, self._ground.settings.name
         right = chain.right
-        if chain.opening is not None or chain.state not in LIVE or right is None or right.peer is None:
+        assert right is not None  # whose label the change names
+        if not ground.may_change(chain, change):
             return me, "the session is not established"
         if not change.hops:
             return me, "the change does not name its right anchor"
@@ -82,8 +87,16 @@ class Left:
         running = None if chain.changing is None else chain.changing.left
         if running is not None or (lock is not None and now < lock.until):
             return me, "busy"
-        if ground.numbers(chain, "right") is None:
+        if ground.numbers(chain, "right", forced=change.force) is None:
+            if change.force:
+                ground.ask_inside(chain, "right", forced=True)
             return me, "not ready: no packets have passed since the agent began"
+        if not ground.is_opened(chain):
+            ground.ask_inside(chain, "right")
+            return me, "not ready: the SYN-ACK has not been acknowledged yet"
+        moved = ground.left_behind(change, right.tuple.src)
+        if moved is not None:
+            return me, moved
         found = ground.new_subsession(change.hops[0].address, now)
         if isinstance(found, str):
             return me, found
@@ -149,6 +162,8 @@ class Left:
         """The right anchor has switched, too."""
         if anchor.windows is not None and message.edge:
             anchor.windows.learn(message.edge)
+        if anchor.two is not None and anchor.unsure:
+            anchor.two.acked = later(anchor.two.acked, message.acked)
         if anchor.two is not None and anchor.two.peer_cutoff is None:
             anchor.two.peer_cutoff = message.cutoff
             anchor.two.has_come(message.acked)
@@ -159,7 +174,9 @@ class Left:
             self.look(chain, anchor, now)
 
     def ack_cancel(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
-        """The old path is free again."""
+        """The old path is free again; or the right anchor has not switched, and will not any more."""
+        if anchor.state is LeftState.TWO_PATHS and anchor.is_taken_back:
+            self._go_back(chain, anchor)
         self._input(chain, anchor, LeftInput.ACK_CANCEL, now)
 
     def peer_done(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
@@ -174,6 +191,8 @@ class Left:
         if two is None or not two.is_done:
             return
         if anchor.phase < Phase.DRAINED:
+            two.empty = True
+            self._ground.life.record(chain)
             self._ground.move(chain, anchor, Phase.DRAINED, now)
             tell_done(self._ground, chain, anchor, now, rightward=True)
         if anchor.peer_done and anchor.holding is not None and not anchor.moved:
@@ -198,9 +217,11 @@ class Left:
     def let_go(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """Send what was held for the new path."""
         held, anchor.holding = anchor.holding, None
+        if anchor.state is not LeftState.TWO_PATHS:
+            return  # the session has ended meanwhile, or nothing was held
         new = anchor.new
+        assert new is not None
         for packet in held or ():
-            assert new is not None
             self._ground.to_right(new, packet)
         anchor.held_bytes = 0
         self.look(chain, anchor, now)
@@ -233,10 +254,16 @@ class Left:
                 return True
             rehearsed = at.ack == (anchor.isn + 1) & MASK32 and at.window == REHEARSED_WINDOW
             return rehearsed and not at.payload_len and not at.flags & (FIN | RST)
-        if at.flags & RST:
+        if (
+            at.flags & RST and anchor.agreed
+        ):  # before, a host may have answered that does not know of the change yet
             anchor.reason = (self._ground.settings.name, "the new path was reset")
             self._input(chain, anchor, LeftInput.FAIL, now)
         return True
+
+    def finish(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
+        """Go on without the old path, which is dead."""
+        self._input(chain, anchor, LeftInput.DONE, now)
 
     def fail(self, chain: Chain, anchor: LeftAnchor, reason: str, now: float) -> None:
         """Give up as long as that is possible."""
@@ -245,8 +272,6 @@ class Left:
 
     def gone(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """The session ends: give back what the change has taken."""
-        if anchor.state is LeftState.ONE_PATH:
-            return
         if anchor.state is not LeftState.TWO_PATHS:
             self._cancel(chain, anchor, now, anchor.old, anchor.new)
         anchor.reason = (self._ground.settings.name, anchor.epitaph)
@@ -279,7 +304,7 @@ class Left:
                     self._lock(chain, anchor, LockInput.NACK_LOCK)
                     self._cancel(chain, anchor, now, anchor.new)
                 self._drop(chain, anchor, now)
-            case LeftAction.COMPLETE:
+            case _:
                 self._complete(chain, anchor, now)
 
     def _ready(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
@@ -325,7 +350,10 @@ class Left:
         new = anchor.new
         assert new is not None
         if not anchor.isn:
-            anchor.isn = rehearsed_isn(self._ground.numbers(chain, "right"), forced=anchor.change.force)
+            forced = anchor.change.force
+            numbers = self._ground.numbers(chain, "right", forced=forced)
+            assert numbers is not None  # the change has not begun without
+            anchor.isn = rehearsed_isn(numbers, forced=forced)
         options = rehearsed_options(new, forward=True)
         self._ground.output.packet(
             new.write, build_tcp(new.tuple, anchor.isn, 0, SYN, REHEARSED_WINDOW, options)
@@ -334,6 +362,7 @@ class Left:
     def _cancel(self, chain: Chain, anchor: LeftAnchor, now: float, *facings: Facing | None) -> None:
         change = anchor.change
         for facing in facings:
+            assert facing is not None
             tell_cancelled(self._ground, chain, facing, change.request, change.last, now)
         if anchor.direct:
             direct = CancelLock(id_of(chain, anchor.old), change.last, change.request, change.last)
@@ -354,6 +383,9 @@ class Left:
                 locked = anchor.state is LeftState.SETTING_UP
                 if not locked and now - anchor.begun_at > LOCK_PATIENCE_S:
                     self.fail(chain, anchor, "the lock was not answered", now)
+                    return
+                if locked and now - anchor.begun_at > COMMIT_S:
+                    self.fail(chain, anchor, "the lock would not last", now)
                     return
                 # Until the lock is there the right anchor keeps the syn, so its silence says nothing of the path.
                 if locked and anchor.tries > SYN_TRIES and not (anchor.agreed and anchor.shaken):
@@ -377,10 +409,8 @@ class Left:
                     self._input(chain, anchor, LeftInput.TIMER, now)
                     return
                 self._cancel(chain, anchor, now)
-            case LeftState.TWO_PATHS:
-                self._still_two(chain, anchor, now)
             case _:
-                return
+                self._still_two(chain, anchor, now)
         self._repeat(chain, anchor, now)
 
     def _still_two(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
@@ -389,11 +419,16 @@ class Left:
         assert two is not None
         if two.peer_cutoff is None or not anchor.peer_done:
             self._ack(chain, anchor)
-        switched_at = anchor.since.get(Phase.TWO_PATHS, now)
-        if two.peer_cutoff is None and not anchor.warned and now - switched_at > SILENT_S:
-            anchor.warned = True
-            why = "the new path is silent since the switch: a host on it is dead or cut off, and data wait for it"
-            self._ground.say(chain, anchor, Phase.STUCK, now, self._ground.settings.name, why)
+        if two.peer_cutoff is None and now - anchor.since.get(Phase.TWO_PATHS, now) > SILENT_S:
+            self._warn(chain, anchor, SILENT, now)
+            anchor.is_taken_back = not anchor.joined and not change.force
+            if anchor.is_taken_back:
+                taken_back = LockStatus(
+                    chain.chain_id, 0, change.request, TAKEN_BACK, change.last, two.cutoff
+                )
+                self._ground.send(anchor.old, taken_back)
+        elif anchor.new is not None and not self._ground.is_up(anchor.new.peer):
+            self._warn(chain, anchor, f"{anchor.new.peer} on the new path cannot be reached", now)
         if two.is_done:
             say_done(self._ground, chain, anchor, rightward=True)
         if Phase.STUCK not in anchor.since:
@@ -405,12 +440,21 @@ class Left:
                 self._ground.to_right(anchor.old, reminder)
         if now >= anchor.renew_at:
             anchor.renew_at = now + RENEW_S
-            if anchor.old.lock is not None:
-                anchor.old.lock.until = now + LEASE_S
+            assert anchor.old.lock is not None  # nobody takes it as long as the change goes on
+            anchor.old.lock.until = now + LEASE_S
             renewal = RenewLock(chain.chain_id, 0, change.request, change.last)
             self._ground.send(anchor.old, renewal)
         raise_alarm(self._ground, chain, anchor, now)
+        if Phase.STUCK in anchor.since and not self._ground.is_up(anchor.old.peer):
+            self.given_up(chain, anchor, now)
         self.look(chain, anchor, now)
+
+    def _warn(self, chain: Chain, anchor: LeftAnchor, why: str, now: float) -> None:
+        """Tell once why a change that cannot be given up any more does not go on."""
+        if not anchor.warned:
+            anchor.warned = True
+            why += ", and data wait for it"
+            self._ground.say(chain, anchor, Phase.STUCK, now, self._ground.settings.name, why)
 
     def _ack(self, chain: Chain, anchor: LeftAnchor) -> None:
         two = anchor.two
@@ -426,7 +470,7 @@ class Left:
     # Switching.
 
     def _commit(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
-        numbers = self._ground.stop(chain, "right")
+        numbers = self._ground.stop(chain, "right", forced=anchor.change.force)
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
         anchor.two.ack_limit = anchor.peer_next
@@ -448,12 +492,24 @@ class Left:
         two, new = anchor.two, anchor.new
         assert two is not None
         assert new is not None
-        if anchor.peer_next is not None:
-            ack = earlier(anchor.peer_next, two.answered)  # never more than is true, whoever believes it
-            self._ground.output.packet(new.write, at_cutoff(new.tuple, two.shown, ack))
+        assert anchor.peer_next is not None  # the path handshake comes before the switch
+        ack = earlier(anchor.peer_next, two.answered)  # never more than is true, whoever believes it
+        self._ground.output.packet(new.write, at_cutoff(new.tuple, two.shown, ack))
+
+    def _go_back(self, chain: Chain, anchor: LeftAnchor) -> None:
+        """Have one path again, the old one. What was for the new path is not taken; TCP repeats it."""
+        ground, two = self._ground, anchor.two
+        assert two is not None
+        anchor.two = anchor.holding = anchor.stamps = None
+        anchor.reason = (ground.settings.name, SILENT)
+        ground.set_tops(chain, "right", where(two))
+        ground.install(chain)
+        ground.life.record(chain)
 
     def resume(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """Go on after a restart, in the middle of two paths."""
+        anchor.unsure = True
+        anchor.since.setdefault(Phase.TWO_PATHS, now)
         if anchor.two is not None and anchor.joined:
             self._ground.ask_inside(chain, "right", where(anchor.two))
         self._ack(chain, anchor)
@@ -474,20 +530,19 @@ class Left:
         ground.set_tops(chain, "right", where(two))
         ground.install(chain)
         ground.tidy(chain)
-        ground.complete(anchor.change.request)
+        ground.complete(chain, anchor.change.request)
         ground.life.record(chain)
         ground.move(chain, anchor, Phase.DONE, now)
 
     def _drop(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """Forget the new path; the session stays as it is."""
         ground, new = self._ground, anchor.new
-        changing: Changing | None = chain.changing
         assert new is not None
+        assert chain.changing is not None
         ground.table.delete(new.read, new.tuple.reversed())
         ground.unlabel("right", chain, new)
         give_back(ground, new, now)
-        if changing is not None:
-            changing.left = None
+        chain.changing.left = None
         if anchor.joined:
             ground.install(chain)  # its packets need not be seen any more
         anchor.state = LeftState.ONE_PATH
@@ -502,9 +557,9 @@ class Left:
 
     def _lock(self, chain: Chain, anchor: LeftAnchor, what: LockInput) -> None:
         lock = anchor.old.lock
-        found = None if lock is None else lock_step(lock.state, what)
-        if lock is None or found is None:
-            return
+        assert lock is not None  # nobody takes it as long as the change goes on
+        found = lock_step(lock.state, what)
+        assert found is not None
         action, lock.state = found
         if action is LockAction.NACK_HELD and lock.held is not None:
             held, lock.held = lock.held, None

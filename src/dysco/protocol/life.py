@@ -23,12 +23,16 @@ from dysco.protocol.flow import FORGOTTEN, Flow, FlowTable
 from dysco.protocol.neighbours import Neighbours
 from dysco.protocol.output import Output
 from dysco.protocol.records import write_record
+from dysco.protocol.resting import Chains
 from dysco.protocol.settings import Settings
 from dysco.protocol.states import GRACE_S, Action, Default, Input, State, step
 from dysco.wire.packet import ACK, RST, Located, build_tcp
 from dysco.wire.tuples import FiveTuple
 
 RESET_S: Final = 5.0  # ours: how long the ends of a session may take to answer so that they can be reset
+ASK_S: Final = (
+    0.6  # ours: Linux answers what is out of the window once in 0.5 s (net.ipv4.tcp_invalid_ratelimit)
+)
 _LEAST_STALE: Final = 1024
 _REASONS: Final = {State.TIME_WAIT: "closed", State.PROBED: "reset", State.DENIED: "denied"}
 
@@ -49,11 +53,11 @@ class Life:
         counters: Counter[str],
     ) -> None:
         self.settings = settings
-        self.chains: dict[bytes, Chain] = {}
+        self.chains = Chains(table, lambda: self.settings.limits.awake)
         self.embryonic: dict[bytes, Chain] = {}
         self.via: Counter[bytes] = Counter()
         self.resetting: dict[bytes, int] = {}
-        self._why_reset: dict[bytes, str] = {}
+        self._why_reset: dict[bytes, tuple[str, float]] = {}
         self.opening_over: Callable[[Chain, Opening], None] = lambda chain, opening: None
         self.no_association: Callable[[Chain, float], None] = lambda chain, now: None
         self.established: Callable[[Chain, float], None] = lambda chain, now: None
@@ -77,6 +81,18 @@ class Life:
         self.embryonic[chain.key] = chain
         self.arm(chain, now + self.settings.timers.embryonic)
         return True
+
+    def begin_anew(self, is_stale: Callable[[Opening, Facing], bool], now: float) -> None:
+        """Forget sessions that begin here and whose SYN has gone where no answer will come from: TCP repeats it.
+
+        Nothing is agreed on yet, so that is simpler than to change their chains. A host further on cannot do it: the
+        header of what is repeated was seen there. What the first chain has left there is replaced, or expires.
+        """
+        for chain in list(self.embryonic.values()):
+            opening, right = chain.opening, chain.right
+            begins_here = not chain.left.peer  # or at this host's own hop before
+            if begins_here and opening is not None and right is not None and is_stale(opening, right):
+                self.close(chain, "replaced", now)
 
     def advance(self, chain: Chain, what: Input, now: float) -> bool:
         """Give a chain an input and do what the table says; True if it was more than a repetition."""
@@ -150,10 +166,7 @@ class Life:
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """Key and record of each session that is established."""
-        for key in list(self.chains):
-            chain = self.chains.get(key)
-            if chain is not None and chain.opening is None and chain.right is not None:
-                yield key, write_record(chain)
+        return self.chains.records()
 
     def closing(self, chain: Chain, *, forward: bool, reset: bool, now: float) -> None:
         """A FIN or RST has passed."""
@@ -169,7 +182,12 @@ class Life:
     def expired(self, chain: Chain, now: float) -> None:
         """The timer of a session."""
         if chain.key in self._why_reset:
-            self.close(chain, self._why_reset[chain.key], now)
+            reason, until = self._why_reset[chain.key]
+            if now >= until:
+                self.close(chain, reason, now)
+            else:
+                self._ask_ends(chain)
+                self.arm(chain, min(now + ASK_S, until))
             return
         if chain.opening is not None:
             self.advance(chain, Input.TIMER, now)
@@ -192,7 +210,7 @@ class Life:
         known = chain.opening is None
         self._end_opening(chain)
         chain.state = State.CLOSED
-        self.chains.pop(chain.key, None)
+        self.chains.pop(chain.key)
         self.resetting.pop(chain.key, None)
         self._why_reset.pop(chain.key, None)
         self._counters[f"closed_{reason}"] += 1
@@ -219,10 +237,9 @@ class Life:
 
     def reset(self, chain: Chain, reason: str, now: float) -> None:
         """End a session that cannot go on; it is gone when its ends have answered, or soon."""
-        self._why_reset[chain.key] = reason
+        self._why_reset[chain.key] = reason, now + RESET_S
         self.begin_reset(chain, now)
-        if chain.state is not State.CLOSED:
-            self.arm(chain, now + RESET_S)
+        self.arm(chain, now + ASK_S)
 
     def begin_reset(self, chain: Chain, now: float) -> None:
         """Begin to reset both ends of a session: this agent goes down for good, or the session cannot go on.
@@ -242,8 +259,15 @@ class Life:
             new.slow = True
             self._table.insert(new)
         self.resetting[chain.key] = 0
-        self._output.packet(chain.left.write, build_tcp(chain.left.tuple.reversed(), 0, 0, ACK, 0))
-        self._output.packet(right.write, build_tcp(right.tuple, 0, 0, ACK, 0))
+        self._ask_ends(chain)
+
+    def _ask_ends(self, chain: Chain) -> None:
+        """Ask the ends of a session that is being reset what they expect, but for those that have said it."""
+        right, answered = chain.right, self.resetting[chain.key]
+        assert right is not None
+        for bit, facing, towards in ((1, chain.left, chain.left.tuple.reversed()), (2, right, right.tuple)):
+            if not answered & bit:
+                self._output.packet(facing.write, build_tcp(towards, 0, 0, ACK, 0))
 
     def answer_with_reset(self, chain: Chain, flow: Flow, at: Located, now: float) -> None:
         """A packet of a session that is being reset tells what both ends expect.
@@ -265,12 +289,17 @@ class Life:
             self._output.packet(facing.write, build_tcp(towards, seq, ack, RST | ACK, 0))
         self.resetting[chain.key] |= sender[0]
         if self.resetting[chain.key] == 3:
-            self.close(chain, self._why_reset.get(chain.key, "stopped"), now)
+            self.close(chain, self._why_reset.get(chain.key, ("stopped", now))[0], now)
 
     def traffic(self, chain: Chain) -> tuple[int, int]:
         """Packets and bytes that the flows of a session have counted."""
         packets = octets = 0
+        at_rest = self.chains.is_at_rest(chain.key)
         for port, match in chain.flow_keys():
+            if at_rest:
+                more = self._table.carried(port, match)
+                packets, octets = packets + more[0], octets + more[1]
+                continue
             flow = self._table.get(port, match)
             if flow is not None and flow.owner is chain:
                 packets += self._table.refresh(flow)
@@ -285,24 +314,26 @@ class Life:
         chain.queued = deadline
         heapq.heappush(self._heap, (deadline, chain.key))
         if len(self._heap) > _LEAST_STALE + 2 * len(self.chains):
-            for one in self.chains.values():
-                one.queued = one.deadline
-            self._heap = [(one.deadline, one.key) for one in self.chains.values()]
+            self._heap = list(self.chains.timers())
             heapq.heapify(self._heap)
 
     def next_deadline(self) -> float | None:
         """The earliest deadline of all."""
         while self._heap:
             at, key = self._heap[0]
-            chain = self.chains.get(key)
-            if chain is None or chain.queued != at:
+            queued, deadline = self.chains.timer(key)
+            if queued != at:
                 heapq.heappop(self._heap)
-            elif chain.deadline != at:
-                chain.queued = chain.deadline
-                heapq.heapreplace(self._heap, (chain.deadline, chain.key))
+            elif deadline != at:
+                self.chains[key].queued = deadline
+                heapq.heapreplace(self._heap, (deadline, key))
             else:
                 return at
         return None
+
+    def let_rest(self, now: float) -> None:
+        """Let chains rest about which there is nothing to be done, if there are many."""
+        self.chains.let_rest(now, lambda deadline, key: heapq.heappush(self._heap, (deadline, key)))
 
     def due(self, now: float) -> Iterator[Chain]:
         """Take the chains whose time has come."""

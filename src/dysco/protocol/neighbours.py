@@ -8,11 +8,11 @@ keys are accepted as soon as there is one; those before are good for two minutes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from dysco.protocol.ports import PortPool
-from dysco.protocol.replay import ReplayWindow
+from dysco.protocol.replay import ReplayWindow, Window
 from dysco.protocol.settings import Peer, Settings
 from dysco.wire import chain_header
 from dysco.wire.messages import Hello
@@ -20,6 +20,11 @@ from dysco.wire.tuples import FiveTuple
 
 OLD_KEY_S: Final = 120.0
 MOST_KEYS: Final = 8
+ANNOUNCE_S: Final = (0.0, 0.5, 2.0, 8.0)
+"""Ours: when a host that has moved says so, besides with each keepalive: nobody acknowledges it, and who has not heard
+it drops its new sessions."""
+MOST_LEFT: Final = 16
+"""Ours: addresses that a peer has left and that are still taken for its own; who moves for ever fills no table."""
 LEARNT_MTU_S: Final = 600.0
 FLOOR_MTU: Final = {4: 576, 16: 1280}
 KEY_LEN: Final = 32
@@ -29,7 +34,10 @@ SELF: Final = ""
 class Neighbour:
     """One peer, or this agent itself as its own neighbour (then `up` for ever, with a key that nobody knows).
 
-    moved_to: the address, by its length, to which it has moved; what the configuration names does not reach it.
+    moves: how often it has moved since it began. moved_to: the address, by its length, to which it has moved; what the
+    configuration names does not reach it. left: those to which it had moved before; sessions that live may still name
+    them. draw: gives the next counter where the kernel signs headers too; windows: makes the window of a new key.
+    aware: it knows the address of this host; a chain that began before would look to it like a stranger's.
     """
 
     __slots__ = (
@@ -39,23 +47,33 @@ class Neighbour:
         "_learnt_mtu",
         "_learnt_until",
         "avoid_until",
+        "aware",
         "counter",
+        "draw",
         "hello",
+        "left",
         "moved_to",
+        "moves",
         "peer",
         "probed_mtu",
         "send_key",
         "up",
+        "windows",
     )
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, windows: Callable[[], Window] = ReplayWindow) -> None:
         self.peer = peer
         self.up = False
+        self.aware = True
         self.hello: Hello | None = None
+        self.moves = 0
         self.moved_to: dict[int, bytes] = {}
+        self.left: dict[bytes, None] = {}
         self.send_key = b""
         self.counter = 0
-        self._accepted: dict[bytes, tuple[ReplayWindow, float]] = {}
+        self.draw: Callable[[], int] | None = None
+        self.windows = windows
+        self._accepted: dict[bytes, tuple[Window, float]] = {}
         self.avoid_until = 0.0
         self.probed_mtu: int | None = None
         self._learnt_mtu = 0
@@ -63,9 +81,15 @@ class Neighbour:
         self._budget = 0.0
         self._budget_at = 0.0
 
+    @property
+    def may_begin(self) -> bool:
+        """Whether chains toward it can begin now."""
+        return self.up and self.aware
+
     def accept(self, receive_key: bytes, now: float) -> None:
         """Accept a key that the peer may use soon, or never; one that is known keeps its replay window."""
-        window, until = self._accepted.pop(receive_key, (ReplayWindow(), 0.0))
+        known = self._accepted.pop(receive_key) if receive_key in self._accepted else None
+        window, until = known or (self.windows(), 0.0)
         self._accepted = {key: entry for key, entry in self._accepted.items() if now < entry[1]}
         if len(self._accepted) >= MOST_KEYS:
             # The one that expires first; the key in use never does.
@@ -74,6 +98,8 @@ class Neighbour:
 
     def associate(self, hello: Hello, send_key: bytes, receive_key: bytes, now: float) -> None:
         """Take the keys of the association in use; others expire. The counter goes on: keys may come back."""
+        if self.hello is not None and self.hello.boot_id != hello.boot_id:
+            self.moves = 0
         self.hello = hello
         self.up = True
         self.send_key = send_key
@@ -82,12 +108,22 @@ class Neighbour:
             expires = math.inf if key == receive_key else min(until, now + OLD_KEY_S)
             self._accepted[key] = (window, expires)
 
+    def leave(self, address: bytes) -> None:
+        """Remember an address that the peer has left; the oldest is forgotten."""
+        self.left[address] = None
+        if len(self.left) > MOST_LEFT:
+            del self.left[next(iter(self.left))]
+
     def next_counter(self) -> int:
         """The counter of the next chain header to this neighbour."""
-        self.counter += 1
+        self.counter = self.counter + 1 if self.draw is None else self.draw()
         return self.counter
 
-    def window_of(self, payload: bytes, now: float) -> ReplayWindow | None:
+    def accepted(self, now: float) -> Iterator[tuple[bytes, tuple[Window, float]]]:
+        """The keys that are good now with their windows and when they expire, the newest first."""
+        return (one for one in reversed(self._accepted.items()) if now < one[1][1])
+
+    def window_of(self, payload: bytes, now: float) -> Window | None:
         """The replay window of the key that signed a chain header; None if no key of ours did."""
         for key, (window, until) in reversed(self._accepted.items()):
             if now < until and chain_header.verify(payload, key):
@@ -119,8 +155,14 @@ class Neighbour:
 class Neighbours:
     """All neighbours by name and by address, and the ports toward each of their addresses."""
 
-    def __init__(self, settings: Settings, rng: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rng: Callable[[int], bytes],
+        windows: Callable[[], Window] = ReplayWindow,
+    ) -> None:
         self._rng = rng
+        self._windows = windows
         self._pools: dict[bytes, PortPool] = {}
         self.by_name: dict[str, Neighbour] = {}
         self._by_address: dict[bytes, Neighbour] = {}
@@ -138,21 +180,37 @@ class Neighbours:
         for name in [name for name in self.by_name if name != SELF and name not in wanted]:
             del self.by_name[name]
         for name, peer in wanted.items():
-            self.by_name.setdefault(name, Neighbour(peer)).peer = peer
+            self.by_name.setdefault(name, Neighbour(peer, self._windows)).peer = peer
         self._by_address = dict.fromkeys(settings.addresses, self.by_name[SELF])
         for neighbour in self.by_name.values():
             self._by_address.update(dict.fromkeys(neighbour.peer.addresses, neighbour))
         for neighbour in self.by_name.values():
             for address in neighbour.moved_to.values():
                 self._by_address.setdefault(address, neighbour)
+        for neighbour in self.by_name.values():
+            for address in neighbour.left:
+                self._by_address.setdefault(address, neighbour)
 
-    def moved(self, name: str, addresses: Iterable[bytes]) -> bool:
-        """Reach a peer at other addresses from now on; False if that changes nothing. None may be another's."""
+    def moved(self, name: str, number: int, addresses: Iterable[bytes]) -> bool:
+        """Reach a peer at other addresses from now on; False if that changes nothing, or is overtaken.
+
+        None may be another's. One that another peer has left is nobody's, and goes with who comes there.
+        """
         neighbour = self.by_name[name]
+        if number < neighbour.moves:
+            return False
+        neighbour.moves = number
         before = dict(neighbour.moved_to)
         for address in addresses:
-            if self._by_address.setdefault(address, neighbour) is not neighbour:
-                continue
+            holder = self._by_address.setdefault(address, neighbour)
+            if holder is not neighbour:
+                if address not in holder.left:
+                    continue
+                del holder.left[address]
+                self._by_address[address] = neighbour
+            if neighbour.moved_to.get(len(address), address) != address:
+                neighbour.leave(neighbour.moved_to[len(address)])
+            neighbour.left.pop(address, None)
             if address in neighbour.peer.addresses:
                 neighbour.moved_to.pop(len(address), None)
             else:

@@ -8,31 +8,34 @@ This room knows the roles and what each does with a packet, but no message; `pat
 from __future__ import annotations
 
 from dysco.protocol.chain import Chain, Facing
-from dysco.protocol.changing import Anchor, LeftAnchor
+from dysco.protocol.changing import Anchor
 from dysco.protocol.flow import Flow
 from dysco.protocol.ground import Ground, readdress
 from dysco.protocol.inside import Hosts
 from dysco.protocol.joining import Joining
-from dysco.protocol.joints import ours
+from dysco.protocol.joints import is_cut_short, is_last, ours
 from dysco.protocol.left import Left
-from dysco.protocol.paths import TwoPaths
+from dysco.protocol.rescue import Rescue
 from dysco.protocol.right import Right
 from dysco.protocol.stamps import Stamps, raw_stamp
 from dysco.protocol.switching import hold
-from dysco.wire.numbers import distance
-from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp, locate
+from dysco.wire.numbers import MASK32
+from dysco.wire.packet import FIN, RST, SYN, Located, Packet, locate
 from dysco.wire.tuples import FiveTuple
 
 
 class Packets:
     """Takes the packets that are an affair of a change."""
 
-    def __init__(self, ground: Ground, left: Left, right: Right, hosts: Hosts, joining: Joining) -> None:
+    def __init__(
+        self, ground: Ground, left: Left, right: Right, hosts: Hosts, joining: Joining, rescue: Rescue
+    ) -> None:
         self._ground = ground
         self._left = left
         self._right = right
         self._hosts = hosts
         self._joining = joining
+        self._rescue = rescue
 
     def takes(self, chain: Chain, flow: Flow, at: Located) -> bool:
         """Whether a packet that the core was given is an affair of a change."""
@@ -40,11 +43,12 @@ class Packets:
         if roles is None:
             return False
         inside = roles.inside
-        if inside is not None and not inside.new:
-            return inside.committed
+        if inside is not None and not inside.new and inside.committed:
+            return True
         if at.flags & SYN:
-            return inside is not None or self._is_new(chain, flow)
-        # A host that has joined can be an anchor of the next change before both halves of its own are empty.
+            return (inside is not None and inside.new) or self._is_new(chain, flow)
+        # A host that has joined can be an anchor of the next change before both halves of its own are empty, and one of
+        # an old path when the left anchor has begun again, and does not know any more what that lock was for.
         return roles.left is not None or roles.right is not None
 
     @staticmethod
@@ -100,6 +104,7 @@ class Packets:
                 self._from_right(chain, packet, now, new=True)
             self._see_end(chain, flow, at, now)
             return
+        is_foreign = at.flags & (FIN | RST) and self._is_the_proxys(chain, where, at)
         if where == (chain.left.read, chain.left.tuple):
             self._from_left(chain, packet, now, new=False)
         elif chain.right is not None and where == (chain.right.read, chain.right.tuple.reversed()):
@@ -108,7 +113,23 @@ class Packets:
             self._to_right(chain, packet, now)
         else:
             self._to_left(chain, packet, now)
-        self._see_end(chain, flow, at, now)
+        if not is_foreign:
+            self._see_end(chain, flow, at, now)
+
+    @staticmethod
+    def _is_the_proxys(chain: Chain, where: tuple[int, FiveTuple], at: Located) -> bool:
+        """Whether a FIN or a reset has come over an old path with a proxy on it and ends nothing by itself."""
+        roles = chain.changing
+        assert roles is not None
+        for anchor in (roles.right, roles.left):
+            if anchor is None or not anchor.joined or anchor.two is None:
+                continue
+            old = anchor.old
+            if where == (old.read, old.tuple if anchor is roles.right else old.tuple.reversed()):
+                numbers = old.translations()[0]
+                next_seq = at.next_seq if numbers is None else at.next_seq + numbers.seq_delta & MASK32
+                return bool(at.flags & RST) or not is_last(anchor.two, next_seq)
+        return False
 
     def _see_end(self, chain: Chain, flow: Flow, at: Located, now: float) -> None:
         if at.flags & (FIN | RST):
@@ -122,9 +143,8 @@ class Packets:
         assert roles is not None
         if flow.match == chain.left.tuple:
             return roles.right is not None and roles.right.two is not None
-        return (
-            chain.right is not None and flow.match == chain.right.tuple.reversed() and roles.left is not None
-        )
+        is_right = chain.right is not None and flow.match == chain.right.tuple.reversed()
+        return is_right and roles.left is not None and roles.left.two is not None
 
     def _from_left(self, chain: Chain, packet: Packet, now: float, *, new: bool) -> None:
         """A packet has come on one of the left paths: bring it inside."""
@@ -136,7 +156,9 @@ class Packets:
             self._ground.output.packet(chain.box.left_write, kept)
         elif kept is not None:
             self._to_right(chain, kept, now)
-        if right is not None and right.two is not None:
+        if right is not None and right.broken:
+            self._rescue.begin(chain, right, now)
+        elif right is not None and right.two is not None:
             self._right.look(chain, right, now)
 
     def _from_right(self, chain: Chain, packet: Packet, now: float, *, new: bool) -> None:
@@ -149,7 +171,9 @@ class Packets:
             self._ground.output.packet(chain.box.right_write, kept)
         elif kept is not None:
             self._to_left(chain, kept, now)
-        if left is not None and left.two is not None:
+        if left is not None and left.broken:
+            self._rescue.begin(chain, left, now)
+        elif left is not None and left.two is not None:
             self._left.look(chain, left, now)
 
     def _inwards(
@@ -170,12 +194,14 @@ class Packets:
         if two is None:
             return packet
         if not new and anchor.joined:
+            anchor.broken = anchor.broken or is_cut_short(two, at)
             kept = ours(two, packet, at)
-            if kept is None:
+            if kept is None or anchor.dead is not None:
                 return None
             packet, at = kept, _located(kept)
             if at.flags & RST:
-                self._end(anchor, two, inner)
+                anchor.broken = True  # what becomes of the session depends on what the proxy held
+                return None
         windows = anchor.windows
         if windows is not None and new:
             windows.from_new(at)
@@ -187,17 +213,6 @@ class Packets:
             # An acknowledgement that is not believed yet was raised, and its window stands for less now.
             windows.clamp(packet, _located(packet), two.cutoff)
         return packet
-
-    def _end(self, anchor: Anchor, two: TwoPaths, inner: FiveTuple) -> None:
-        """The proxy is dead and what it held is lost: the other end hears it too, over the new path."""
-        if two.peer_cutoff is not None:
-            anchor.lost = max(0, distance(two.peer_cutoff, two.answered))
-        reset = build_tcp(inner.reversed(), two.top, two.answered, RST | ACK, 0)
-        assert anchor.new is not None
-        if isinstance(anchor, LeftAnchor):
-            self._ground.to_right(anchor.new, reset)
-        else:
-            self._ground.to_left(anchor.new, reset)
 
     def _to_right(self, chain: Chain, packet: Packet, now: float) -> None:
         """A packet from inside goes to the right, on one path or on two."""
@@ -252,8 +267,8 @@ class Packets:
         """The first timestamp of the new path, where the messages have not told one."""
         if stamps.peer is None:
             stamps.peer = raw_stamp(packet, _located(packet))
-        if anchor.new is not None:
-            stamps.settle(anchor.new)
+        assert anchor.new is not None
+        stamps.settle(anchor.new)
 
 
 def _is_new_left(chain: Chain, flow: Flow) -> bool:

@@ -6,7 +6,8 @@ Everything here is in the anchor's own numbers; a `Path` knows what to add on th
         -- send() -->            anchor
         <-- receive() --                  new path: numbers from the own cutoff on, acks from old_rcvd on
 
-The rules are those of DESIGN section 8 and never need the peer's cutoff; that only says when all is done.
+The rules are those of DESIGN section 8 and never need the peer's cutoff; that only says when all is done. What has
+neither ACK nor RST goes nowhere: no end takes it (RFC 9293 section 3.10.7.4).
 They hold for any loss, repetition and order, and for an old path that acknowledges what it has not delivered.
 """
 
@@ -40,12 +41,13 @@ class TwoPaths:
     old path is dead. hurried: that is not waited for any more. ack_limit: until the other anchor has switched, acks on
     the new path stay at what the path handshake has shown: a tracker there has not seen the data that were received on
     the old path. copied: the window of the acknowledgement of all below the cutoff that the old path has given, while
-    its copy may come on the new one.
+    its copy may come on the new one. empty: it was done before, which a restart must not forget: what was acknowledged
+    once is not acknowledged again.
     """
 
     __slots__ = (
-        "ack_limit", "acked", "answered", "bytes_new", "bytes_old", "copied", "cutoff", "forced", "hurried", "last",
-        "old_rcvd", "peer_answered", "peer_cutoff", "rcvd", "told_old", "top",
+        "ack_limit", "acked", "answered", "bytes_new", "bytes_old", "copied", "cutoff", "empty", "forced", "hurried",
+        "last", "old_rcvd", "peer_answered", "peer_cutoff", "rcvd", "told_old", "top",
     )  # fmt: skip
 
     def __init__(
@@ -65,14 +67,15 @@ class TwoPaths:
         self.forced = forced
         self.last: Packet | None = None
         self.copied: int | None = None
+        self.empty = False
         self.bytes_old = 0
         self.bytes_new = 0
 
     @property
     def is_done(self) -> bool:
         """Whether this half of the old path is empty: all below both cutoffs is acknowledged, and the path knows."""
-        if self.peer_cutoff is None:
-            return False
+        if self.peer_cutoff is None or self.empty:
+            return self.empty
         if self.forced:
             # Acknowledgements that the dead path has swallowed come again over the new one.
             return self.hurried or self.peer_answered is None or distance(self.acked, self.peer_answered) >= 0
@@ -103,10 +106,11 @@ class TwoPaths:
             return self._reset(packet, at)
         old: list[Packet] = []
         new: list[Packet] = []
+        if not at.flags & ACK:
+            return old, new
         ack = at.ack
-        if at.flags & ACK:
-            self.answered = later(self.answered, ack)
-            self.last = bare(packet, at, at.seq, ack)
+        self.answered = later(self.answered, ack)
+        self.last = bare(packet, at, at.seq, ack)
         behind = distance(ack, self.old_rcvd) < 0
         end = at.next_seq
         self.top = later(self.top, end)
@@ -141,19 +145,18 @@ class TwoPaths:
 
     def receive_old(self, packet: Packet, at: Located) -> bool:
         """Take a packet of the old path in the anchor's numbers; whether it goes on to the inner side."""
-        if at.flags & RST:
-            return True
+        if at.flags & RST or not at.flags & ACK:
+            return bool(at.flags & RST)
         size = at.payload_len
         if size or at.flags & FIN:
             self.old_rcvd = later(self.old_rcvd, at.next_seq)
             self.rcvd = later(self.rcvd, at.next_seq)
             self.bytes_old += size
-        if at.flags & ACK:
-            if not size and not at.flags & FIN and self._is_stale(at.ack):
-                return False
-            if not size and not at.flags & FIN and at.ack == self.cutoff:
-                self.copied = at.window
-            self.acked = later(self.acked, at.ack)
+        if not size and not at.flags & FIN and self._is_stale(at.ack):
+            return False
+        if not size and not at.flags & FIN and at.ack == self.cutoff:
+            self.copied = at.window
+        self.acked = later(self.acked, at.ack)
         return True
 
     def receive_new(self, packet: Packet, at: Located) -> bool:
@@ -162,15 +165,13 @@ class TwoPaths:
         An acknowledgement is believed from the own cutoff on, for there the sums are final; below it the last one that
         was believed stands in its place.
         """
-        if at.flags & RST:
-            return True
+        if at.flags & RST or not at.flags & ACK:
+            return bool(at.flags & RST)
         size = at.payload_len
         self.bytes_new += size
         if size or at.flags & FIN:
             self.rcvd = later(self.rcvd, at.next_seq)
             self.ack_limit = None
-        if not at.flags & ACK:
-            return bool(size)
         if self._is_copy(packet, at):
             return False
         if distance(at.ack, self.cutoff) >= 0:
@@ -217,8 +218,7 @@ class TwoPaths:
         ack = earlier(at.ack, self.old_rcvd)
         renumber(packet, at, seq=earlier(at.seq, self.cutoff), ack=ack)
         edit_sack(packet, at, self._old_block)
-        if at.flags & ACK:
-            self.told_old = later(self.told_old, ack)
+        self.told_old = later(self.told_old, ack)
         return packet
 
     def _bare_for_old(self, packet: Packet, at: Located) -> Packet:

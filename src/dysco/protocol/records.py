@@ -1,6 +1,6 @@
 """What the journal keeps of a session, so that it goes on after the agent was killed.
 
-    0   1  version (6)
+    0   1  version (7)
     1   1  state: position in STATES
     2   1  flags: bit 0-1 FINs seen, bit 2 left opened here, bit 3 right opened here, bit 4 left has a peer,
            bit 5 right has a peer, bit 6 has a box
@@ -10,7 +10,8 @@
     36  .. fields, each a length of two bytes and the bytes: session in, session out, left tuple, right tuple,
            left handshake, right handshake, left peer, right peer, box, policy, sums (left facing: 4 forward,
            4 backward), left anchor, right anchor, new hop (1 whether `ack` has passed, 8 request, 4 last),
-           who is on the chain (see `dysco.wire.messages.Places`), seams of both sides (see `Seam`), joint
+           who is on the chain (see `dysco.wire.messages.Places`), seams of both sides (see `Seam`), joint,
+           changes that are done here: 8 request, 4 cutoff each
 
 A joint is there at a proxy's host from the lock on: 1 bits (0: this is the left chain, 1: locked, 2 and 3: the left and
 the right anchor are done, 4: left for good, 5: this socket has ended, 6: `ends` are known), 17 key of the other chain,
@@ -20,9 +21,9 @@ An anchor is there while its session has two paths (see `paths`), the right one 
 peer's cutoff is known, 1: the other half is empty, 2: forced, 3: the new subsession was opened here, 4: waiting),
 8 request, 4 first, 4 last, 4 cutoff, 4 the peer's, 4 top, 4 old_rcvd, 4 rcvd, 4 acked, 4 answered, 4 sums forward,
 4 backward, 4 label, 2 where the new path is written, 4 own and 4 other number in its path handshake (bit 5: the other
-one is known; bit 6: chains are joined), then with a length of one byte each the new path's peer, its tuple, its
-handshake, its seam, and timestamps (nothing, or 4 each: the latest that the inner side was given, that the old path has
-brought, and the new one).
+one is known; bit 6: chains are joined; bit 7: this half is empty), then with a length of one byte each the new path's
+peer, its tuple, its handshake, its seam, and timestamps (nothing, or 4 each: the latest that the inner side was given,
+that the old path has brought, and the new one).
 
 Everything is big-endian. A field that equals the one it usually equals is empty: session out and left tuple
 (session in), right tuple (session out), right handshake (left handshake). Reading is total: what does not fit
@@ -39,7 +40,7 @@ from typing import Final
 from dysco.errors import WireError
 from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, NO_HANDSHAKE, Chain, Facing, Seam, Terms
-from dysco.protocol.changing import Changing, Inside, Joined, LeftAnchor, Phase, RightAnchor
+from dysco.protocol.changing import MOST_DONE, Changing, Inside, Joined, LeftAnchor, Phase, RightAnchor
 from dysco.protocol.flow import UNDERLAY
 from dysco.protocol.locks import LEASE_S, Lock, LockState
 from dysco.protocol.paths import TwoPaths
@@ -50,7 +51,7 @@ from dysco.wire.frames import decode_places
 from dysco.wire.messages import Change
 from dysco.wire.tuples import FiveTuple
 
-VERSION: Final = 6
+VERSION: Final = 7
 STATES: Final = (State.ESTABLISHED, State.HALF_CLOSED, State.TIME_WAIT, State.RESET, State.PROBED)
 _FIXED: Final = struct.Struct(f"!BBB{CHAIN_ID_LEN + 1}s4HII")
 _ANCHOR: Final = struct.Struct("!BQIIIIIIIIIIIIHII")
@@ -60,7 +61,8 @@ _INSIDE: Final = struct.Struct("!?QI")
 _LENGTH: Final = struct.Struct("!H")
 _NOTHING: Final = _LENGTH.pack(0)
 _JOINT: Final = struct.Struct(f"!B{CHAIN_ID_LEN + 1}sQIqqIIII")
-_FIELDS: Final = 18
+_FIELDS: Final = 19
+_DONE: Final = struct.Struct("!QI")
 _STAMPS: Final = struct.Struct("!III")
 _SEAM: Final = struct.Struct("!16sIbbB")
 _FINS: Final = FORWARD_FIN | BACKWARD_FIN
@@ -99,6 +101,7 @@ def write_record(chain: Chain) -> bytes:
         _write_seam(left.seam),
         _write_seam(right.seam),
         _write_joint(chain),
+        b"".join([_DONE.pack(*one) for one in chain.done]),
     )
     fixed = _FIXED.pack(
         VERSION,
@@ -171,6 +174,9 @@ def read_record(data: bytes, boxes: Iterable[LocalBox], now: float) -> Chain | N
         chain.told = anchors[3]
         left.seam, right.seam = _read_seam(anchors[4]), _read_seam(anchors[5])
         _read_joint(chain, anchors[6])
+        if len(anchors[7]) > MOST_DONE * _DONE.size:
+            return None
+        chain.done = tuple((request, cutoff) for request, cutoff in _DONE.iter_unpack(anchors[7]))
     except (struct.error, WireError, UnicodeDecodeError, IndexError):
         return None
     return chain
@@ -187,7 +193,7 @@ def _write_anchor(anchor: LeftAnchor | RightAnchor | None, sums: tuple[int, int]
     bits = (
         (peer_cutoff is not None) | anchor.peer_done << 1 | change.force << 2 | new.opened << 3 | waiting << 4
     )
-    bits |= (anchor.peer_next is not None) << 5 | anchor.joined << 6
+    bits |= (anchor.peer_next is not None) << 5 | anchor.joined << 6 | two.empty << 7
     forward, backward = sums or (anchor.sums if isinstance(anchor, RightAnchor) else (0, 0))
     fixed = _ANCHOR.pack(
         bits, change.request, change.first, change.last, two.cutoff, peer_cutoff or 0, two.top, two.old_rcvd, two.rcvd,
@@ -225,6 +231,10 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
         new.hop, new.handshake, new.seam = hop, texts[2], _read_seam(texts[3])
         anchor: LeftAnchor | RightAnchor
         if data is left:
+            if bits & 48 != 32:
+                raise WireError(
+                    "a left anchor is there from the switch on, which a path handshake comes before"
+                )
             changing.left = anchor = LeftAnchor(change, old, now)
             anchor.state = LeftState.TWO_PATHS
             anchor.agreed = anchor.shaken = True
@@ -244,7 +254,7 @@ def _read_anchors(chain: Chain, left: bytes, right: bytes, now: float) -> None:
         anchor.new, anchor.phase, anchor.peer_done = new, Phase.TWO_PATHS, bool(bits & 2)
         anchor.since[Phase.TWO_PATHS] = now
         anchor.two = two = TwoPaths(cutoff, old_rcvd, acked, answered, forced=bool(bits & 4))
-        two.top, two.rcvd = top, rcvd
+        two.top, two.rcvd, two.empty = top, rcvd, bool(bits & 128)
         two.peer_cutoff = peer_cutoff if bits & 1 else None
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 WINDOW: Final = 8128
+
+
+class Window(Protocol):
+    """A replay window, wherever it is kept."""
+
+    def accept(self, counter: int) -> bool:
+        """Mark a counter as seen; False if it was seen before or is older than the window."""
+        ...
 
 
 class ReplayWindow:

@@ -6,6 +6,7 @@ Once it has agreed it gives up only if it is told to, and takes the first data o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -24,13 +25,15 @@ from dysco.protocol.chain import (
     facing_agent,
     scales,
 )
-from dysco.protocol.changing import Phase, RightAnchor
-from dysco.protocol.ground import LIVE, REHEARSED_WINDOW, Ground, id_of, located, shifted
+from dysco.protocol.changing import Anchor, Phase, RightAnchor
+from dysco.protocol.ground import REHEARSED_WINDOW, Ground, id_of, located, shifted
 from dysco.protocol.locks import LEASE_S, RENEW_S
 from dysco.protocol.switching import (
+    BEGUN_AGAIN,
     FIRST_WAIT_S,
     FROZEN_S,
     HURRY_S,
+    NOT_FREE,
     at_cutoff,
     begin_two,
     give_back,
@@ -57,16 +60,23 @@ class Right:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
+        self.given_up: Callable[[Chain, Anchor, float], None] = lambda chain, anchor, now: None
 
     def request(self, chain: Chain, message: RequestLock, now: float, direct: str = "") -> str | None:
         """A requestLock has come to its end; why it is refused, if it is. direct: who has sent it past dead hosts."""
         ground = self._ground
         anchor = None if chain.changing is None else chain.changing.right
         if anchor is None:
-            if chain.opening is not None or chain.state not in LIVE or chain.right is None:
+            change = message.change
+            if not ground.may_change(chain, change):
                 return "the session is not established"
-            if ground.numbers(chain, "left") is None:
+            if ground.numbers(chain, "left", forced=change.force) is None:
+                if change.force:
+                    ground.ask_inside(chain, "left", forced=True)
                 return "not ready: no packets have passed since the agent began"
+            moved = ground.left_behind(change, chain.left.tuple.dst)
+            if moved is not None:
+                return moved
             earlier = chain.left.sums or (0, 0)
             sums = (
                 (message.forward_sum + earlier[0]) & MASK32,
@@ -102,10 +112,20 @@ class Right:
             busy = NackSyn(message.chain_id, message.hop, message.request, me, "busy")
             self._ground.tell(peer, busy)
             return
+        new = anchor.new
+        if new is not None and new.tuple != message.subsession and anchor.state is not RightState.TWO_PATHS:
+            me = self._ground.settings.name
+            self._ground.tell(peer, NackSyn(message.chain_id, message.hop, message.request, me, BEGUN_AGAIN))
+            return
         if not anchor.knows_stamps:
             self._ground.ask_inside(chain, "left")  # the syn comes again
             return
         if anchor.new is None:
+            if not self._ground.is_free(message.subsession):
+                me = self._ground.settings.name
+                taken = NackSyn(message.chain_id, message.hop, message.request, me, NOT_FREE)
+                self._ground.tell(peer, taken)
+                return
             new = facing_agent(message.subsession, peer, message.hop, opened=False)
             new.sums = anchor.sums
             inside, old = anchor.old.sums or (0, 0), anchor.old
@@ -132,7 +152,7 @@ class Right:
             anchor.informed |= self._ground.presume(chain, "left", cutoff, answered)
         self._input(chain, anchor, RightInput.ACK, now)
         two = anchor.two
-        if two is not None and anchor.informed and whole:
+        if two is not None and (anchor.informed or anchor.unsure) and whole:
             two.acked = later(two.acked, answered)
         if two is not None and two.peer_cutoff is None:
             two.peer_cutoff = cutoff
@@ -149,6 +169,13 @@ class Right:
         """The left anchor has given up."""
         self._input(chain, anchor, RightInput.CANCEL_LOCK, now)
 
+    def take_back(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """The left anchor hears nothing on the new path: forget the change for good, unless this one has switched."""
+        if anchor.two is None:
+            self._ground.cancel(anchor.change.request, anchor.change.last)
+            self._input(chain, anchor, RightInput.CANCEL_LOCK, now)
+            self._ground.life.record(chain)
+
     def peer_done(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """The left half of the old path is empty."""
         if anchor.two is not None:
@@ -161,6 +188,8 @@ class Right:
         if two is None or not two.is_done:
             return
         if anchor.phase < Phase.DRAINED:
+            two.empty = True
+            self._ground.life.record(chain)
             self._ground.move(chain, anchor, Phase.DRAINED, now)
             tell_done(self._ground, chain, anchor, now, rightward=False)
         if anchor.may_complete and anchor.holding is None:
@@ -176,7 +205,7 @@ class Right:
                 self._ground.rehearse(at.five_tuple, at.seq, now)
                 anchor.peer_next = (at.seq + 1) & MASK32
                 if not anchor.isn:
-                    numbers = self._ground.numbers(chain, "left")
+                    numbers = self._ground.numbers(chain, "left", forced=anchor.change.force)
                     if numbers is None:
                         return (
                             True  # after a restart: hosts of the new path would believe a number made up here
@@ -206,6 +235,10 @@ class Right:
         rehearsed = at.ack == (anchor.isn + 1) & MASK32 and at.window == REHEARSED_WINDOW
         return is_bare and rehearsed and not at.flags & RST
 
+    def finish(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """Go on without the old path, which is dead."""
+        self._input(chain, anchor, RightInput.DONE, now)
+
     def gone(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """The session ends."""
         anchor.stamps, anchor.joined = None, False
@@ -216,14 +249,17 @@ class Right:
         if found is None:
             return
         ground = self._ground
-        if found[0] is RightAction.COMMIT and ground.numbers(chain, "left") is None:
+        forced = anchor.change.force
+        if found[0] is RightAction.COMMIT and ground.numbers(chain, "left", forced=forced) is None:
             # After a restart packets of the old path must show where it stands; `ack` is repeated. An end that waits
             # for the other one would say nothing.
-            ground.ask_inside(chain, "left")
+            ground.ask_inside(chain, "left", forced=forced)
             return
         if found[0] is RightAction.COMMIT and not anchor.knows_stamps:
             ground.ask_inside(chain, "left")
             return
+        if found[0] is RightAction.COMMIT and what is RightInput.ACK and not anchor.knows_peers:
+            return  # a left anchor that has begun again asks its end for it; data of the new path show it themselves
         action, anchor.state = found
         match action:
             case RightAction.GRANT | RightAction.REPEAT if what is RightInput.REQUEST_LOCK:
@@ -247,10 +283,8 @@ class Right:
                 self._ack_ack(chain, anchor)
             case RightAction.DROP:
                 self.drop(chain, anchor, now, "cancelled by the left anchor")
-            case RightAction.COMPLETE:
-                self._complete(chain, anchor, now)
             case _:
-                ground.counters["bug"] += 1
+                self._complete(chain, anchor, now)
 
     def _wait(self, chain: Chain, anchor: RightAnchor, due: float) -> None:
         anchor.deadline = due
@@ -266,7 +300,7 @@ class Right:
             self._ground.send(anchor.old, query)
             self._ground.send(anchor.new, query)
             self._wait(chain, anchor, now + QUERY_S)
-        elif anchor.two is not None:
+        else:
             self._still_two(chain, anchor, now)
 
     def _still_two(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
@@ -285,6 +319,8 @@ class Right:
                     anchor.stamps.to_old(reminder, located(reminder))
                 self.to_path(anchor, reminder, old=True)
         raise_alarm(self._ground, chain, anchor, now)
+        if Phase.STUCK in anchor.since and not self._ground.is_up(anchor.old.peer):
+            self.given_up(chain, anchor, now)
         anchor.tries += 1
         stuck = Phase.STUCK in anchor.since
         self._wait(chain, anchor, now + (RENEW_S if stuck else patience(anchor.tries)))
@@ -293,11 +329,12 @@ class Right:
     def let_go(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """Send what was held for the new path: the state is where it shall be, or the time is over."""
         held, anchor.holding = anchor.holding, None
+        if anchor.state is not RightState.TWO_PATHS:
+            return  # the session has ended meanwhile, or nothing was held
         for packet in held or ():
             self.to_path(anchor, packet, old=False)
         anchor.held_bytes = 0
-        if anchor.state is RightState.TWO_PATHS:
-            self.look(chain, anchor, now)
+        self.look(chain, anchor, now)
 
     def to_path(self, anchor: RightAnchor, packet: Packet, *, old: bool) -> None:
         """Write a packet in this anchor's numbers to one of its paths."""
@@ -317,7 +354,7 @@ class Right:
         )
 
     def _commit(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
-        numbers = self._ground.stop(chain, "left")
+        numbers = self._ground.stop(chain, "left", forced=anchor.change.force)
         assert numbers is not None
         anchor.two = begin_two(numbers, forced=anchor.change.force)
         if anchor.stamps is not None and anchor.new is not None:
@@ -346,6 +383,7 @@ class Right:
 
     def resume(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """Go on after a restart, in the middle of two paths or before."""
+        anchor.unsure = anchor.two is not None
         if anchor.two is not None:
             if anchor.joined:
                 self._ground.ask_inside(chain, "left", where(anchor.two))
@@ -367,7 +405,7 @@ class Right:
         ground.set_tops(chain, "left", where(two))
         ground.install(chain)
         ground.tidy(chain)
-        ground.complete(anchor.change.request, (two.cutoff + anchor.sums[1]) & MASK32)
+        ground.complete(chain, anchor.change.request, (two.cutoff + anchor.sums[1]) & MASK32)
         ground.requested.pop(anchor.change.request, None)
         ground.life.record(chain)
         ground.move(chain, anchor, Phase.DONE, now)
@@ -378,13 +416,13 @@ class Right:
         if new is not None:
             ground.table.delete(new.read, new.tuple)
             ground.unlabel("left", chain, new)
-        if chain.changing is not None:
-            chain.changing.right = None
+        assert chain.changing is not None
+        chain.changing.right = None
         ground.requested.pop(anchor.change.request, None)
         if anchor.joined:
             ground.install(chain)  # its packets need not be seen any more
         anchor.state = RightState.ONE_PATH
-        ground.move(chain, anchor, Phase.ABORTED, now, anchor.anchor, reason)
+        ground.move(chain, anchor, Phase.ABORTED, now, "", reason)  # who has refused, the left anchor tells
         ground.tidy(chain)
 
     def _forget_early(self, chain: Chain, message: Syn) -> None:

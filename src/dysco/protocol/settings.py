@@ -25,6 +25,11 @@ def anything(_: FiveTuple) -> bool:
     return True
 
 
+def unwatched(_: FiveTuple, __: bool) -> bool:
+    """Keep the first bytes of no session; what is watched unless there are proxies that are known by them."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Another agent.
@@ -84,19 +89,28 @@ class Timers:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much there may be: sessions in all, sessions being opened, chains a peer begins per second."""
+    """How much there may be: sessions in all, sessions being opened, chains a peer begins per second.
+
+    awake: sessions that are kept as objects although there is nothing to be done about them (see `resting`).
+    """
 
     sessions: int = 200_000
     embryonic: int = 16_384
     setups_per_second: int = 5_000
+    awake: int = 1_024
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All of it. The first box is the one that a hop means which names only this host."""
+    """All of it. The first box is the one that a hop means which names only this host.
+
+    left: those of the addresses that this host has left, and that may be gone; subsessions may still name them. watch:
+    of which sessions, that end here or begin here, the first bytes are kept (see `beginnings`).
+    """
 
     name: str
     addresses: tuple[bytes, ...]
+    left: frozenset[bytes] = frozenset()
     port_range: tuple[int, int] = (61000, 65535)
     control_port: int = 2016
     mtu: int = 1500
@@ -104,6 +118,7 @@ class Settings:
     peers: tuple[Peer, ...] = ()
     timers: Timers = field(default_factory=Timers)
     limits: Limits = field(default_factory=Limits)
+    watch: Callable[[FiveTuple, bool], bool] = unwatched
 
 
 @dataclass(frozen=True, slots=True)

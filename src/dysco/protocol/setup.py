@@ -17,6 +17,7 @@ from typing import Final
 
 from dysco.errors import WireError
 from dysco.protocol.admission import LONGEST_CHAIN, Admission, native_tuple, same_chain
+from dysco.protocol.avoided import Avoided
 from dysco.protocol.boxes import AtBox
 from dysco.protocol.chain import (
     HALF,
@@ -47,7 +48,6 @@ from dysco.wire.tuples import FiveTuple
 HEADERS: Final = {4: 40, 6: 60}
 """IP and TCP header without options, which an MSS does not count (RFC 6691)."""
 _NATIVE_TRIES: Final = 64
-_MOST_ROUTES: Final = 1024
 _REASON_LEN: Final = 200
 _NO_HALF: Final = bytes(HALF.size)
 
@@ -75,10 +75,10 @@ class Setup:
         self._counters = counters
         self._rng = rng
         self._admission = Admission(neighbours)
-        self._at_box = AtBox(table, rng)
+        self.at_box = AtBox(table, rng)
         self._waiting: dict[str, dict[bytes, Chain]] = {}
         self._held: dict[tuple[int, FiveTuple], Chain] = {}
-        self._avoided_routes: dict[tuple[Hop, ...], float] = {}
+        self._avoided = Avoided(neighbours)
         self.rehearsed: Callable[[FiveTuple, Packet], None] = lambda subsession, packet: None
         life.opening_over = self._opening_over
         life.no_association = self._no_association
@@ -87,9 +87,12 @@ class Setup:
         """Take a SYN without ACK from any port."""
         self._counters["syn"] += 1
         complete(packet, at)
-        out_of_box = None if port == UNDERLAY else self._at_box.match(port, packet, at, now)
+        out_of_box = None if port == UNDERLAY else self.at_box.match(port, packet, at, now)
         if flow is not None and isinstance(flow.owner, Chain):
             chain = flow.owner
+            if _is_stray(chain, flow, packet, at):
+                self._counters["syn_stray"] += 1
+                return
             if not self._is_replaced(chain, flow, packet, at, out_of_box, now):
                 self._again(chain, flow, packet, at, now)
                 return
@@ -125,16 +128,20 @@ class Setup:
         flow.packets += 1
         flow.bytes += len(packet.data)
         self._output.packet(flow.out, packet)
-        left = chain.left
-        if from_right:
-            assert right is not None
-            right.handshake = right.handshake[: HALF.size] + half
+        self.answered(chain, flow, half, now)
+
+    def answered(self, chain: Chain, flow: Flow, half: bytes, now: float) -> None:
+        """A SYN-ACK that announces `half` has been passed on."""
+        left, right = chain.left, chain.right
+        if right is not None and flow.match == right.tuple.reversed() and flow.port == right.read:
+            if not right.translates:
+                right.handshake = right.handshake[: HALF.size] + half
             if not left.backward.flags & SEEN:
                 left.handshake = left.handshake[: HALF.size] + half
             if left.handshake == right.handshake:
                 right.handshake = left.handshake
             self._life.advance(chain, Input.SYN_ACK, now)
-        elif left.handshake[HALF.size :] != half and not chain.is_forward(flow):
+        elif left.handshake[HALF.size :] != half and not chain.is_forward(flow) and not left.translates:
             left.handshake = left.handshake[: HALF.size] + half
             self._life.record(chain)
 
@@ -160,12 +167,12 @@ class Setup:
         return True
 
     def associated(self, peer: str, now: float) -> None:
-        """An association has come up: what waited for it goes on."""
+        """A peer can be reached, and knows where this host is: what waited for it goes on."""
         for chain in self._waiting.pop(peer, {}).values():
             opening = chain.opening
             assert opening is not None
             assert opening.syn is not None
-            self._held.pop(_came_by(chain), None)
+            self._held.pop(chain.came_by, None)
             syn, opening.syn = opening.syn, None
             at = locate(syn)
             assert at is not None
@@ -181,18 +188,20 @@ class Setup:
 
     def set_hops(self, session: FiveTuple, hops: tuple[Hop, ...]) -> bool:
         """Put other hops behind the box that holds this session's SYN."""
-        chain = self._at_box.waiting_for(session)
+        chain = self.at_box.waiting_for(session)
         if chain is None or chain.opening is None:
             return False
         chain.opening.hops = (chain.opening.hops[0], *hops)
+        if chain.box is not None and chain.box.right_read == HOST:
+            self._table.capture(session)  # nor does the kernel go on by what the header said
         return True
 
     def expect(self, session_in: FiveTuple, session_out: FiveTuple) -> bool:
         """Know the SYN that leaves the box by what the box said."""
-        chain = self._at_box.waiting_for(session_in)
+        chain = self.at_box.waiting_for(session_in)
         if chain is None or chain.box is None or "api" not in chain.box.match:
             return False
-        self._at_box.expect(chain, session_out)
+        self.at_box.expect(chain, session_out)
         return True
 
     def _is_replaced(
@@ -230,7 +239,7 @@ class Setup:
         opening, right = chain.opening, chain.right
         if opening is not None and forward:
             if chain.box is not None and flow.out == chain.box.left_write and flow.match == chain.left.tuple:
-                self._at_box.renew(chain, opening, packet, now, self.settings.timers.fingerprint)
+                self.at_box.renew(chain, opening, packet, now, self.settings.timers.fingerprint)
             elif right is not None and opening.header and right.forward.isn == at.seq:
                 self._sign_anew(chain, opening)
                 self._with_header(packet, opening, limit + HEADERS[at.family], at)
@@ -258,7 +267,7 @@ class Setup:
         if decision is None or not (decision.hops or decision.failure):
             self._native(packet, "no_policy")
             return
-        if decision.on_fail_open and self._is_avoided(decision.hops, now):
+        if decision.on_fail_open and self._avoided.has(decision.hops, now):
             self._output.event(SentNatively(at.five_tuple, decision.policy, "a hop failed a short while ago"))
             self._native(packet, "sent_natively")
             return
@@ -353,7 +362,7 @@ class Setup:
             self._table.insert(flow)
         self._life.advance(chain, Input.DELIVERED, now)
         retarget(packet, chain.session_in, at)
-        self._at_box.deliver(chain, opening, packet, now, self.settings.timers.fingerprint)
+        self.at_box.deliver(chain, opening, packet, now, self.settings.timers.fingerprint)
         self._output.packet(box.left_write, packet)
 
     def _out_of_box(self, chain: Chain, packet: Packet, at: Located, now: float) -> None:
@@ -401,10 +410,12 @@ class Setup:
         if neighbour is None:
             self._fail(chain, self.settings.name, f"{hop} is no peer of this host", now)
             return
-        if not neighbour.up:
+        if not neighbour.may_begin:
             self._waiting.setdefault(neighbour.peer.name, {})[chain.key] = chain
-            self._held[_came_by(chain)] = chain
+            self._held[chain.came_by] = chain
             self._life.advance(chain, Input.HELD, now)
+            if neighbour.up:  # the network may need seconds for the first packet from a new address
+                self._life.arm(chain, now + self.settings.timers.embryonic)
             return
         own, remote = self._neighbours.own(hop.address), self._neighbours.reach(hop.address)
         pair = None if own is None else self._neighbours.pool(own, remote, neighbour).allocate(now)
@@ -472,19 +483,25 @@ class Setup:
         """Fail a chain that would take flows that another one has here: packets look the same.
 
         That is an earlier hop of the same chain; or a session that a proxy has left, whose kernel thinks that its port
-        is free again.
+        is free again. Any other one has been begun anew, perhaps by another way, and is over.
         """
+        owners: dict[bytes, Chain] = {}
         for port, match in keys:
             flow = self._table.get(port, match)
             owner = None if flow is None else flow.owner
+            if not isinstance(owner, Chain):
+                continue
+            owners[owner.key] = owner
             reason = ""
-            if isinstance(owner, Chain) and owner.chain_id == chain.chain_id:
+            if owner.chain_id == chain.chain_id:
                 reason = "the chain passes the same devices of this host twice: give each middlebox its own"
-            elif isinstance(owner, Chain) and owner.left.seam is not None and owner.state not in DYING:
+            elif owner.left.seam is not None and owner.state not in DYING:
                 reason = "its tuple is that of a session that a proxy has left and that still lives"
             if reason:
                 self._fail(chain, self.settings.name, reason, now)
                 return True
+        for owner in owners.values():
+            self._life.close(owner, "replaced", now)
         return False
 
     def _begin(self, chain: Chain, packet: Packet, at: Located, now: float) -> bool:
@@ -519,7 +536,7 @@ class Setup:
             else:
                 self.refused_by(SELF, SynRefused(chain.chain_id, reason), now)
         elif opening.on_fail_open:
-            self._avoid(opening.route, hops, now, far=far)
+            self._avoided.add(opening.route, hops, now + self.settings.timers.avoid, now, far=far)
             self._output.event(SentNatively(chain.session_in, chain.policy, reason))
             assert syn is not None
             self._native(syn, "sent_natively")
@@ -530,8 +547,8 @@ class Setup:
 
     def _opening_over(self, chain: Chain, opening: Opening) -> None:
         """Forget all that was kept because the chain was being opened."""
-        self._at_box.forget(chain, opening)
-        key = _came_by(chain)
+        self.at_box.forget(chain, opening)
+        key = chain.came_by
         if self._held.get(key) is chain:
             del self._held[key]
             for waiting in self._waiting.values():
@@ -554,24 +571,6 @@ class Setup:
                 return translated
         return None
 
-    def _avoid(self, route: tuple[Hop, ...], hops: tuple[Hop, ...], now: float, *, far: bool) -> None:
-        """Keep new sessions off a hop that failed, or, if it is not known which one did, off the whole route."""
-        until = now + self.settings.timers.avoid
-        neighbour = self._neighbours.at(hops[0].address) if hops else None
-        if neighbour is not None and not far:
-            neighbour.avoid_until = until
-            return
-        if len(self._avoided_routes) >= _MOST_ROUTES:
-            self._avoided_routes = {one: end for one, end in self._avoided_routes.items() if now < end}
-        if len(self._avoided_routes) < _MOST_ROUTES:
-            self._avoided_routes[route] = until
-
-    def _is_avoided(self, route: tuple[Hop, ...], now: float) -> bool:
-        if now < self._avoided_routes.get(route, 0.0):
-            return True
-        neighbours = (self._neighbours.at(hop.address) for hop in route)
-        return any(one is not None and now < one.avoid_until for one in neighbours)
-
     def _mss_limit(self, chain: Chain, family: int, now: float) -> int:
         """The largest segment that fits every path that this agent knows of the chain."""
         mtu = self.settings.mtu
@@ -590,8 +589,12 @@ def _without_tag(packet: Packet, at: Located) -> Located:
     return at
 
 
-def _came_by(chain: Chain) -> tuple[int, FiveTuple]:
-    """Port and tuple of the SYN that this chain sends on."""
-    if chain.box is None:
-        return chain.left.read, chain.left.tuple
-    return chain.box.right_read, chain.session_out
+def _is_stray(chain: Chain, flow: Flow, packet: Packet, at: Located) -> bool:
+    """Whether a neighbour's SYN comes for a session that is over, and begins none, for it has no chain header.
+
+    So does a late copy out of a path handshake, where the agent has begun again since and does not know it any more.
+    Passed on, it would look like a new session to a middlebox, which lets it out, and to a server.
+    """
+    if flow.port != UNDERLAY or chain.state not in DYING:
+        return False
+    return chain_header.peek(bytes(packet.data[at.payload_offset : at.total_len])) is None

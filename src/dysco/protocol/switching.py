@@ -24,6 +24,8 @@ HURRY_S: Final = (
     2.0  # ours: how long trackers on a new path are shown what has come over one that is dead now
 )
 FROZEN_BYTES: Final = 256 * 1024  # DESIGN section 9
+NOT_FREE: Final = "its subsession is not free here"
+BEGUN_AGAIN: Final = "the left anchor has begun again in the middle of this change"
 _NO_WSCALE: Final = 255
 _TCP_LEAST: Final = 20
 
@@ -47,14 +49,12 @@ def where(two: TwoPaths) -> Numbers:
     return Numbers(two.top, two.rcvd, two.acked, two.answered)
 
 
-def rehearsed_isn(numbers: Numbers | None, *, forced: bool) -> int:
+def rehearsed_isn(numbers: Numbers, *, forced: bool) -> int:
     """The initial number for a path handshake, before what is sent next; if the old path is dead, acknowledged next.
 
     A copy of the handshake may come when the change is done, and looks like any other acknowledgement then: it must not
     acknowledge what a dead path has swallowed.
     """
-    if numbers is None:
-        return MASK32
     return ((numbers.acked if forced else numbers.sent) - 1) & MASK32
 
 
@@ -105,17 +105,16 @@ def say_done(ground: Ground, chain: Chain, anchor: Anchor, *, rightward: bool) -
     ground.send(anchor.new, replace(message, last=0))
 
 
-def tell_cancelled(
-    ground: Ground, chain: Chain, facing: Facing | None, request: int, last: int, now: float
-) -> None:
+def tell_cancelled(ground: Ground, chain: Chain, facing: Facing, request: int, last: int, now: float) -> None:
     """Tell a neighbour that a change was given up, until it says that it knows.
 
     One that was not told would keep a lock, or a path that leads nowhere, and refuse other changes for a whole lease.
     """
     ground.cancel(request, last)
-    if facing is None or facing.peer is None or (request, facing.hop) in ground.cancelling:
-        return
     key = (request, facing.hop)
+    if key in ground.cancelling:
+        return
+    assert facing.peer is not None
     ground.cancelling[key] = facing.peer
     message = CancelLock(chain.chain_id, 0, request, last)
 

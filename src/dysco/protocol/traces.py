@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import replace
 from typing import Final
 
@@ -165,6 +165,10 @@ class Traces:
             self._ground.counters["places_learnt"] += 1
             chain.places = places
             self._ground.life.record(chain)
+
+    def chains(self) -> Iterator[Chain]:
+        """Of which chains somebody here waits to hear."""
+        yield from self._asked.values()
 
     def leftovers(self) -> dict[str, Sized]:
         """What must be empty once all is at rest."""

@@ -11,7 +11,7 @@ knows: this room moves bytes, checks length and hash, and asks its driver by eve
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sized
+from collections.abc import Sized
 from dataclasses import replace
 from typing import Final
 
@@ -62,7 +62,6 @@ class Transfers:
         self._ground = ground
         self._sending: dict[tuple[bytes, int], _Sending | None] = {}
         self._arriving: dict[tuple[bytes, int], _Arriving] = {}
-        self.moved: Callable[[Chain, StateTransferred, float], None] = lambda chain, message, now: None
 
     # The left anchor.
 
@@ -99,9 +98,8 @@ class Transfers:
         self._send(chain, key, now)
 
     def _send(self, chain: Chain, key: tuple[bytes, int], now: float) -> None:
-        sending = self._sending.get(key)
-        if sending is None:
-            return
+        sending = self._sending[key]
+        assert sending is not None
         if sending.tries > _TRIES:
             self._sending.pop(key, None)
             return

@@ -9,7 +9,7 @@ This room knows who wants to hear of which change; it takes no part in one but t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from dataclasses import replace
 from typing import Final
 
@@ -57,6 +57,10 @@ class Wishes:
         self._askers: dict[int, bool | str] = {}
         self._outcomes: OrderedDict[int, Progress] = OrderedDict()
         ground.report = self._report
+
+    def chains(self) -> Iterator[Chain]:
+        """For which chains a change was asked here that has not ended."""
+        return (wish.chain for wish in self._open.values())
 
     def ask(self, chain: Chain, change: Change, now: float, *, rightward: bool) -> None:
         """Ask for a change; ChangeMoved events tell how it goes. rightward: where its left anchor is from here."""
@@ -165,6 +169,9 @@ class Wishes:
         change, right = message.change, chain.right
         back: bool | str = not message.rightward if direct is None else direct
         done = self._outcomes.get(change.request)
+        if done is None and change.request in self._ground.completed:
+            # The right anchor, from whose right it comes: between it and the left one a host may be dead.
+            done = Progress(chain.chain_id, 0, change.request, Phase.DONE)
         if done is not None:
             self._answer(chain, done, back)
             return
@@ -196,14 +203,14 @@ class Wishes:
         """Whether a change was asked for here and goes on."""
         return request in self._open
 
-    def past(self, chain: Chain, peer: str, message: Progress, now: float) -> bool:
+    def past(self, peer: str, message: Progress, now: float) -> bool:
         """Take a phase that has come past dead hosts; False if it is not to be believed."""
         wish = self._open.get(message.request)
-        if wish is None or wish.chain is not chain or not wish.change.force:
+        if wish is None or not wish.change.force:
             return False
-        if peer != self._bypass.left_anchor(chain, wish.change):
+        if peer != self._bypass.left_anchor(wish.chain, wish.change):
             return False
-        self.hear(message, now, chain)
+        self.hear(message, now, wish.chain)
         return True
 
     def is_over(self, request: int) -> bool:

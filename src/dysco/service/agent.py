@@ -19,7 +19,6 @@ import logging
 import os
 import random
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -29,13 +28,13 @@ from dysco.config.models import HostConfig
 from dysco.config.policies import find_place, policy_set, resolve_hop
 from dysco.dataplane.fast import KernelFlowTable
 from dysco.dataplane.forward import Forwarder, Writer
+from dysco.dataplane.opening import Openings
 from dysco.dataplane.steer import MAX_CLAUSES
 from dysco.dataplane.table import PythonFlowTable
-from dysco.errors import ConfigError, LocalError
-from dysco.middlebox import Middlebox, StreamMiddlebox
+from dysco.errors import LocalError
 from dysco.policy import Place, PolicySet
 from dysco.protocol.agent import Agent, MessageOut, PacketOut
-from dysco.protocol.chain import Chain, SessionInfo
+from dysco.protocol.chain import SessionInfo
 from dysco.protocol.events import (
     ChangeMoved,
     Event,
@@ -49,6 +48,8 @@ from dysco.protocol.events import (
     Traced,
 )
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY
+from dysco.protocol.replay import ReplayWindow
+from dysco.protocol.settings import Settings
 from dysco.service import boxes, journal, kernel, logs, metrics, report, settings
 from dysco.service.changes import ChainChanges
 from dysco.service.commands import ChainCommands
@@ -57,14 +58,14 @@ from dysco.service.draining import Draining
 from dysco.service.hurry import Hurry
 from dysco.service.logs import log
 from dysco.service.moving import Moving
+from dysco.service.opening import KernelOpening, clear_stale
 from dysco.service.proxies import Proxies
 from dysco.service.queries import Queries
 from dysco.service.state import movers
 from dysco.service.state_driver import StateDriver
 from dysco.transport.channel import Channel
-from dysco.transport.identity import Identity
 from dysco.wire.chain_header import Hop
-from dysco.wire.messages import Hello, Message
+from dysco.wire.messages import Hello, Message, Moved
 from dysco.wire.packet import Located, Packet
 from dysco.wire.tuples import FiveTuple
 
@@ -94,13 +95,15 @@ class AgentService:
         self._timer: asyncio.TimerHandle | None = None
         self._lag_timer: asyncio.TimerHandle | None = None
         self._slicing: asyncio.TimerHandle | None = None
+        self._stale_timer: asyncio.TimerHandle | None = None
         self._hurry: Hurry | None = None
+        self.opening: KernelOpening | None = None
         self._undo = contextlib.AsyncExitStack()
-        self.devices: list[boxes.Device] = []
+        self.changes = ChainChanges(self)
+        self.devices = boxes.Devices(self._from_box, self._choose, self.changes.leave)
         self._keep = False
         self.failure: OSError | None = None
         self.faults = 0
-        self.changes = ChainChanges(self)
         self.draining = Draining(self)
         self.proxies = Proxies(self)
         self.moving = Moving(self)
@@ -125,6 +128,9 @@ class AgentService:
     async def stop(self) -> None:
         """Take it down; established sessions are kept or reset, as `agent.on_stop` says."""
         self._keep = self.config.agent.on_stop == "keep"
+        if self.opening is not None:
+            self.opening.stop()
+            self._transmit()
         if not self._keep:
             await self._reset_sessions()
         await self._undo.aclose()
@@ -135,12 +141,12 @@ class AgentService:
         config = self.config
         self._loop = asyncio.get_running_loop()
         self.began_at = self._loop.time()
-        identity = self._identity()
-        devices = {
-            one.box.name: boxes.load(one.box.python, f"box {one.box.name}", one.box.kind)
-            for one in settings.box_ports(config)
-            if one.box.python is not None
-        }
+        identity = settings.identity(self.config)
+        writers: dict[int, Writer] = {}
+        for one in settings.box_ports(config):
+            if one.box.python is not None and one.left is not None:
+                made = boxes.load(one.box.python, f"box {one.box.name}", one.box.kind)
+                writers.update(self.devices.add(one.box.name, made, one.left))
         adapters = self.proxies.prepare(config)
         side = await asyncio.to_thread(kernel.up, config)
         self.kernel = side
@@ -157,25 +163,36 @@ class AgentService:
             else PythonFlowTable(side.steering, own, config.agent.port_range)
         )
         self.core_settings = settings.core_settings(config, own, mtu)
-        self.core = Agent(self.core_settings, self.table, settings.decider(self.policies, self), os.urandom)
+        # What the kernel has opened for an agent before this one is taken up in the mode `tun` too.
+        opens = side.in_kernel and config.dataplane.opening == "kernel"
+        openings = Openings(side.steering) if opens or side.steering.taken_over else None
+        self.core = Agent(
+            self.core_settings,
+            self.table,
+            settings.decider(self.policies, self),
+            os.urandom,
+            openings.new_window if openings is not None and opens else ReplayWindow,
+        )
         readers = {
             side.session: HOST,
             side.subsession: UNDERLAY,
             **{tun: port for port, tun in side.boxes.items()},
         }
-        writers: dict[int, Writer] = {
-            HOST: side.subsession,
-            UNDERLAY: side.subsession,
-            FORWARD: side.session,
-            **side.boxes,
-            **self._software(devices),
-        }
+        writers |= {HOST: side.subsession, UNDERLAY: side.subsession, FORWARD: side.session, **side.boxes}
         self.forwarder = Forwarder(readers, writers, self.table, self._slow, self._device_gone)
-        self.core.boxes_settle(self._settle, self._unsettle)
-        self.states = StateDriver(self, movers(config, {device.name: device for device in self.devices}))
+        self.core.boxes_settle(self.devices.settle, self.devices.unsettle)
+        self.states = StateDriver(self, movers(config, self.devices.by_name))
         self._restore()
+        if openings is not None:
+            self._undo.callback(openings.close)
+            self.opening = KernelOpening(self, openings)
+            self.take_reports()
+            if not opens:
+                self.opening = None
+        if len(self.core):
+            log("sessions_restored", sessions=len(self.core))
         if side.steering.taken_over:
-            self.table.divert_only(side.steering.entries())
+            self._stale_timer = clear_stale(self)
         for tun in readers:
             self._loop.add_reader(tun.fd, self._readable, tun.fd)
             self._undo.callback(self._loop.remove_reader, tun.fd)
@@ -187,6 +204,8 @@ class AgentService:
         self._undo.push_async_callback(self.channel.close)
         side.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
         self._undo.callback(self._withdraw_policies)
+        if self.opening is not None:
+            await self.opening.start()
         self._undo.push_async_callback(self.states.close)
         self.proxies.configure(config, adapters)
         self.proxies.start()
@@ -195,7 +214,8 @@ class AgentService:
             **ChainCommands(self.changes, self.draining, self.moving).streams(),
             "drain_proxy": self.proxies.drain,
         }
-        control = ControlServer(config.socket, Queries(self).commands(), self.events, streams)
+        commands = Queries(self).commands()
+        control = ControlServer(config.socket, commands, self.events, streams, self.take_reports)
         await control.start()
         self._undo.push_async_callback(control.close)
         if config.agent.metrics is not None:
@@ -209,6 +229,17 @@ class AgentService:
             mode=report.mode(side),
             why_no_ebpf=side.kernel_refused or None,
         )
+
+    def take_reports(self, *, settle: bool = True) -> None:
+        """Take up what the kernel has opened, answered and ended since, before anything is done that may concern it."""
+        if self.opening is not None and self.opening.take(settle=settle):
+            self._transmit()
+            self.opening.done()
+
+    def _refresh_opening(self) -> None:
+        """Tell the kernel what it may do by itself, after something has changed."""
+        if self.opening is not None:
+            self.opening.refresh()
 
     def _withdraw_policies(self) -> None:
         """Let new sessions go without a chain, unless they are to wait for the next agent."""
@@ -236,6 +267,7 @@ class AgentService:
 
     def metrics(self) -> str:
         """Counters in Prometheus' text format."""
+        self.take_reports()
         return metrics.text(self)
 
     # What the channel calls.
@@ -245,27 +277,36 @@ class AgentService:
 
     def on_up(self, peer: str, hello: Hello, send_key: bytes, receive_key: bytes, address: bytes) -> None:
         self.core.peer_up(peer, hello, send_key, receive_key, self._loop.time())
+        self._refresh_opening()
         self.moving.announce(peer)
         self._transmit()
 
     def on_down(self, peer: str) -> None:
         self.core.peer_down(peer, self._loop.time())
+        self._refresh_opening()
         self._transmit()
 
     def on_message(self, peer: str, message: Message) -> None:
         if self._hurry is not None:
             self._hurry.begin()
+        self.take_reports()
         try:
             self.core.receive_message(peer, message, self._loop.time())
         except Exception:
-            self._fault("message")
+            self.fault("message")
+        if isinstance(message, Moved):
+            self._refresh_opening()  # or the kernel goes on beginning chains toward where the peer was
         self._transmit()
 
     def on_mtu(self, peer: str, mtu: int) -> None:
         self.core.peer_mtu(peer, mtu)
+        self._refresh_opening()
 
     def digest(self, peer: str) -> bytes:
         return bytes(8)
+
+    def standing(self, peer: str) -> list[Message]:
+        return self.moving.standing()
 
     # What the devices call.
 
@@ -293,12 +334,13 @@ class AgentService:
             log("device_gone", logging.ERROR, remedy="restart the agent when the box is there again")
 
     def _slow(self, port: int, packet: Packet, at: Located | None) -> None:
+        self.take_reports(settle=at is None)
         try:
             self.core.receive_packet(port, packet, self._loop.time(), at)
         except Exception:
-            self._fault("packet")
+            self.fault("packet")
 
-    def _fault(self, what: str) -> None:
+    def fault(self, what: str) -> None:
         """Survive a defect of our own: what caused it is lost, counted and logged, everything else goes on."""
         self.faults += 1
         if self.faults <= LOGGED_FAULTS:
@@ -368,9 +410,7 @@ class AgentService:
         if not len(self.core):
             self._empty.set()
         if isinstance(event, SessionClosed) and event.box is not None:
-            for device in self.devices:
-                if device.name == event.box:
-                    device.forget(event.session)
+            self.devices.forget(event.box, event.session)
 
     def _write_journal(self) -> None:
         """Write what was noted; a new file is made in slices."""
@@ -384,10 +424,11 @@ class AgentService:
     def _due(self) -> None:
         self._deadline = None
         self._timer = None
+        self.take_reports(settle=False)
         try:
             self.core.handle_deadline(self._loop.time())
         except Exception:
-            self._fault("deadline")
+            self.fault("deadline")
         self._transmit()
 
     def _watch(self, expected_at: float) -> None:
@@ -396,41 +437,9 @@ class AgentService:
         due = self._loop.time() + LAG_S
         self._lag_timer = self._loop.call_at(due, self._watch, due)
 
-    def _identity(self) -> Identity:
-        keys = self.config.keys
-        if keys.certificate is None or keys.key is None:
-            raise ConfigError("keys.certificate and keys.key are needed to run an agent")
-        pins = {peer.fingerprint: peer.name for peer in self.config.peer if peer.fingerprint is not None}
-        return Identity(keys.certificate, keys.key, keys.ca, pins)
-
-    def _software(self, made: dict[str, Middlebox | StreamMiddlebox]) -> dict[int, Writer]:
-        writers: dict[int, Writer] = {}
-        for one in settings.box_ports(self.config):
-            box = made.get(one.box.name)
-            if box is None or one.left is None:
-                continue
-            device = boxes.device(one.box.name, box, one.left, self._from_box, self._choose)
-            self.devices.append(device)
-            box.leave_with = partial(self.changes.leave, one.box.name)
-            writers[one.left], writers[one.left + 1] = device.from_left, device.from_right
-        return writers
-
     def _from_box(self, port: int, packet: Packet) -> None:
         self.forwarder.receive(port, packet)
         self._transmit()
-
-    def _device_of(self, chain: Chain) -> boxes.Device | None:
-        name = None if chain.box is None else chain.box.name
-        return next((device for device in self.devices if device.name == name), None)
-
-    def _settle(self, chain: Chain) -> tuple[int, int] | None:
-        device = self._device_of(chain)
-        return (0, 0) if device is None else device.settle(chain.session_in)
-
-    def _unsettle(self, chain: Chain) -> None:
-        device = self._device_of(chain)
-        if device is not None:
-            device.unsettle(chain.session_in)
 
     def _choose(self, session: FiveTuple, hops: list[str]) -> None:
         self.core.set_hops(session, self._hops(session, hops))
@@ -451,17 +460,26 @@ class AgentService:
 
     def live_sessions(self) -> Iterator[SessionInfo]:
         """The sessions that a change of their chain may still concern."""
+        self.take_reports()
         return (info for info in self.core.sessions(self.now()) if info.state not in OVER)
 
     def counted(self) -> contextlib.AbstractContextManager[None]:
         """Inside of it, what sessions have carried is as the kernel knows it."""
         return self.table.refresh_all()
 
+    def first_bytes(self, session: FiveTuple) -> tuple[bytes, bytes] | None:
+        """What was sent first in a session of a proxy here, and what was answered; None if it was not seen."""
+        return self.core.first_bytes(session)
+
     def redraw(self) -> None:
         """Let the core know which boxes are drained."""
-        own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
-        self.core_settings = settings.core_settings(self.config, own, mtu, self.draining.own_boxes())
+        self.core_settings = self._core_settings(self.config)
         self.core.configure(self.core_settings, settings.decider(self.policies, self))
+        self._refresh_opening()
+
+    def _core_settings(self, config: HostConfig) -> Settings:
+        own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
+        return settings.core_settings(config, own, mtu, self.draining.own_boxes(), self.moving.left)
 
     def readdress(self, underlay: kernel.Underlay) -> None:
         """Go on with other addresses; the configuration is as if it had named them."""
@@ -471,9 +489,19 @@ class AgentService:
         self.config = self.config.model_copy(update={"agent": agent})
         self.policies = policy_set(self.config, own)
         self.table.move(own)
+        self.core.moved()
         self.redraw()
         self.kernel.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
+        self.take_reports()
+        self.core.begin_anew(self._loop.time())
+        self._transmit()
         log("moved", addresses=list(report.addresses(own)))
+
+    def aware(self, peer: str) -> None:
+        """A peer has been told where this host is now."""
+        self.core.peer_aware(peer, self._loop.time())
+        self._refresh_opening()
+        self._transmit()
 
     @property
     def name(self) -> str:
@@ -501,8 +529,6 @@ class AgentService:
         restored = sum(self.core.restore(data, now) for data in records.values())
         if cut or len(records) != restored:
             log("journal_damaged", lost=len(records) - restored, cut_bytes=cut)
-        if restored:
-            log("sessions_restored", sessions=restored)
         self._journal = journal.Journal(
             directory, self.core.records, lambda reason: log("journal_failed", logging.ERROR, reason=reason)
         )
@@ -520,7 +546,7 @@ class AgentService:
                 await self._empty.wait()
 
     async def _close_kernel(self) -> None:
-        for timer in (self._timer, self._lag_timer, self._slicing):
+        for timer in (self._timer, self._lag_timer, self._slicing, self._stale_timer):
             if timer is not None:
                 timer.cancel()
         left = await asyncio.to_thread(self.kernel.close, keep=self._keep)
@@ -536,17 +562,17 @@ class AgentService:
         new = await asyncio.to_thread(configuration.load, self.path)
         changes = configuration.diff(self.config, new)
         if changes and not dry_run:
-            own, mtu = self.kernel.underlay.addresses, self.kernel.underlay.mtu
             merged = configuration.reloaded(self.config, new)
-            policies = policy_set(merged, own)
+            policies = policy_set(merged, self.kernel.underlay.addresses)
             adapters = self.proxies.prepare(merged)
-            self.core_settings = settings.core_settings(merged, own, mtu, self.draining.own_boxes())
+            self.core_settings = self._core_settings(merged)
             self.config = merged
             self.policies = policies
             self.proxies.configure(merged, adapters)
             self.core.configure(self.core_settings, settings.decider(policies, self))
             self.channel.reconfigure(settings.channel_peers(merged))
             self.kernel.steering.set_policies(policies.clauses(MAX_CLAUSES))
+            self._refresh_opening()
             log("reloaded", changes=len(changes))
         return {"changes": [{"text": str(one), "key": one.key, "restart": one.restart} for one in changes]}
 

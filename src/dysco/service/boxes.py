@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from dysco.config.loading import instance
 from dysco.errors import ConfigError, LocalError
 from dysco.middlebox import Direction, Middlebox, Session, StreamMiddlebox
+from dysco.protocol.chain import Chain
 from dysco.service.logs import log
 from dysco.service.stream import StreamSession, reset_answers
 from dysco.wire.icmp import parse_error, translate_error
@@ -24,6 +26,7 @@ from dysco.wire.tuples import FiveTuple
 T = TypeVar("T")
 Receive = Callable[[int, Packet], None]
 Choose = Callable[[FiveTuple, list[str]], None]
+Leave = Callable[[str, FiveTuple, str], Awaitable[None]]
 
 
 def load(reference: str, where: str, kind: str = "") -> Middlebox | StreamMiddlebox:
@@ -47,6 +50,43 @@ def device(
     if isinstance(box, StreamMiddlebox):
         return StreamDevice(name, box, left, receive, choose)
     return PacketDevice(name, box, left, receive, choose)
+
+
+class Devices:
+    """The boxes in Python of an agent, by name. leave: has a box leave a session that it names."""
+
+    def __init__(self, receive: Receive, choose: Choose, leave: Leave) -> None:
+        self.by_name: dict[str, Device] = {}
+        self._receive = receive
+        self._choose = choose
+        self._leave = leave
+
+    def add(
+        self, name: str, box: Middlebox | StreamMiddlebox, left: int
+    ) -> dict[int, Callable[[Packet], None]]:
+        """Put a box between the ports `left` and `left + 1`; gives what takes the packets that are written there."""
+        made = self.by_name[name] = device(name, box, left, self._receive, self._choose)
+        box.leave_with = partial(self._leave, name)
+        return {left: made.from_left, left + 1: made.from_right}
+
+    def settle(self, chain: Chain) -> tuple[int, int] | None:
+        """See `Device.settle`; what is no box in Python changes nothing here."""
+        found = self._of(chain)
+        return (0, 0) if found is None else found.settle(chain.session_in)
+
+    def unsettle(self, chain: Chain) -> None:
+        """The session of a chain stays."""
+        found = self._of(chain)
+        if found is not None:
+            found.unsettle(chain.session_in)
+
+    def forget(self, box: str, session: FiveTuple) -> None:
+        """A session of a box is gone."""
+        if box in self.by_name:
+            self.by_name[box].forget(session)
+
+    def _of(self, chain: Chain) -> Device | None:
+        return None if chain.box is None else self.by_name.get(chain.box.name)
 
 
 class Device(ABC):

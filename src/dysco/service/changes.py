@@ -29,6 +29,7 @@ from dysco.errors import (
 from dysco.protocol.agent import Agent
 from dysco.protocol.chain import SessionInfo
 from dysco.protocol.events import ChangeMoved, Traced
+from dysco.protocol.states import State
 from dysco.service import planning
 from dysco.service.planning import Plan, Wish
 from dysco.wire.chain_header import CHAIN_ID_LEN, Hop
@@ -85,7 +86,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a change of one session has ended: done, refused, aborted, timed out, planned, asked."""
+    """How a change of one session has ended: done, refused, aborted, timed out, planned, asked, over."""
 
     outcome: str
     by: str = ""
@@ -93,7 +94,7 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        return self.outcome in ("done", "planned", "asked")
+        return self.outcome in ("done", "planned", "asked", "over")
 
 
 class ChainChanges:
@@ -292,8 +293,17 @@ class ChainChanges:
         except DyscoError as error:
             refused = error.exit_status is ExitStatus.REFUSED
             ended = Outcome("refused" if refused else "impossible", self._owner.name, str(error))
+        if not ended.is_good and self.has_closed(info):
+            ended = Outcome("over", reason="both ends have closed the session")
         await run.say("end", phase=ended.outcome, by=ended.by, reason=ended.reason)
         return ended
+
+    def has_closed(self, info: SessionInfo) -> bool:
+        """Whether both FINs of a session have passed: there is nothing left for another chain to carry."""
+        return any(
+            one.state == State.TIME_WAIT.value and key_of(one) == key_of(info)
+            for one in self._owner.core.sessions(self._owner.now())
+        )
 
     async def _tries(self, run: Run, wish: Wish, terms: Terms) -> Outcome:
         wait, told, info = _FIRST_WAIT_S, False, run.info
@@ -348,12 +358,11 @@ class Run:
         self._now = now
         self._began = began
 
-    def refresh(self, infos: Iterable[SessionInfo]) -> None:
-        """See the session as it is now; LocalError if it has ended."""
+    def refresh(self, infos: Iterable[SessionInfo]) -> bool:
+        """See the session as it is now; False if it has ended."""
         found = next((one for one in infos if key_of(one) == key_of(self.info)), None)
-        if found is None:
-            raise LocalError("the session has ended")
-        self.info = found
+        self.info = found or self.info
+        return found is not None
 
     async def say(self, kind: str, **fields: Any) -> None:
         after_s = round(self._now() - self._began, 6)

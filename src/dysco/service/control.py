@@ -77,12 +77,19 @@ class ControlServer:
     """Serves the commands of a table; `events` is built in. Those of `streams` get a function that sends an item."""
 
     def __init__(
-        self, path: Path, commands: dict[str, Do], events: Events, streams: dict[str, Do] | None = None
+        self,
+        path: Path,
+        commands: dict[str, Do],
+        events: Events,
+        streams: dict[str, Do] | None = None,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
+        """`before` is called before each command."""
         self.path = path
         self._commands = commands
         self._streams = streams or {}
         self._events = events
+        self._before = before
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
         self._ahead: dict[asyncio.StreamWriter, bytearray] = {}
@@ -157,6 +164,7 @@ class ControlServer:
             request = json.loads(line)
             number = request.pop("id", None)
             name = request.pop("do")
+            self._before()
             if name == "events":
                 await self._follow(number, bool(request.get("follow")), writer, ended)
                 answer: Any = None

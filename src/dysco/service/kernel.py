@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,18 +20,19 @@ from pyroute2 import IPRoute
 from dysco.config.models import HostConfig
 from dysco.dataplane.fast import BoxDevice
 from dysco.dataplane.selftest import offload_fault
+from dysco.dataplane.since_boot import believed
 from dysco.dataplane.steer import MAX_ADDRESSES, Steering, SteeringConfig
 from dysco.dataplane.trial import fault_since_boot
 from dysco.dataplane.tun import Tun
 from dysco.errors import HostError
-from dysco.host.addresses import device_of
+from dysco.host.addresses import KeepAddress, device_of
 from dysco.host.netns import run_in
 from dysco.host.plan import Plan, for_agent, for_move, veth_name
 from dysco.host.transaction import Transaction
 from dysco.service.settings import box_ports, namespace_boxes
 
 TRIAL: Final = Path("/run/dysco/trial")
-"""Remembers that this kernel rewrites packets rightly."""
+"""Remembers what this kernel has shown since it booted: that it rewrites, signs and segments rightly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +103,21 @@ def look(config: HostConfig) -> Underlay:
     )
 
 
-def move(config: HostConfig, side: KernelSide, new: Sequence[bytes]) -> Underlay:
+def move(
+    config: HostConfig, side: KernelSide, new: Sequence[bytes], forgotten: Collection[bytes] = ()
+) -> Underlay:
     """Let packets of subsessions come and go by the devices that have other addresses; gives the new underlay.
 
-    The addresses that are left stay the host's own, for sessions that live use them. Raises HostError.
+    The addresses that are left stay the host's own, for sessions that live use them; those of them that are forgotten
+    do not, for none does any more. Raises HostError.
     """
-    devices = [device_of(address) for address in new]
-    old = side.underlay
-    left = [one for one in old.addresses if one not in new and any(len(one) == len(other) for other in new)]
-    if len({*old.addresses, *new}) > MAX_ADDRESSES:
+    devices = [device_of(address, config.tun.session) for address in new]
+    known = [one for one in side.underlay.addresses if one not in forgotten]
+    left = [one for one in known if one not in new and any(len(one) == len(other) for other in new)]
+    if len({*known, *new}) > MAX_ADDRESSES:
         raise HostError(
-            f"an agent knows {MAX_ADDRESSES} own addresses at most, those among them that it has left: restart it"
+            f"an agent knows {MAX_ADDRESSES} own addresses at most, those among them that it has left and that "
+            "sessions still use"
         )
     texts = [str(ipaddress.ip_address(one)) for one in left]
     for device in dict.fromkeys(devices):
@@ -124,14 +129,17 @@ def move(config: HostConfig, side: KernelSide, new: Sequence[bytes]) -> Underlay
         first = links[0]
         mac = first.get_attr("IFLA_ADDRESS")
         is_ethernet = first["ifi_type"] == 1  # ARPHRD_ETHER
-    kept = [one for one in old.addresses if one not in new and one not in left]
+    kept = [one for one in known if one not in new and one not in left]
     side.underlay = Underlay(
         (*new, *kept, *left),
-        config.tun.mtu or min(mtu, old.mtu),
+        config.tun.mtu or min(mtu, side.underlay.mtu),
         int(first["index"]),
         bytes.fromhex(mac.replace(":", "")) if mac and is_ethernet else None,
     )
     side.steering.configure(_steering_config(config, side.underlay))
+    side.transaction.withdraw(
+        KeepAddress(device=config.tun.session, address=str(ipaddress.ip_address(one))) for one in forgotten
+    )
     return side.underlay
 
 
@@ -216,7 +224,9 @@ def choose(mode: str) -> tuple[bool, str]:
 
 def _open(names: Sequence[str], offload: bool | str) -> tuple[Tun, Tun, str]:
     """Open both devices alike; `auto` falls back to plain packets if the kernel refuses or damages larger ones."""
-    refused = (offload_fault() or "") if offload == "auto" else ""
+    refused = ""
+    if offload == "auto":
+        refused = believed(TRIAL, "offload", offload_fault) or ""
     if offload is not False and not refused:
         try:
             return Tun(names[0], offload=True), Tun(names[1], offload=True), ""

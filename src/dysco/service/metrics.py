@@ -26,11 +26,12 @@ def text(agent: AgentService) -> str:
         lines, "dysco_steering_total", "What the kernel programs counted.", agent.kernel.steering.counters()
     )
     _counters(lines, "dysco_agent_total", "What the agent survived.", {"internal_errors": agent.faults})
-    boxes = ((device.name, device.counters) for device in agent.devices)
+    boxes = ((name, device.counters) for name, device in agent.devices.by_name.items())
     _labelled(lines, "dysco_box_total", "What Python middleboxes did.", boxes)
     _gauge(lines, "dysco_sessions", "Sessions at this agent.", len(agent.core))
-    _gauge(lines, "dysco_flows", "Entries of the flow table.", len(agent.table))
-    _gauge(lines, "dysco_ports", "Pairs of ports that subsessions opened here hold.", agent.core.ports_held())
+    _gauge(lines, "dysco_sessions_at_rest", "Sessions of which a record is kept.", agent.core.at_rest)
+    _gauge(lines, "dysco_flows", "Entries of the flow table, but for sessions at rest.", len(agent.table))
+    _gauge(lines, "dysco_ports", "Pairs of ports that subsessions opened here hold.", _ports(agent))
     _gauge(
         lines, "dysco_peers_up", "Peers with an association.", sum(one.up for one in agent.channel.status())
     )
@@ -67,6 +68,11 @@ async def listen(address: str, content: Callable[[], str]) -> Callable[[], Await
         server.close()
 
     return stop
+
+
+def _ports(agent: AgentService) -> int:
+    """Pairs that subsessions hold, without those that lie ready for the kernel."""
+    return agent.core.ports_held() - (0 if agent.opening is None else agent.opening.laid)
 
 
 def _counters(lines: list[str], name: str, help_: str, values: Mapping[str, int]) -> None:

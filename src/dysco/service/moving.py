@@ -12,19 +12,20 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, Protocol
 
 from dysco.config.models import HostConfig
 from dysco.errors import ConfigError
 from dysco.protocol.agent import Agent
 from dysco.protocol.chain import SessionInfo
+from dysco.protocol.neighbours import ANNOUNCE_S
 from dysco.service.changes import ChainChanges, Outcome, Run, Tell, Terms, key_of
 from dysco.service.kernel import KernelSide, Underlay
 from dysco.service.kernel import move as move_kernel
 from dysco.transport.channel import Channel
 from dysco.wire.chain_header import Hop
-from dysco.wire.messages import Change, Hops, Moved
+from dysco.wire.messages import Change, Hops, Message, Moved
 from dysco.wire.tuples import FiveTuple, show_address
 
 _LOOK_S: Final = 0.02  # between two looks whether a peer is reached from the new address
@@ -34,8 +35,12 @@ _PASSING: Final = (
     "the next hop is no peer",
     "no association",
     "the lock was not answered",
+    "the new path",
 )
-"""Beginnings of reasons that may be over when one asks again: the peer may not have heard of the new address yet."""
+"""Beginnings of reasons that may be over when one asks again: neither the peer nor the network may know the new address
+yet."""
+_NOT_OPEN: Final = ("the session is not established", "not found", "the session has ended")
+"""Reasons where a session is still being opened at the other end, so that it begins anew from there, or has ended."""
 
 
 class Owner(Protocol):
@@ -53,13 +58,19 @@ class Owner(Protocol):
 
     def readdress(self, underlay: Underlay) -> None: ...
 
+    def aware(self, peer: str) -> None: ...
+
 
 class Moving:
-    """Does what `dysco move` wants. addresses: those to which this host has moved since its agent began."""
+    """Does what `dysco move` wants.
+
+    addresses: those to which this host has moved since its agent began. left: those that it has left.
+    """
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._left: frozenset[bytes] = frozenset()
+        self.left: frozenset[bytes] = frozenset()
+        self._moves = 0
         self.addresses: dict[int, bytes] = {}
 
     async def move(self, tell: Tell, addresses: list[str], terms: Terms) -> dict[str, int]:
@@ -69,31 +80,46 @@ class Moving:
         """
         owner, new = self._owner, self._read(addresses)
         old = owner.kernel.underlay.addresses
-        left = self._left | {one for one in old if any(len(one) == len(other) for other in new)}
-        self._left = left - set(new)
+        idle = self.left - self._named() - set(new)
+        left = (
+            self.left - idle | {one for one in old if any(len(one) == len(other) for other in new)}
+        ) - set(new)
         if not terms.dry_run:
-            underlay = await asyncio.to_thread(move_kernel, owner.config, owner.kernel, new)
+            underlay = await asyncio.to_thread(move_kernel, owner.config, owner.kernel, new, idle)
+            self.left = left
+            self._moves += 1
             self.addresses.update({len(address): address for address in new})
             owner.readdress(underlay)
-            owner.channel.move(show_address(one) for one in underlay.addresses if one not in self._left)
+            owner.channel.move(show_address(one) for one in underlay.addresses if one not in self.left)
             for peer in owner.channel.status():
                 self.announce(peer.name)
         counts: dict[str, int] = {}
 
         async def one(info: SessionInfo) -> None:
-            ended = await owner.changes.run(info, tell, terms, lambda run: self._session(run, terms))
+            ended = await owner.changes.run(info, tell, terms, lambda run: self._session(run, terms, left))
             counts[ended.outcome] = counts.get(ended.outcome, 0) + 1
 
         async with asyncio.TaskGroup() as group:
             for info in list(owner.live_sessions()):
-                if self._stale(info):
+                if self._stale(info, left):
                     group.create_task(one(info))
         return counts
 
     def announce(self, peer: str) -> None:
-        """Tell a peer where this host is, if it has moved."""
-        if self.addresses:
-            self._owner.channel.send(peer, Moved(Hops(map(Hop, self.addresses.values()))))
+        """Tell a peer where this host is, if it has moved; more than once, for a message may be lost."""
+        for wait in ANNOUNCE_S if self.addresses else ():
+            asyncio.get_running_loop().call_later(wait, self._announce, peer)
+
+    def standing(self) -> list[Message]:
+        """Where this host is, if it has moved: what peers are told with each keepalive, too."""
+        return [Moved(self._moves, Hops(map(Hop, self.addresses.values())))] if self.addresses else []
+
+    def _announce(self, peer: str) -> None:
+        """Say it once. New sessions go behind it: they wait until the peer has answered from here, and was told."""
+        channel = self._owner.channel
+        said = [channel.send(peer, message) for message in self.standing()]
+        if any(said) and channel.has_moved(peer):
+            asyncio.get_running_loop().call_soon(self._owner.aware, peer)
 
     def _read(self, texts: list[str]) -> tuple[bytes, ...]:
         try:
@@ -107,18 +133,29 @@ class Moving:
                 raise ConfigError(f"{', '.join(texts)}: that is an address of the peer {peer.name}")
         return found
 
-    def _stale(self, info: SessionInfo) -> list[tuple[bool, FiveTuple, int]]:
+    def _named(self) -> set[bytes]:
+        """Addresses that sessions of this host name, those among them that are over but for a late packet."""
+        tuples: set[FiveTuple] = set()
+        for info in self._owner.core.sessions(self._owner.now()):
+            ends = (info.left, info.right)
+            tuples.update((info.session, info.session_out), (one.tuple for one in ends if one is not None))
+        return {address for one in tuples for address in (one.src, one.dst)}
+
+    def _stale(self, info: SessionInfo, left: Collection[bytes]) -> list[tuple[bool, FiveTuple, int]]:
         """The subsessions of a session that this host has at an address that it has left."""
         return [
             (right, tuple_, label)
             for right, tuple_, label in self._owner.core.subsessions(key_of(info))
-            if (tuple_.src if right else tuple_.dst) in self._left
+            if (tuple_.src if right else tuple_.dst) in left
         ]
 
-    async def _session(self, run: Run, terms: Terms) -> Outcome:
-        """Replace each subsession that has an old end here, until none is left."""
-        owner, wait, told = self._owner, _LOOK_S, False
-        while stale := self._stale(run.info):
+    async def _session(self, run: Run, terms: Terms, left: Collection[bytes]) -> Outcome:
+        """Replace each subsession that has an old end here, until none is left.
+
+        left: the addresses that this move leaves. Another move may begin before it is done; then that one's count.
+        """
+        owner, wait, told, asked = self._owner, _LOOK_S, False, 0
+        while stale := self._stale(run.info, left if terms.dry_run else self.left):
             right, tuple_, label = stale[0]
             if not told:
                 told = True
@@ -134,15 +171,17 @@ class Moving:
             while peer and not owner.channel.has_moved(peer):
                 run.by, run.reason = peer, "there is no association from the new address yet"
                 await asyncio.sleep(_LOOK_S)
-            self.announce(peer)
+            self._announce(peer)
             target = tuple_.dst if right else self._new(tuple_.dst)
             change = Change(
                 random.getrandbits(64), label, label, Hops((Hop(target),)), True, 0, owner.config.agent.name
             )
             ended = await owner.changes.request(run, change, rightward=False, wait=terms.wait)
-            if not ended.is_good and not ended.reason.startswith(_PASSING):
-                return ended
-            if not terms.wait:
+            if ended.reason in _NOT_OPEN and label == asked:
+                return Outcome("over", ended.by, ended.reason)
+            asked = label
+            passing = ended.reason.startswith((*_PASSING, *_NOT_OPEN)) and not owner.changes.has_closed(info)
+            if not terms.wait or not (ended.is_good or passing):
                 return ended
             if not ended.is_good:
                 run.by, run.reason = ended.by, ended.reason
@@ -150,7 +189,8 @@ class Moving:
             # The right anchor may hear before us that all is done; and others may change this session, too.
             await asyncio.sleep(random.uniform(wait / 2, wait))
             wait = min(2 * wait, 0.4)
-            run.refresh(owner.core.sessions(owner.now()))
+            if not run.refresh(owner.core.sessions(owner.now())):
+                return Outcome("over", reason="the session has ended")
         return Outcome("done")
 
     def _new(self, old: bytes) -> bytes:

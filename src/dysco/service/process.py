@@ -10,10 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dysco.config.models import HostConfig
+from dysco.dataplane.bpf import programs
+from dysco.dataplane.steer import OBJECT
 from dysco.errors import DyscoError, HostError
+from dysco.policy.parse import parse
 from dysco.service import logs, pages
 from dysco.service.agent import AgentService
 from dysco.service.logs import log
+
+
+def preload() -> None:
+    """Import and read what every agent needs, for those that are forked from this process."""
+    import uvloop  # noqa: F401
+
+    programs(OBJECT)
+    parse("tcp")
 
 
 async def serve(config: HostConfig, path: Path | None, ready: Callable[[], None] = lambda: None) -> None:

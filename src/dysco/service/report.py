@@ -53,6 +53,7 @@ def status(agent: AgentService) -> Status:
         uptime_s=round(time.monotonic() - agent.began_at, 3),
         mode=mode(side),
         why_no_ebpf=side.kernel_refused or None,
+        opening="agent" if agent.opening is None else agent.opening.state,
         why_no_offload=side.offload_refused or None,
         addresses=addresses(side.underlay.addresses),
         mtu=side.underlay.mtu,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from dysco import policy
 from dysco.config.models import Box, HostConfig
+from dysco.config.proxies import proxy_rule
+from dysco.errors import ConfigError
 from dysco.host.plan import NamespaceBox
 from dysco.policy.rules import View
 from dysco.protocol.flow import FIRST_BOX, FORWARD, HOST
@@ -24,11 +26,14 @@ from dysco.protocol.settings import (
     Timers,
     anything,
     nothing,
+    unwatched,
 )
+from dysco.transport.identity import Identity
 from dysco.transport.settings import ChannelSettings, PeerSettings, Timing
 from dysco.wire.chain_header import Egress, Hop
 from dysco.wire.tuples import FiveTuple, show_address
 
+_BY_FIRST_BYTES = ("generic", "nginx-stream")  # adapters that tell sessions apart by what they begin with
 _EGRESS = {"agent": Egress.AGENT, "native": Egress.NATIVE, "nat": Egress.NAT}
 
 
@@ -38,6 +43,15 @@ class BoxPort:
 
     box: Box
     left: int | None
+
+
+def identity(config: HostConfig) -> Identity:
+    """Who the agent is to its peers. Raises ConfigError if the file does not say."""
+    keys = config.keys
+    if keys.certificate is None or keys.key is None:
+        raise ConfigError("keys.certificate and keys.key are needed to run an agent")
+    pins = {peer.fingerprint: peer.name for peer in config.peer if peer.fingerprint is not None}
+    return Identity(keys.certificate, keys.key, keys.ca, pins)
 
 
 def box_ports(config: HostConfig) -> tuple[BoxPort, ...]:
@@ -54,13 +68,21 @@ def box_ports(config: HostConfig) -> tuple[BoxPort, ...]:
 
 
 def core_settings(
-    config: HostConfig, addresses: tuple[bytes, ...], mtu: int, drained: Collection[str] = ()
+    config: HostConfig,
+    addresses: tuple[bytes, ...],
+    mtu: int,
+    drained: Collection[str] = (),
+    left: frozenset[bytes] = frozenset(),
 ) -> Settings:
-    """Build the core's settings; own `addresses`, the underlay's `mtu` in bytes, names of `drained` boxes."""
+    """Build the core's settings.
+
+    Own `addresses`, those among them that were `left`, the underlay's `mtu` in bytes, names of `drained` boxes.
+    """
     timers, limits = config.timers, config.limits
     return Settings(
         name=config.agent.name,
         addresses=addresses,
+        left=left,
         port_range=config.agent.port_range,
         control_port=config.agent.control_port,
         mtu=mtu,
@@ -88,6 +110,7 @@ def core_settings(
             fingerprint=timers.fingerprint,
         ),
         limits=Limits(limits.sessions, limits.embryonic, limits.setups_per_second),
+        watch=_watch(config),
     )
 
 
@@ -171,6 +194,18 @@ def _local_box(one: BoxPort, drained: bool) -> LocalBox:
 
 def _allowed(expression: str | None) -> Callable[[FiveTuple], bool]:
     return nothing if expression is None else policy.predicate(policy.parse(expression))
+
+
+def _watch(config: HostConfig) -> Callable[[FiveTuple, bool], bool]:
+    """Of which sessions the first bytes are kept: of those with a proxy, and of all that begin here, perhaps in one."""
+    proxies = [proxy for proxy in config.proxy if proxy.adapter in _BY_FIRST_BYTES]
+    if not proxies:
+        return unwatched
+
+    def watch(session: FiveTuple, ends_here: bool) -> bool:
+        return not ends_here or any(proxy_rule(proxy, session).may_leave for proxy in proxies)
+
+    return watch
 
 
 def _may_change(said: bool | str) -> Callable[[FiveTuple], bool]:

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Final
 
-from dysco.sim import proxied, scenario
+from dysco.sim import deaths, proxied, scenario
 from dysco.sim.scenario import Verdict
 
 _BATCH: Final = 64
@@ -47,8 +47,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="begin no more seeds after this time")
     parser.add_argument("--dialogue", action="store_true", help="print every packet and message of the seeds")
     parser.add_argument("--proxy", action="store_true", help="scenarios with a proxy that is taken out")
+    parser.add_argument(
+        "--dead-proxy", action="store_true", help="scenarios with a proxy whose host dies meanwhile"
+    )
+    parser.add_argument(
+        "--calm", action="store_true", help="no host moves or dies, as else in two seeds of five"
+    )
     options = parser.parse_args()
-    run = proxied.run if options.proxy else scenario.run
+    kinds: dict[str, Callable[..., Verdict]] = {
+        "dead-proxy": deaths.run,
+        "proxy": proxied.run,
+        "calm": partial(scenario.run, restless=False),
+        "": scenario.run,
+    }
+    kind = next((one for one in kinds if one and getattr(options, one.replace("-", "_"))), "")
+    run = kinds[kind]
     first, separator, last = options.seeds.partition(":")
     try:
         seeds = range(int(first), int(last) if separator else int(first) + 1)
@@ -71,7 +84,7 @@ def main() -> int:
             total.outcomes += verdict.outcomes
             if verdict.faults:
                 failed += 1
-                show(verdict, judged(run, verdict.seed, record=True).dialogue, proxy=options.proxy)
+                show(verdict, judged(run, verdict.seed, record=True).dialogue, kind)
     if options.dialogue:
         for seed in seeds:
             sys.stdout.write("\n".join(run(seed, record=True).dialogue) + "\n")
@@ -98,9 +111,9 @@ def first_of(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def show(verdict: Verdict, dialogue: list[str], *, proxy: bool) -> None:
+def show(verdict: Verdict, dialogue: list[str], kind: str = "") -> None:
     """Print a seed that failed: what is wrong, how to run it again, what was said."""
-    replay = f"python -m dysco.sim --seeds {verdict.seed} --dialogue{' --proxy' if proxy else ''}"
+    replay = f"python -m dysco.sim --seeds {verdict.seed} --dialogue" + f" --{kind}" * bool(kind)
     lines = [f"seed {verdict.seed}: {'; '.join(verdict.faults)}", f"  again: {replay}"]
     if len(dialogue) > _SHOWN:
         lines.append(f"  ({len(dialogue) - _SHOWN} lines before these)")

@@ -87,6 +87,7 @@ class Endpoint:
         self._rng = rng
         self._out = bytearray()
         self._closing = False
+        self._is_orphan = False
         self._una = 0
         self._next = 0
         self._top = 0
@@ -148,6 +149,21 @@ class Endpoint:
         if self.state in (State.OPEN, State.SYN_RECEIVED):
             self._emit(RST | ACK, self._next, b"", now)
         self._fail("aborted here")
+
+    def orphan(self, now: float) -> None:
+        """Lose the process that held it, as on Linux: RST if it has not read all, else FIN behind what it has written.
+
+        Data that come later are answered with RST.
+        """
+        if len(self.received) > self._read:
+            self.abort(now)
+        else:
+            self._is_orphan = True
+            self.close(now)
+
+    def vanish(self) -> None:
+        """Be gone without a word, as with a host that has lost its power."""
+        self._fail("vanished")
 
     def handle_deadline(self, now: float) -> None:
         """Send again what is not acknowledged, or probe a window that is closed, if the time has come."""
@@ -298,6 +314,9 @@ class Endpoint:
         self._push(now)
 
     def _receive_data(self, seq: int, payload: bytes, fin: bool, now: float) -> None:
+        if self._is_orphan and seq + len(payload) > self._rcv_next:
+            self.abort(now)
+            return
         edge = self._rcv_next + self._free
         if seq + len(payload) > edge:
             # Out of the window: what lies behind its edge is not kept (RFC 9293 section 3.10.7.4).

@@ -19,7 +19,7 @@ from dysco.sim.box import Box
 from dysco.sim.clock import Clock, Timer
 from dysco.sim.endpoint import Endpoint, Profile, State
 from dysco.sim.table import SimFlowTable
-from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, locate
+from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp, locate
 from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
 
@@ -39,7 +39,9 @@ class Listener:
 class Host:
     """One machine of the simulated network.
 
-    queues: what its endpoints send leaves a moment later, for an agent here may answer it at once.
+    queues: what its endpoints send leaves a moment later, for an agent here may answer it at once. resets: its stack
+    answers what belongs to no endpoint with a reset. silent: it is dead, agent and all; nothing comes in or goes
+    out.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Host:
     born: Callable[[], Agent] | None = None
     strays: int = 0
     queues: bool = False
+    resets: bool = False
+    silent: bool = False
     _timer: Timer | None = None
     _armed_at: float | None = None
 
@@ -72,7 +76,7 @@ class Host:
 
     def from_wire(self, packet: Packet) -> None:
         """Take a packet that the network delivers."""
-        at = locate(packet)
+        at = None if self.silent else locate(packet)
         if at is None:
             self.strays += 1
             return
@@ -154,6 +158,21 @@ class Host:
                 self.journal[key] = data
         self.drain()
 
+    def silence(self) -> None:
+        """Kill the agent; nobody is there until `restart`."""
+        self.agent = None
+        self.table = SimFlowTable()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._armed_at = None
+
+    def fall_silent(self) -> None:
+        """Die, agent and all; what the journal holds is there when it comes back."""
+        self.silent = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._armed_at = None, None
+
     def arm(self, endpoint: Endpoint) -> None:
         """Plan the retransmission timer of an endpoint."""
         deadline = endpoint.deadline
@@ -209,6 +228,8 @@ class Host:
             listener = self.listeners.get(tuple_.dport)
             if listener is None or flags & (SYN | ACK) != SYN:
                 self.strays += 1
+                if self.resets and not flags & RST:
+                    self._reset(packet)
                 return
             endpoint = self._endpoint(mine, self.rng.randrange(1 << 32), listener.profile)
             listener.accept(endpoint)
@@ -216,6 +237,12 @@ class Host:
         endpoint.receive(packet, self.clock.now)
         if endpoint.deadline != before or endpoint.state is State.OPEN:
             self.arm(endpoint)
+
+    def _reset(self, packet: Packet) -> None:
+        """Say that there is no such session (RFC 9293 section 3.10.7.1)."""
+        at = _located(packet)
+        seq, ack, flags = (at.ack, 0, RST) if at.flags & ACK else (0, at.next_seq, RST | ACK)
+        self._from_endpoint(build_tcp(at.five_tuple.reversed(), seq, ack, flags, 0))
 
 
 def destination(packet: Packet) -> bytes:

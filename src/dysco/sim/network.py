@@ -78,7 +78,7 @@ class Network:
             )
 
     def _arrive(self, source: Host, target: Host, datagram: bytes) -> None:
-        if target.agent is None:
+        if target.agent is None or target.silent:
             return
         for message in decode(datagram):
             target.agent.receive_message(source.name, message, self.clock.now)

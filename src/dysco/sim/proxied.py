@@ -12,6 +12,7 @@ lives must see an ordinary end on both of its sockets.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
 
 from dysco.protocol.chain import SessionInfo
@@ -63,13 +64,14 @@ class Direction:
 
 
 class Relay:
-    """One session of a proxy. added: bytes that it writes more than it reads, to the right and to the left."""
+    """One session of a proxy. died: its process was killed. misread: its agent has taken down other first bytes."""
 
     def __init__(self, host: Host, rng: random.Random, left: Endpoint, right: Endpoint, edits: Edits) -> None:
         self.host = host
         self.left = left
         self.right = right
         self.died = False
+        self.misread = False
         self.until = host.clock.now + TIME_LIMIT_S
         self.pause_s = rng.choice((0.002, 0.01, 0.05))
         self.most = rng.choice((500, 4000, 100_000))
@@ -83,6 +85,8 @@ class Relay:
     def pump(self) -> None:
         """Move bytes, and come again until both sides have ended."""
         now = self.host.clock.now
+        if self.died:
+            return
         for one in self.directions:
             one.pump(now, self.most)
         for end in (self.left, self.right):
@@ -90,12 +94,16 @@ class Relay:
         if any(end.state not in ENDED for end in (self.left, self.right)) and now < self.until:
             self.host.clock.call_at(now + self.pause_s, self.pump)
 
-    def die(self) -> None:
-        """The process is killed: the kernel resets what it had open, as with data that nobody has read."""
+    def die(self, *, gently: bool = False) -> None:
+        """The process is killed: the kernel resets what it had open, as with data that nobody has read.
+
+        gently: it closes what was read to its end.
+        """
         for end in (self.left, self.right):
             if end.state not in ENDED:
                 self.died = True
-                end.abort(self.host.clock.now)
+                (end.orphan if gently else end.abort)(self.host.clock.now)
+                self.host.arm(end)
 
 
 class Edits:
@@ -112,16 +120,17 @@ class Proxied(Scenario):
 
     def __init__(self, seed: int, *, record: bool = False) -> None:
         self.relays: dict[int, Relay] = {}
+        self.splices: set[int] = set()
         self.edits: list[Edits] = []
         self.at: Host | None = None
-        super().__init__(seed, record=record)
+        super().__init__(seed, record=record, restless=False)
 
     @property
     def relay_host(self) -> Host:
         """The host of the relay; the third one is added if there are only two."""
         if self.at is None:
             if len(self.hosts) == 2:
-                self.hosts.insert(1, self.network.add("p", self._address(10)))
+                self.hosts.insert(1, self.network.add("p", self.address(10)))
             self.at = self.hosts[self.rng.randrange(1, len(self.hosts) - 1)]
             self.at.queues = True
         return self.at
@@ -135,6 +144,9 @@ class Proxied(Scenario):
 
     def _has_box(self, host: Host) -> bool:
         return super()._has_box(host) and host is not self.relay_host
+
+    def _watch(self, host: Host) -> Callable[[FiveTuple, bool], bool]:
+        return (lambda *_: True) if host is self.relay_host else super()._watch(host)
 
     def _make_agents(self) -> None:
         _ = self.relay_host
@@ -238,9 +250,14 @@ class Proxied(Scenario):
             )
             for wanted in (relay.left.tuple.reversed(), relay.right.tuple)
         ]
+        for end, mine in ((relay.left, relay.left.tuple.reversed()), (relay.right, relay.right.tuple)):
+            heads = agent.first_bytes(mine)
+            if heads is not None and not _agree(heads[end is relay.right], bytes(end.received)):
+                relay.misread = True
         if keys[0] is None or keys[1] is None:
             return
         request = self.rng.randrange(1, 1 << 62)
+        self.splices.add(request)
         self.changer.wishes[request] = Wish(self.relay_host.name, self.clock.now)
         added = len(edits.put_right) - edits.drop_left, len(edits.put_left)
         done = agent.splice(
@@ -275,6 +292,8 @@ class Proxied(Scenario):
             # Whether the session is over depends on how far it was; its bytes must be right.
             pair.excused = True
         super()._judge(number, pair, verdict)
+        if relay is not None and relay.misread:
+            verdict.faults.append(f"session {number}: the agent has seen other first bytes than the relay")
         if relay is None or relay.died:
             return
         for end, who in ((relay.left, "left"), (relay.right, "right")):
@@ -283,6 +302,11 @@ class Proxied(Scenario):
                 verdict.faults.append(
                     f"session {number}: the relay, {who}: {end.state.value} {end.why_failed}"
                 )
+
+
+def _agree(one: bytes, other: bytes) -> bool:
+    """Whether one of them is the beginning of the other."""
+    return one.startswith(other[: len(one)]) and other.startswith(one[: len(other)])
 
 
 def _ends(info: SessionInfo) -> tuple[FiveTuple, FiveTuple]:

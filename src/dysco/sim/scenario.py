@@ -12,18 +12,20 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 from dysco.protocol.agent import Agent
 from dysco.protocol.flow import FIRST_BOX, FORWARD, HOST
-from dysco.protocol.settings import Decide, Decision, LocalBox, Peer, Settings
+from dysco.protocol.settings import Decide, Decision, Limits, LocalBox, Peer, Settings, unwatched
 from dysco.sim.box import Box, Firewall, SourceNat
 from dysco.sim.changer import Changer
 from dysco.sim.clock import Clock
 from dysco.sim.endpoint import Endpoint, Profile, State
 from dysco.sim.host import Host, Listener
 from dysco.sim.link import Fault
+from dysco.sim.mishaps import Mishaps
 from dysco.sim.network import Network
 from dysco.wire.chain_header import Hop
 from dysco.wire.messages import Hello
@@ -31,6 +33,8 @@ from dysco.wire.tuples import FiveTuple
 
 TIME_LIMIT_S = 600.0
 REST_S = 6 * 3600.0
+MOST_STEPS = 300_000
+RESTLESS = 0.4
 SERVER_PORT = 80
 
 
@@ -64,9 +68,13 @@ class Pair:
 
 
 class Scenario:
-    """A whole network made from `seed`; `run()` once."""
+    """A whole network made from `seed`; `run()` once.
 
-    def __init__(self, seed: int, *, record: bool = False) -> None:
+    restless: whether hosts move and die (see `mishaps`); None: two seeds in five. Seeds from before there was such a
+    thing mean without it what they have meant.
+    """
+
+    def __init__(self, seed: int, *, record: bool = False, restless: bool | None = None) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.clock = Clock()
@@ -86,27 +94,40 @@ class Scenario:
         self.network.dialogue = [] if record else None
         self.family = rng.choice((4, 6))
         self.pairs: list[Pair] = []
-        self.hosts = [self.network.add(f"h{i}", self._address(i)) for i in range(rng.randint(2, 5))]
+        self.hosts = [self.network.add(f"h{i}", self.address(i)) for i in range(rng.randint(2, 5))]
         self.client, self.server = self.hosts[0], self.hosts[-1]
-        self.spares = [self.network.add(f"s{i}", self._address(20 + i)) for i in range(rng.randint(0, 2))]
+        self.settings: dict[str, Settings] = {}
+        self.spares = [self.network.add(f"s{i}", self.address(20 + i)) for i in range(rng.randint(0, 2))]
         self._make_agents()
         self._make_sessions()
         self.changer = Changer(self.clock, rng, self.hosts, self.spares)
         self._plan_changes()
+        draw = random.Random(f"mishaps {seed}")
+        self.mishaps = Mishaps(self, draw)
+        if restless or (restless is None and draw.random() < RESTLESS):
+            self.mishaps.plan()
 
     def run(self) -> Verdict:
         """Run to rest and judge."""
         verdict = Verdict(self.seed)
         end = self.clock.now + TIME_LIMIT_S
-        while self.clock.now < end and not all(self._settled(pair) for pair in self.pairs):
-            if not self.clock.step():
+        for _ in range(MOST_STEPS):
+            if (
+                self.clock.now >= end
+                or all(self._settled(pair) for pair in self.pairs)
+                or not self.clock.step()
+            ):
                 break
+        else:
+            verdict.faults.append(f"packets go round for ever, at {self.clock.now:.6f}")
+            return verdict
         verdict.sessions = len(self.pairs)
         for number, pair in enumerate(self.pairs):
             self._judge(number, pair, verdict)
         self.clock.run_until(self.clock.now + REST_S)
         for host in (*self.hosts, *self.spares):
-            self._judge_rest(host, verdict)
+            if not host.silent:
+                self._judge_rest(host, verdict)
         for wish in self.changer.wishes.values():
             outcome = wish.outcome
             verdict.outcomes[outcome or "none"] += 1
@@ -115,7 +136,13 @@ class Scenario:
         verdict.dialogue = self.network.dialogue or []
         return verdict
 
-    def _address(self, number: int) -> bytes:
+    @staticmethod
+    def server_port(number: int) -> int:
+        """Give the port at which the server waits for the session with this number."""
+        return SERVER_PORT + number
+
+    def address(self, number: int) -> bytes:
+        """Give the address of the host with this number, in the family of the scenario."""
         base = "10.0.0.1" if self.family == 4 else "fd00::1"
         return (ipaddress.ip_address(base) + number).packed
 
@@ -129,24 +156,22 @@ class Scenario:
             peers = tuple(
                 Peer(name=n, addresses=self.network.hosts[n].addresses) for n in names if n != host.name
             )
-            settings = Settings(name=host.name, addresses=host.addresses, boxes=boxes, peers=peers)
-            route = self._route(host)
-
-            def decide(tuple_: FiveTuple, now: float, route: tuple[Hop, ...] = route) -> Decision | None:
-                return Decision("all", route) if route else None
-
+            self.settings[host.name] = Settings(
+                name=host.name,
+                addresses=host.addresses,
+                boxes=boxes,
+                peers=peers,
+                limits=Limits(awake=0 if self.seed % 2 else Limits().awake),
+                watch=self._watch(host),
+            )
+            decide = self.decide_of(host)
             seeded = random.Random(self.rng.randrange(1 << 62))
 
-            def born(
-                host: Host = host,
-                settings: Settings = settings,
-                decide: Decide = decide,
-                seeded: random.Random = seeded,
-            ) -> Agent:
-                agent = Agent(settings, host.table, decide, seeded.randbytes)
+            def born(host: Host = host, decide: Decide = decide, seeded: random.Random = seeded) -> Agent:
+                agent = Agent(self.settings[host.name], host.table, decide, seeded.randbytes)
                 incarnation = bytes((seeded.randrange(256),))
                 for other in everyone:
-                    if other is not host:
+                    if other is not host and not other.silent:
                         pair = sorted((host.name, other.name))
                         one, two = (bytes([names.index(n)]) * 31 + incarnation for n in pair)
                         send, receive = (one, two) if host.name == pair[0] else (two, one)
@@ -160,9 +185,22 @@ class Scenario:
         for host in everyone:
             host.drain()
 
+    def decide_of(self, host: Host) -> Decide:
+        """Give what the policies of a host are."""
+        route = self._route(host)
+
+        def decide(tuple_: FiveTuple, now: float) -> Decision | None:
+            return Decision("all", route) if route else None
+
+        return decide
+
     def _route(self, host: Host) -> tuple[Hop, ...]:
         """Which hops sessions get that begin at a host."""
         return tuple(Hop(one.addresses[0], 0) for one in self.hosts[1:]) if host is self.client else ()
+
+    def _watch(self, host: Host) -> Callable[[FiveTuple, bool], bool]:
+        """Of which sessions of a host the first bytes are kept."""
+        return unwatched
 
     def _has_box(self, host: Host) -> bool:
         return host not in (self.client, self.server)
@@ -204,15 +242,19 @@ class Scenario:
         )
 
     def _make_sessions(self) -> None:
-        for number in range(self.rng.randint(1, 3)):
-            sizes = (0, 1, 700, 3000, 8000, 25000)
-            pair = Pair(
-                self.rng.randbytes(self.rng.choice(sizes)), self.rng.randbytes(self.rng.choice(sizes))
-            )
-            self.pairs.append(pair)
-            port = SERVER_PORT + number
-            self.server.listeners[port] = Listener(self._profile(), partial(self._accept, pair))
-            self.clock.call_at(self.clock.now + self.rng.random() * 0.2, partial(self._begin, number))
+        for _ in range(self.rng.randint(1, 3)):
+            self.begin_session(0.2)
+
+    def begin_session(self, within: float, after: float = 0.0) -> None:
+        """Let one more session begin, so many seconds from now."""
+        number = len(self.pairs)
+        sizes = (0, 1, 700, 3000, 8000, 25000)
+        pair = Pair(self.rng.randbytes(self.rng.choice(sizes)), self.rng.randbytes(self.rng.choice(sizes)))
+        self.pairs.append(pair)
+        listener = Listener(self._profile(), partial(self._accept, pair))
+        self.server.listeners[self.server_port(number)] = listener
+        at = self.clock.now + after + self.rng.random() * within
+        self.clock.call_at(at, partial(self._begin, number))
 
     def _plan_changes(self) -> None:
         """Some changes, alone or several at the same moment; and links that are cut for a while."""
@@ -240,6 +282,8 @@ class Scenario:
 
     def _restart(self, host: Host) -> None:
         """Kill an agent; what it was asked is forgotten with it."""
+        if host.silent:
+            return
         for pair in self.pairs:
             is_open = [
                 end is not None and end.state is not State.SYN_SENT for end in (pair.client, pair.server)
@@ -248,6 +292,7 @@ class Scenario:
             pair.excused = pair.excused or not all(is_open) or received
         self.changer.forget(host)
         host.restart()
+        self.mishaps.associated(host)
 
     def _accept(self, pair: Pair, endpoint: Endpoint) -> None:
         if pair.server is not None:
@@ -259,7 +304,7 @@ class Scenario:
         rng = self.rng
         pair = self.pairs[number]
         wanted = FiveTuple.of(
-            self.client.addresses[0], 30000 + number, self.server.addresses[0], SERVER_PORT + number
+            self.client.addresses[0], 30000 + number, self.server.addresses[0], self.server_port(number)
         )
         isn = rng.choice((rng.randrange(1 << 32), (1 << 32) - rng.randrange(1, 30000)))
         pair.client = client = self.client.connect(wanted, isn, self._profile())
@@ -338,6 +383,6 @@ class Scenario:
             verdict.faults.append(f"{host.name} keeps captures: {host.table.captured}")
 
 
-def run(seed: int, *, record: bool = False) -> Verdict:
+def run(seed: int, *, record: bool = False, restless: bool | None = None) -> Verdict:
     """Make the scenario of a seed and run it; the same seed gives the same run."""
-    return Scenario(seed, record=record).run()
+    return Scenario(seed, record=record, restless=restless).run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dysco.protocol.flow import Flow
+from dysco.protocol.flow import UNKNOWN, AtRest, Flow, Nobody
 from dysco.wire.tuples import FiveTuple
 
 
@@ -12,6 +12,8 @@ class SimFlowTable:
     def __init__(self) -> None:
         self.flows: dict[tuple[int, FiveTuple], Flow] = {}
         self.captured: set[FiveTuple] = set()
+        self.at_rest: AtRest = Nobody()
+        self._counted: dict[tuple[int, FiveTuple], tuple[int, int, int, int]] = {}
 
     def insert(self, flow: Flow) -> None:
         self.flows[flow.port, flow.match] = flow
@@ -20,7 +22,36 @@ class SimFlowTable:
         self.flows.pop((port, match), None)
 
     def get(self, port: int, match: FiveTuple) -> Flow | None:
-        return self.flows.get((port, match))
+        flow = self.flows.get((port, match))
+        return self.flows.get((port, match)) if flow is None and self.at_rest.wakes(match) else flow
+
+    def adopt(self, flow: Flow) -> None:
+        flow.packets, flow.bytes, flow.top_seq, flow.top_ack = self._counted.pop(
+            (flow.port, flow.match), (0, 0, UNKNOWN, UNKNOWN)
+        )
+        self.insert(flow)
+
+    def may_rest(self, flow: Flow) -> bool:
+        return not flow.slow
+
+    def rest(self, flow: Flow) -> None:
+        del self.flows[flow.port, flow.match]
+        self._counted[flow.port, flow.match] = (flow.packets, flow.bytes, flow.top_seq, flow.top_ack)
+
+    def expect(self, match: FiveTuple) -> None:
+        self.captured.add(match)
+
+    def drop(self, port: int, match: FiveTuple) -> None:
+        self.delete(port, match)
+
+    def forget(self, port: int, match: FiveTuple) -> None:
+        self.delete(port, match)
+
+    def carried(self, port: int, match: FiveTuple) -> tuple[int, int]:
+        flow = self.flows.get((port, match))
+        return (
+            self._counted.get((port, match), (0, 0, 0, 0))[:2] if flow is None else (flow.packets, flow.bytes)
+        )
 
     def capture(self, match: FiveTuple) -> None:
         self.captured.add(match)

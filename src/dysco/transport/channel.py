@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -76,6 +77,7 @@ class Channel:
         self._switchboard: Switchboard | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_due: set[str] = set()
+        self._moved_at = -math.inf
 
     async def start(self) -> None:
         """Open the sockets and call the peers; raises ConfigError, PermissionDeniedError or HostError."""
@@ -129,6 +131,7 @@ class Channel:
         """Take over other addresses or another MTU; the association serves until another one is there."""
         moved = (peer.settings.addresses, peer.settings.port) != (settings.addresses, settings.port)
         peer.settings = settings
+        peer.named = settings.addresses
         if moved:
             self._end_call(peer)
             peer.call_at = now
@@ -141,28 +144,33 @@ class Channel:
     def move(self, addresses: Iterable[str]) -> None:
         """Have other own addresses from now on, and make new associations from them; the old ones serve until then.
 
+        Also where the old one has an address that stays: its device may be gone all the same.
+
         Raises ConfigError, PermissionDeniedError or HostError, and is as before then.
         """
         settings = replace(self.settings, addresses=tuple(addresses))
+        fresh = set(settings.addresses) - set(self.settings.addresses)
+        # The address of another version may be gone with the device: a call from there would take its whole time.
+        versions = {ipaddress.ip_address(address).version for address in fresh}
         self._board().move(settings)
         self.settings = settings
-        now = self._now()
+        self._moved_at = now = self._now()
         for peer in self._peers.values():
-            if not self.has_moved(peer.settings.name):
-                self._end_call(peer)
-                self._call(peer, now)
-                self._tick(peer.settings.name, now)
+            self._end_call(peer)
+            peer.turn_to(versions)
+            self._call(peer, now)
+            self._tick(peer.settings.name, now)
 
     def has_moved(self, peer: str) -> bool:
-        """Tell whether a peer is reached from an address that is one of ours now."""
+        """Tell whether a peer has answered since this host has the addresses that it has now."""
         current = self._known(peer).current
-        return current is not None and current.socket.getsockname()[0] in self.settings.addresses
+        if current is None or current.ready_at is None or current.ready_at < self._moved_at:
+            return False
+        return current.socket.getsockname()[0] in self.settings.addresses
 
     def admit(self, peer: str, addresses: Iterable[str]) -> None:
         """Reach a peer at other addresses too, and let it call from there, as it has said itself."""
-        known = self._known(peer)
-        added = [one for one in addresses if one not in known.settings.addresses]
-        known.settings = replace(known.settings, addresses=(*added, *known.settings.addresses))
+        self._known(peer).tell(addresses)
         self._board().allow(one.settings for one in self._peers.values())
 
     def send(self, peer: str, message: Message) -> bool:
@@ -451,7 +459,8 @@ class Channel:
             if now >= peer.keepalive_at:
                 peer.keepalive_at = now + timing.keepalive_s
                 peer.keepalives += 1
-                self._post(current, [Keepalive(peer.keepalives, self._handler.digest(name))], now)
+                keepalive = Keepalive(peer.keepalives, self._handler.digest(name))
+                self._post(current, [keepalive, *self._handler.standing(name)], now)
             if (peer.silent(now, _SILENCE) or peer.aged(now)) and not peer.greeting():
                 self._call_if_due(peer, now)
             if current.search is None and peer.settings.mtu is None and now >= peer.probe_at:

@@ -6,8 +6,11 @@ Plain state with a few questions; who acts on it is channel.py. Times are the ev
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from dysco.transport.link import Link
 from dysco.transport.settings import PeerSettings, PeerStatus, Timing
@@ -15,10 +18,15 @@ from dysco.wire.messages import Message
 
 # Pauses are spread by this much either way, so that peers do not call in step.
 _JITTER = 0.25
+# Addresses that a peer has left, and from which it may still call.
+_MOST_LEFT = 16
 
 
 class Peer:
-    """A configured peer: its links, which of them is used, the call that is going on, and what waits."""
+    """A configured peer: its links, which of them is used, the call that is going on, and what waits.
+
+    named: the addresses that the configuration knows; those that the peer has told come before them in the settings.
+    """
 
     __slots__ = (
         "armed_for",
@@ -32,6 +40,7 @@ class Peer:
         "leads",
         "links",
         "mtu",
+        "named",
         "pause_s",
         "probe_at",
         "probes",
@@ -45,6 +54,7 @@ class Peer:
     def __init__(self, settings: PeerSettings, timing: Timing, *, leads: bool) -> None:
         """Begin without a link; `leads` tells whether we are the one who settles which link is used."""
         self.settings = settings
+        self.named = settings.addresses
         self.timing = timing
         self.leads = leads
         self.links: list[Link] = []
@@ -69,6 +79,24 @@ class Peer:
         self.call_at = now + self.pause_s * rng.uniform(1 - _JITTER, 1 + _JITTER)
         self.pause_s = min(2 * self.pause_s, self.timing.last_pause_s)
         self.rekeying = False
+
+    def tell(self, addresses: Iterable[str]) -> None:
+        """Know that the peer says to be at these addresses: they come first. Who moves for ever fills no list."""
+        told = tuple(addresses)
+        known = [one for one in self.settings.addresses if one not in told]
+        left = [one for one in known if one not in self.named]
+        kept = [one for one in known if one in self.named or one in left[:_MOST_LEFT]]
+        self.settings = replace(self.settings, addresses=(*told, *kept))
+        self.attempts = 0
+
+    def turn_to(self, versions: Collection[int]) -> None:
+        """Have the next call go to an address of one of these IP versions, if the peer has one."""
+        addresses = self.settings.addresses
+        for more in range(len(addresses)):
+            address = addresses[(self.attempts + more) % len(addresses)]
+            if ipaddress.ip_address(address).version in versions:
+                self.attempts += more
+                return
 
     def silent(self, now: float, keepalives: float) -> bool:
         """Tell whether the peer has missed so many keepalives."""

@@ -87,6 +87,9 @@ class Handler(Protocol):
     def digest(self, peer: str) -> bytes:
         """Give the 8 bytes that the next keepalive says about shared sessions."""
 
+    def standing(self, peer: str) -> list[Message]:
+        """Give what goes with the next keepalive, for a peer that has not heard it the first time."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:

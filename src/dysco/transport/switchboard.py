@@ -77,7 +77,7 @@ class Switchboard:
     def move(self, settings: ChannelSettings) -> None:
         """Listen on further addresses, and call from them; raises what opening does.
 
-        Sockets of addresses that are left stay: associations may still live there, and the host may come back.
+        Sockets of addresses that are left stay as long as associations live there.
         """
         heard = {one.getsockname()[0] for one in self.listening}
         for address in settings.addresses:
@@ -86,6 +86,12 @@ class Switchboard:
                 self.listening.append(opened)
                 self._loop.add_reader(opened.fileno(), self.readable, opened)
         self._settings = settings
+        served = {descriptor for descriptor, _ in self.served}
+        for opened in self.listening.copy():
+            if opened.getsockname()[0] not in settings.addresses and opened.fileno() not in served:
+                self.listening.remove(opened)
+                self._loop.remove_reader(opened.fileno())
+                opened.close()
 
     def allow(self, peers: Iterable[PeerSettings]) -> None:
         """Let these peers knock and nobody else."""

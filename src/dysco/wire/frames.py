@@ -39,11 +39,13 @@ _INTEGERS = {
     "backward_sum": "!I",
     "cutoff": "!I",
     "acked": "!I",
+    "answered": "!I",
     "stamp": "!I",
     "edge": "!I",
     "state": "!B",
     "phase": "!B",
     "status": "!B",
+    "verdict": "!B",
     "leg": "!B",
     "index": "!H",
     "count": "!H",
@@ -55,16 +57,15 @@ _MOST_PLACES: Final = 66
 class _Layout:
     """How a message is packed: a head of fields whose size is fixed, at one go, and the rest field by field.
 
-    flags, handshakes: which of the head's values are bool, and which a Handshake. sizes: index, length, name of bytes.
+    flags: which of the head's values are bool. sizes: index, length, name of bytes.
     """
 
-    __slots__ = ("flags", "handshakes", "head", "names", "rest", "sizes")
+    __slots__ = ("flags", "head", "names", "rest", "sizes")
 
     def __init__(self, kind: type[Any]) -> None:
         hints = get_type_hints(kind)
         self.names: list[str] = []
         self.flags: list[int] = []
-        self.handshakes: list[int] = []
         self.sizes: list[tuple[int, int, str]] = []
         formats = "!"
         remaining = [(field.name, hints[field.name]) for field in fields(kind)]
@@ -78,8 +79,6 @@ class _Layout:
                 formats += _INTEGERS[name][1:]
             elif name in _FIXED_BYTES:
                 self.sizes.append((index, _FIXED_BYTES[name], name))
-                if hint is Handshake:
-                    self.handshakes.append(index)
                 formats += f"{_FIXED_BYTES[name]}s"
             else:
                 break
@@ -209,8 +208,6 @@ class _Reader:
             if values[index] > 1:
                 raise WireError(f"{self._name}.{layout.names[index]} is neither 0 nor 1")
             values[index] = values[index] == 1
-        for index in layout.handshakes:
-            values[index] = Handshake(values[index])
         return kind(*values, *[self._field(name, hint) for name, hint in layout.rest])
 
     def end(self) -> None:

@@ -109,8 +109,13 @@ class SynRefused:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The sender can be reached at these addresses from now on, one of each family that has moved; boxes are 0."""
+    """The sender can be reached at these addresses from now on, one of each family that has moved; boxes are 0.
 
+    number: how often it has moved since its agent began. A network may keep what was said before for a second, until it
+    knows the way again.
+    """
+
+    number: int
     addresses: Hops
 
 
@@ -340,6 +345,24 @@ class OldDoneAck:
 
 
 @dataclass(frozen=True, slots=True)
+class OldDead:
+    """An anchor takes the old path for dead, and a proxy with it; goes along the new path, to the right if `rightward`.
+
+    acked: what its end was given as acknowledged until then; answered: what its end has acknowledged; both in the left
+    anchor's numbers. verdict: 0 not known yet, 1 nothing is lost and the sender goes on without the old path, 2 the
+    sender cannot go on.
+    """
+
+    chain_id: bytes
+    hop: int
+    request: int
+    rightward: bool
+    acked: int
+    answered: int
+    verdict: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LockQuery:
     """A right anchor asks the left one what has become of a change."""
 
@@ -350,7 +373,10 @@ class LockQuery:
 
 @dataclass(frozen=True, slots=True)
 class LockStatus:
-    """Answer to LockQuery. status: 0 unknown, 1 cancelled, 2 not decided yet, 3 committed with this cutoff."""
+    """Answer to LockQuery. status: 0 unknown, 1 cancelled, 2 not decided yet, 3 committed with this cutoff.
+
+    4, also unasked: taken back, if the right anchor has not switched; it says AckCancel if it has not.
+    """
 
     chain_id: bytes
     hop: int
@@ -442,6 +468,7 @@ Message = (
     | AckAck
     | OldDone
     | OldDoneAck
+    | OldDead
     | LockQuery
     | LockStatus
     | CopyState
@@ -480,5 +507,6 @@ TYPES: Final[dict[int, type[Message]]] = {
     34: CopyState,
     35: PutState,
     36: StateTransferred,
+    37: OldDead,
 }
 """Numbers on the wire."""

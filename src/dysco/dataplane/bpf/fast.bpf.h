@@ -15,7 +15,7 @@
 #define CHECKSUM_AT 16 // in the TCP header
 #define MAX_OPTIONS 10 // of one packet, padding included; the usual two have four bytes of it
 #define MAX_EDGES 9
-#define EPOCH_SHIFT 27 // of nanoseconds: a next hop is believed for 134 ms at most
+#define EPOCH_SHIFT 4 // of ticks, of which a kernel has 100 to 1000 a second: a next hop is believed for 160 ms at most
 
 struct flow {
 	__u8 src[16], dst[16]; // as in the key
@@ -24,10 +24,15 @@ struct flow {
 	__u8 action;
 	__u8 translates; // whether the numbers below are other than zero
 	__u8 known;	 // which of the highest numbers
-	__u8 pad;
+	__u8 tells;	 // what of beginning and end is carried here, and what the agent hears of it
 	__u32 hop_ifindex; // where packets left until lately; 0: not known. TO_DEVICE: our end of the box's veth pair
 	__u32 seq_delta, ack_delta, tsval_delta, tsecr_delta;
-	__u32 top_seq, top_ack; // the number behind the last byte, and the highest acknowledgement, both as they came in
+	union tops {
+		struct {
+			__u32 seq, ack; // the number behind the last byte, and the highest acknowledgement, both as they came in
+		};
+		__u64 both; // raised in one step
+	} top;
 	union {
 		__u8 hop_mac[6]; // of the next hop
 		struct {
@@ -40,6 +45,12 @@ struct flow {
 
 #define KNOWN_SEQ 1
 #define KNOWN_ACK 2
+#define HALF_LEFT 4 // in seq_delta and ack_delta, which translate nothing yet, stands what a SYN-ACK has announced
+#define CARRIES_FIN 1
+#define ANSWER 2   // the first SYN-ACK is carried, and told
+#define TELLS_FIN 4
+#define TELLS (CARRIES_FIN | TELLS_FIN)
+#define ENDED_HERE 8 // a FIN was carried
 
 struct numbers {
 	__be16 sport, dport;
@@ -47,6 +58,22 @@ struct numbers {
 	__u8 offset, flags;
 	__be16 window, checksum, urgent;
 };
+
+// Timestamps alone, as all systems lay them out (RFC 7323 appendix A).
+struct stamps {
+	__be32 kind, value, echo;
+};
+
+#define STAMPS_ALONE 0x0101080a
+
+// What is written of a packet, in one piece: each call to the kernel costs as much as all else that is done here.
+struct head {
+	__u8 addresses[32]; // of IPv6; for IPv4, the last ten bytes are the header's checksum and the addresses
+	struct numbers tcp;
+	struct stamps stamps;
+};
+
+#define HEAD_OF_IPV4 22
 
 static __always_inline __u32 fold(__u64 sum)
 {
@@ -132,41 +159,68 @@ static __always_inline int shift_options(struct __sk_buff *skb, __u32 tcp, const
 	return 0;
 }
 
+// The same of a number that is at hand.
+static __always_inline void shift_here(__be32 *number, __u32 delta, __u64 *sum)
+{
+	__be32 old = *number;
+	*number = plus(old, delta);
+	*sum += change(old, *number);
+}
+
+// Make the checksum of a changed packet. Only the kernel knows whether it is partial, in which only the addresses
+// count, or complete, from which all differences are taken; but what it makes of the addresses' difference shows it.
+static __always_inline int complete(struct __sk_buff *skb, __u32 tcp, __u32 address_delta, __u32 delta,
+				    __be16 *checksum)
+{
+	__u32 at = tcp + CHECKSUM_AT, by_kernel = address_delta ? address_delta : delta;
+	if (unlikely(bpf_l4_csum_replace(skb, at, 0, by_kernel, address_delta ? BPF_F_PSEUDO_HDR : 0)))
+		return -1;
+	const __be16 *place = (void *)(long)skb->data + at;
+	if (unlikely((void *)(place + 1) > (void *)(long)skb->data_end))
+		return -1;
+	__u16 old = *checksum, now = *place;
+	if (address_delta && now != fold((__u64)old + address_delta))
+		now = ~fold((__u64)delta + (__u32) ~(__u32)now);
+	*checksum = now;
+	return 0;
+}
+
 // Put addresses, ports and numbers in their place; a negative number if the packet is spoilt.
 static __always_inline int rewrite(struct __sk_buff *skb, __u32 l2, __u32 tcp, int family, __u16 ip_sum,
-				   const struct numbers *old, const struct options *options, const struct flow *flow)
+				   struct head *head, const struct options *options, const struct flow *flow,
+				   int translates)
 {
-	struct numbers new = { .sport = flow->sport, .dport = flow->dport };
 	__u64 sum = flow->port_delta;
-	__u32 size = 4;
-	if (family == 4) {
-		struct {
-			__u16 sum;
-			__u8 src[4], dst[4];
-		} __attribute__((packed)) ip;
-		ip.sum = ~fold((__u64)(__u16)~ip_sum + flow->address_delta);
-		__builtin_memcpy(ip.src, flow->src, 4);
-		__builtin_memcpy(ip.dst, flow->dst, 4);
-		if (bpf_skb_store_bytes(skb, l2 + 10, &ip, 10, 0))
+	__u32 size = sizeof(head->tcp);
+	head->tcp.sport = flow->sport;
+	head->tcp.dport = flow->dport;
+	if (translates) {
+		int acknowledges = head->tcp.flags & ACK;
+		shift_here(&head->tcp.seq, flow->seq_delta, &sum);
+		if (acknowledges)
+			shift_here(&head->tcp.ack, flow->ack_delta, &sum);
+		if (head->stamps.kind) {
+			shift_here(&head->stamps.value, flow->tsval_delta, &sum);
+			if (acknowledges)
+				shift_here(&head->stamps.echo, flow->tsecr_delta, &sum);
+			size += sizeof(head->stamps);
+		} else if (shift_options(skb, tcp, options, flow, head->tcp.flags, &sum)) {
 			return -1;
-	} else if (bpf_skb_store_bytes(skb, l2 + 8, flow->src, 32, BPF_F_RECOMPUTE_CSUM)) {
-		// A device's sum of the whole packet must follow: IPv6 has no header checksum that would cancel the change.
-		return -1;
+		}
 	}
-	if (flow->translates) {
-		new.seq = plus(old->seq, flow->seq_delta);
-		new.ack = old->flags & ACK ? plus(old->ack, flow->ack_delta) : old->ack;
-		sum += change(old->seq, new.seq) + (__u64)change(old->ack, new.ack);
-		size = 12;
+	if (complete(skb, tcp, flow->address_delta, fold(sum), &head->tcp.checksum))
+		return -1;
+	if (family == 4) {
+		__u16 new_sum = ~fold((__u64)(__u16)~ip_sum + flow->address_delta);
+		__builtin_memcpy(head->addresses + HEAD_OF_IPV4, &new_sum, 2);
+		__builtin_memcpy(head->addresses + 24, flow->src, 4);
+		__builtin_memcpy(head->addresses + 28, flow->dst, 4);
+		return bpf_skb_store_bytes(skb, l2 + 10, head->addresses + HEAD_OF_IPV4, 10 + (size & 63), 0);
 	}
-	if (bpf_skb_store_bytes(skb, tcp, &new, size & 15, 0))
-		return -1;
-	if (flow->translates && shift_options(skb, tcp, options, flow, old->flags, &sum))
-		return -1;
-	// In a partial checksum only the addresses count: there the second call does nothing.
-	if (bpf_l4_csum_replace(skb, tcp + CHECKSUM_AT, 0, flow->address_delta, BPF_F_PSEUDO_HDR))
-		return -1;
-	return bpf_l4_csum_replace(skb, tcp + CHECKSUM_AT, 0, fold(sum), 0);
+	// A device's sum of the whole packet must follow: IPv6 has no header checksum that would cancel the change.
+	bpf_csum_update(skb, flow->address_delta);
+	__builtin_memcpy(head->addresses, flow->src, 32);
+	return bpf_skb_store_bytes(skb, l2 + 8, head->addresses, 32 + (size & 63), 0);
 }
 
 // Route as for what the agent writes to the underlay TUN.
@@ -245,68 +299,72 @@ static __always_inline int enter_box(struct __sk_buff *skb, __u32 l2, const stru
 	return l2 ? bpf_redirect_peer(flow->hop_ifindex, 0) : bpf_redirect(flow->hop_ifindex, 0);
 }
 
-// Several CPUs may carry packets of one flow. When tries run out, others have raised it meanwhile.
-static __always_inline void raise(struct flow *flow, __u32 *top, __u8 bit, __u32 number)
+static __always_inline __u32 further(__u32 old, __u32 number) { return (__s32)(number - old) > 0 ? number : old; }
+
+// Several CPUs may carry packets of one flow. When tries run out, others have raised the numbers meanwhile.
+static __always_inline void tally(struct flow *flow, const struct numbers *tcp, __u32 size, __u32 payload)
 {
-	if (!(flow->known & bit)) {
-		*top = number;
-		flow->known |= bit;
-		return;
+	union tops came = { .seq = bpf_ntohl(tcp->seq) + payload, .ack = bpf_ntohl(tcp->ack) };
+	__u8 says = tcp->flags & ACK ? KNOWN_SEQ | KNOWN_ACK : KNOWN_SEQ, news = says & ~flow->known;
+	if (unlikely(news)) {
+		if (news & KNOWN_SEQ)
+			flow->top.seq = came.seq;
+		if (news & KNOWN_ACK)
+			flow->top.ack = came.ack;
+		flow->known |= says;
 	}
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
-		__u32 old = *top;
-		if ((__s32)(number - old) <= 0 || __sync_val_compare_and_swap(top, old, number) == old)
-			return;
+		union tops old = { .both = flow->top.both }, new = { .seq = further(old.seq, came.seq), .ack = old.ack };
+		if (says & KNOWN_ACK)
+			new.ack = further(old.ack, came.ack);
+		if (likely(new.both == old.both || __sync_val_compare_and_swap(&flow->top.both, old.both, new.both) == old.both))
+			break;
 	}
-}
-
-static __always_inline void tally(struct flow *flow, const struct numbers *tcp, __u32 size, __u32 payload)
-{
-	raise(flow, &flow->top_seq, KNOWN_SEQ, bpf_ntohl(tcp->seq) + payload);
-	if (tcp->flags & ACK)
-		raise(flow, &flow->top_ack, KNOWN_ACK, bpf_ntohl(tcp->ack));
 	__sync_fetch_and_add(&flow->packets, 1);
 	__sync_fetch_and_add(&flow->bytes, size);
 }
 
-// Do what a flow says. Everything that could be refused is asked before the first byte is changed.
-static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, const struct config *conf, int family,
-				 struct flow *flow)
+// Do what a flow says. Everything that could be refused is asked before the first byte is changed. `translates` is a
+// constant: whether numbers of the flow may have to be translated, which the verifier is long about.
+static __always_inline int move(struct __sk_buff *skb, __u32 l2, int arrives, const struct config *conf, int family,
+				struct flow *flow, int translates)
 {
-	struct numbers tcp;
+	translates = translates && flow->translates;
+	struct head head = {};
 	__u32 at, size;
 	__u16 ip_sum = 0;
 	__u8 tos = 0;
 	if (family == 4) {
 		const struct iphdr *ip = (void *)(long)skb->data + l2;
-		if ((void *)(ip + 1) + sizeof(tcp) > (void *)(long)skb->data_end)
+		if (unlikely((void *)(ip + 1) + sizeof(head.tcp) > (void *)(long)skb->data_end))
 			return ASK_AGENT;
 		size = bpf_ntohs(ip->tot_len);
 		ip_sum = ip->check;
 		tos = ip->tos;
 		at = sizeof(*ip);
-		__builtin_memcpy(&tcp, ip + 1, sizeof(tcp));
+		__builtin_memcpy(&head.tcp, ip + 1, sizeof(head.tcp));
+		const struct stamps *stamps = (void *)(ip + 1) + sizeof(head.tcp);
+		if (likely((void *)(stamps + 1) <= (void *)(long)skb->data_end))
+			head.stamps = *stamps; // or what else stands there
 	} else {
 		const struct ipv6hdr *ip = (void *)(long)skb->data + l2;
-		if ((void *)(ip + 1) + sizeof(tcp) > (void *)(long)skb->data_end)
+		if (unlikely((void *)(ip + 1) + sizeof(head.tcp) > (void *)(long)skb->data_end))
 			return ASK_AGENT;
 		size = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 		at = sizeof(*ip);
-		__builtin_memcpy(&tcp, ip + 1, sizeof(tcp));
+		__builtin_memcpy(&head.tcp, ip + 1, sizeof(head.tcp));
+		const struct stamps *stamps = (void *)(ip + 1) + sizeof(head.tcp);
+		if (likely((void *)(stamps + 1) <= (void *)(long)skb->data_end))
+			head.stamps = *stamps; // or what else stands there
 	}
-	__u32 header = (tcp.offset >> 4) * 4;
-	if (header < TCP_LEAST || at + header > size || l2 + size > skb->len)
+	__u32 header = (head.tcp.offset >> 4) * 4;
+	if (unlikely(header < TCP_LEAST || at + header > size || l2 + size > skb->len))
 		return ASK_AGENT;
 	struct options options = {};
-	if (flow->translates && header > TCP_LEAST) {
-		__be32 first;
-		if (bpf_skb_load_bytes(skb, l2 + at + TCP_LEAST, &first, 4))
-			return ASK_AGENT;
-		// Timestamps alone, as all systems lay them out (RFC 7323 appendix A).
-		if (header == TCP_LEAST + 12 && first == bpf_htonl(0x0101080a))
-			options.stamps = TCP_LEAST + 4;
-		else if (find_options(skb, l2 + at, header, &options))
+	if (unlikely(header != TCP_LEAST + sizeof(head.stamps) || head.stamps.kind != bpf_htonl(STAMPS_ALONE))) {
+		head.stamps.kind = 0;
+		if (translates && header > TCP_LEAST && find_options(skb, l2 + at, header, &options))
 			return ASK_AGENT;
 	}
 	struct bpf_fib_lookup fib;
@@ -316,10 +374,10 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 	int in_place = 0;
 	__u8 action = flow->action;
 	if (action == TO_WIRE && !arrives && l2) {
-		epoch = bpf_ktime_get_coarse_ns() >> EPOCH_SHIFT;
+		epoch = bpf_jiffies64() >> EPOCH_SHIFT;
 		in_place = flow->hop_ifindex == skb->ifindex && flow->hop_epoch == epoch;
 	}
-	if (action == TO_WIRE && !in_place) {
+	if (unlikely(action == TO_WIRE && !in_place)) {
 		__builtin_memset(&fib, 0, sizeof(fib));
 		int learns = !arrives && l2;
 		long result = route(skb, conf, family, tos, flow, &fib, learns ? 0 : BPF_FIB_LOOKUP_SKIP_NEIGH);
@@ -337,8 +395,10 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 		return ASK_AGENT;
 	if (action == TO_DEVICE && !arrives)
 		return ASK_AGENT;
-	tally(flow, &tcp, size, size - at - header);
-	if (rewrite(skb, l2, l2 + at, family, ip_sum, &tcp, &options, flow))
+	tally(flow, &head.tcp, size, size - at - header + !!(head.tcp.flags & (SYN | FIN)));
+	if (unlikely(head.tcp.flags & FIN))
+		flow->tells |= ENDED_HERE;
+	if (unlikely(rewrite(skb, l2, l2 + at, family, ip_sum, &head, &options, flow, translates)))
 		return TC_ACT_SHOT;
 	count(REWRITTEN);
 	if (action == TO_STACK)
@@ -352,4 +412,10 @@ static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, c
 	if (!l2 && push_ethernet(skb, 0))
 		return TC_ACT_SHOT;
 	return leave(skb, &fib);
+}
+
+static __always_inline int carry(struct __sk_buff *skb, __u32 l2, int arrives, const struct config *conf, int family,
+				 struct flow *flow)
+{
+	return move(skb, l2, arrives, conf, family, flow, 1);
 }

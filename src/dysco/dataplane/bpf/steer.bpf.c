@@ -29,6 +29,9 @@
 #define SEC(name) __attribute__((section(name), used))
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
+// What packets of established sessions never run through goes behind the rest: they find the instructions in a row.
+#define likely(condition) __builtin_expect(!!(condition), 1)
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
 #define __uint(name, value) int(*name)[value]
 #define __type(name, value) typeof(value) *name
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -54,17 +57,20 @@ static long (*const bpf_skb_change_head)(struct __sk_buff *, __u32 size,
 static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *, int size,
 					__u64 flags) = (void *)BPF_FUNC_redirect_neigh;
-static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
+static __u64 (*const bpf_jiffies64)(void) = (void *)BPF_FUNC_jiffies64;
 static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect_peer;
 static long (*const bpf_skb_change_type)(struct __sk_buff *, __u32 type) = (void *)BPF_FUNC_skb_change_type;
 static long (*const bpf_l4_csum_replace)(struct __sk_buff *, __u32 offset, __u64 from, __u64 to,
 					 __u64 flags) = (void *)BPF_FUNC_l4_csum_replace;
+static long (*const bpf_skb_vlan_pop)(struct __sk_buff *) = (void *)BPF_FUNC_skb_vlan_pop;
+static __s64 (*const bpf_csum_update)(struct __sk_buff *, __u32 delta) = (void *)BPF_FUNC_csum_update;
 static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *, int size,
 				    __u32 flags) = (void *)BPF_FUNC_fib_lookup;
 
-#define OUR_MARK 0x64797363 // "dysc": written by inject, read and cleared by egress
+#define OUR_MARK 0x64797363 // "dysc": written by inject, read and cleared by egress and ingress
 #define MAX_CLAUSES 128 // of one set; there are two, so that a set is exchanged in one step
 #define MAX_ADDRESSES 16
+#define VLAN_ID 0x0fff // of a tag; zero: the tag says only how urgent it is (IEEE 802.1Q)
 #define FIN 0x01
 #define SYN 0x02
 #define RST 0x04
@@ -75,7 +81,7 @@ static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *, int 
 
 // RESET_KEPT_BACK: this host's own reset for a subsession, which would end a session that goes on
 enum counter { CAPTURED_OUT, CAPTURED_IN, SYN_CAPTURED, TO_HOST, TO_WIRE, NO_ROUTE, TOO_BIG, RESET_KEPT_BACK, REWRITTEN,
-	       COUNTERS };
+	       SYN_OPENED, COUNTERS };
 
 struct key {
 	__u8 src[16];
@@ -106,7 +112,8 @@ struct config {
 	__u8 device_has_mac;
 	__u8 capture_all_syn;
 	__u8 flows_in; // whether any flow is of that direction
-	__u8 pad[3];
+	__u8 boxes;    // whether SYNs may be in the kernel box that open.bpf.h knows of
+	__u8 pad[2];
 	__u32 addresses;
 	__u8 address[MAX_ADDRESSES][16];
 	__u8 address_family[MAX_ADDRESSES];
@@ -289,36 +296,42 @@ static __always_inline int parse_rare_6(struct __sk_buff *skb, __u32 l2, struct 
 // TCP behind a plain IP header is read where it lies: this is what all traffic of the host pays.
 static __always_inline int parse(struct __sk_buff *skb, __u32 l2, struct found *found)
 {
-	if (skb->vlan_present) // of a VLAN device on top of this one, which is another network
+	if (unlikely(skb->vlan_present && skb->vlan_tci & VLAN_ID)) // of a VLAN device on top, which is another network
 		return 0;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		const struct iphdr *ip = (void *)(long)skb->data + l2;
 		const struct ports *tcp = (const void *)(ip + 1);
-		if ((void *)(tcp + 1) > (void *)(long)skb->data_end)
-			return parse_rare_4(skb, l2, found);
-		if (ip->protocol != IPPROTO_TCP || ip->ihl != 5)
-			return ip->protocol == IPPROTO_UDP ? 0 : parse_rare_4(skb, l2, found);
-		if (ip->frag_off & bpf_htons(0x3fff))
-			return 0;
-		found->key.family = 4;
-		__builtin_memcpy(found->key.src, &ip->saddr, 4);
-		__builtin_memcpy(found->key.dst, &ip->daddr, 4);
-		take_ports(tcp, l2 + sizeof(*ip), found);
-		found->plain = 1;
-		return 1;
+		if (likely((void *)(tcp + 1) <= (void *)(long)skb->data_end)) {
+			if (likely(ip->protocol == IPPROTO_TCP && ip->ihl == 5)) {
+				if (unlikely(ip->frag_off & bpf_htons(0x3fff)))
+					return 0;
+				found->key.family = 4;
+				__builtin_memcpy(found->key.src, &ip->saddr, 4);
+				__builtin_memcpy(found->key.dst, &ip->daddr, 4);
+				take_ports(tcp, l2 + sizeof(*ip), found);
+				found->plain = 1;
+				return 1;
+			}
+			if (ip->protocol == IPPROTO_UDP)
+				return 0;
+		}
+		return parse_rare_4(skb, l2, found);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		const struct ipv6hdr *ip = (void *)(long)skb->data + l2;
 		const struct ports *tcp = (const void *)(ip + 1);
-		if ((void *)(tcp + 1) > (void *)(long)skb->data_end)
-			return parse_rare_6(skb, l2, found);
-		if (ip->nexthdr != IPPROTO_TCP)
-			return ip->nexthdr == IPPROTO_UDP ? 0 : parse_rare_6(skb, l2, found);
-		found->key.family = 6;
-		__builtin_memcpy(found->key.src, &ip->saddr, 32);
-		take_ports(tcp, l2 + sizeof(*ip), found);
-		found->plain = 1;
-		return 1;
+		if (likely((void *)(tcp + 1) <= (void *)(long)skb->data_end)) {
+			if (likely(ip->nexthdr == IPPROTO_TCP)) {
+				found->key.family = 6;
+				__builtin_memcpy(found->key.src, &ip->saddr, 32);
+				take_ports(tcp, l2 + sizeof(*ip), found);
+				found->plain = 1;
+				return 1;
+			}
+			if (ip->nexthdr == IPPROTO_UDP)
+				return 0;
+		}
+		return parse_rare_6(skb, l2, found);
 	}
 	return 0;
 }
@@ -334,10 +347,23 @@ static __always_inline void reverse(struct key *key)
 	key->dport = port;
 }
 
-static __always_inline int wanted(const struct key *key, __u32 first, __u32 count)
+// One branch for all: with one for each condition the verifier walks every way through 128 clauses.
+static __always_inline __u32 lies_outside(const struct clause *clause, const struct key *key)
 {
 	const __u32 *src = (const __u32 *)key->src, *dst = (const __u32 *)key->dst;
 	__u32 sport = bpf_ntohs(key->sport), dport = bpf_ntohs(key->dport);
+	__u32 differs = clause->family * (clause->family ^ key->family);
+	differs |= ((dport - clause->dport_low) | (clause->dport_high - dport) | (sport - clause->sport_low) |
+		    (clause->sport_high - sport)) & 0x80000000;
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		differs |= ((src[i] ^ clause->src[i]) & clause->src_mask[i]) |
+			   ((dst[i] ^ clause->dst[i]) & clause->dst_mask[i]);
+	return differs;
+}
+
+static __always_inline int wanted(const struct key *key, __u32 first, __u32 count)
+{
 	for (__u32 index = 0; index < MAX_CLAUSES; index++) {
 		__u32 at = first + index;
 		if (index >= count)
@@ -345,15 +371,7 @@ static __always_inline int wanted(const struct key *key, __u32 first, __u32 coun
 		const struct clause *clause = bpf_map_lookup_elem(&clauses, &at);
 		if (!clause)
 			return 0;
-		// One branch for all: with one for each condition the verifier walks every way through 128 clauses.
-		__u32 differs = clause->family * (clause->family ^ key->family);
-		differs |= ((dport - clause->dport_low) | (clause->dport_high - dport) | (sport - clause->sport_low) |
-			    (clause->sport_high - sport)) & 0x80000000;
-#pragma unroll
-		for (int i = 0; i < 4; i++)
-			differs |= ((src[i] ^ clause->src[i]) & clause->src_mask[i]) |
-				   ((dst[i] ^ clause->dst[i]) & clause->dst_mask[i]);
-		if (!differs)
+		if (!lies_outside(clause, key))
 			return 1;
 	}
 	return 0;
@@ -387,11 +405,31 @@ static __always_inline int is_subsession(const struct config *conf, const __u8 *
 }
 
 #include "fast.bpf.h"
+#include "open.bpf.h"
 
 // Whether a flow may be carried on without the agent: it sees what begins and ends sessions.
 static __always_inline int is_fast(const struct found *found, const struct flow *flow)
 {
-	return flow->action && found->plain && !(found->flags & (SYN | FIN | RST));
+	__u8 flags = found->flags;
+	return likely(flow->action && found->plain && !(flags & (SYN | RST)) &&
+		      (!(flags & FIN) || (flow->tells & TELLS) == CARRIES_FIN));
+}
+
+// Whether it may be carried on although it begins or ends a session, if the agent hears of it.
+static __always_inline int is_told(const struct found *found, const struct flow *flow)
+{
+	if (!flow->action || !found->plain || found->flags & RST)
+		return 0;
+	if (found->flags & SYN)
+		return found->flags & ACK && flow->tells & ANSWER;
+	return found->flags & FIN && flow->tells & TELLS_FIN;
+}
+
+static __always_inline void go_to(struct __sk_buff *skb, __u32 stage, __u32 l2, int arrives)
+{
+	skb->cb[0] = l2;
+	skb->cb[1] = arrives;
+	bpf_tail_call(skb, &stages, stage);
 }
 
 static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
@@ -401,10 +439,10 @@ static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
 		return TC_ACT_UNSPEC;
 	}
 	struct found found = {};
-	if (!parse(skb, l2, &found))
+	if (unlikely(skb->vlan_present) || !parse(skb, l2, &found))
 		return TC_ACT_UNSPEC;
 	found.key.direction = FLOW_OUT;
-	if (found.quoted)
+	if (unlikely(found.quoted))
 		reverse(&found.key); // the flow of the other direction knows where the quoted packet came from
 	struct flow *flow = bpf_map_lookup_elem(&flows, &found.key);
 	if (flow) {
@@ -413,13 +451,17 @@ static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
 			return TC_ACT_UNSPEC;
 		if (is_fast(&found, flow)) {
 			int verdict = carry(skb, l2, 0, conf, found.key.family, flow);
-			if (verdict != ASK_AGENT)
+			if (likely(verdict != ASK_AGENT))
 				return verdict;
+		} else if (is_told(&found, flow)) {
+			go_to(skb, found.flags & SYN ? STAGE_ANSWER : STAGE_TELL, l2, 0);
+		} else if (flow->tells & ENDED_HERE && (found.flags & (SYN | ACK)) == SYN) {
+			go_to(skb, STAGE_OUT, l2, 0);
 		}
 		count(CAPTURED_OUT);
 		return bpf_redirect(conf->session_ifindex, 0);
 	}
-	if (found.quoted || !(found.flags & RST || (found.flags & (SYN | ACK)) == SYN))
+	if (likely(found.quoted || !(found.flags & RST || (found.flags & (SYN | ACK)) == SYN)))
 		return TC_ACT_UNSPEC;
 	struct config *conf = settings();
 	if (!conf)
@@ -431,21 +473,29 @@ static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
 		count(RESET_KEPT_BACK);
 		return TC_ACT_SHOT;
 	}
-	if (!conf->capture_all_syn && !is_tagged(skb, found.tcp) && !wanted(&found.key, conf->first_clause, conf->clauses))
+	int boxed = conf->boxes && bpf_map_lookup_elem(&in_box, &found.key);
+	if (!boxed && !conf->capture_all_syn && !is_tagged(skb, found.tcp) &&
+	    !wanted(&found.key, conf->first_clause, conf->clauses))
 		return TC_ACT_UNSPEC;
+	go_to(skb, STAGE_OUT, l2, 0);
 	count(SYN_CAPTURED);
 	return bpf_redirect(conf->session_ifindex, 0);
 }
 
 static __always_inline int ingress_at(struct __sk_buff *skb, __u32 l2)
 {
+	// What the agent gives to this host as it came, such as a SYN to a reserved port that is no chain's: it has been here.
+	if (unlikely(skb->mark == OUR_MARK)) {
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
 	struct found found = {};
 	if (!parse(skb, l2, &found))
 		return TC_ACT_UNSPEC;
 	struct config *conf = settings();
 	if (!conf)
 		return TC_ACT_UNSPEC;
-	if (found.quoted)
+	if (unlikely(found.quoted))
 		reverse(&found.key);
 	int subsession = is_subsession(conf, found.key.dst, found.key.dport, found.key.family);
 	if (!subsession && !conf->flows_in)
@@ -454,10 +504,16 @@ static __always_inline int ingress_at(struct __sk_buff *skb, __u32 l2)
 	struct flow *flow = bpf_map_lookup_elem(&flows, &found.key);
 	if (!flow && !subsession)
 		return TC_ACT_UNSPEC;
+	if (unlikely(skb->vlan_present) && bpf_skb_vlan_pop(skb))
+		return TC_ACT_SHOT;
 	if (flow && is_fast(&found, flow)) {
 		int verdict = carry(skb, l2, 1, conf, found.key.family, flow);
-		if (verdict != ASK_AGENT)
+		if (likely(verdict != ASK_AGENT))
 			return verdict;
+	} else if (flow && is_told(&found, flow)) {
+		go_to(skb, found.flags & SYN ? STAGE_ANSWER : STAGE_TELL, l2, 1);
+	} else if (!flow && !found.quoted && (found.flags & (SYN | ACK)) == SYN) {
+		go_to(skb, STAGE_IN, l2, 1);
 	}
 	count(CAPTURED_IN);
 	return bpf_redirect(conf->underlay_ifindex, 0);
@@ -498,6 +554,7 @@ SEC("tc/inject") int inject(struct __sk_buff *skb)
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED) { // for this host itself
 		if (conf->device_has_mac && push_ethernet(skb, conf->device_mac))
 			return TC_ACT_SHOT;
+		skb->mark = OUR_MARK;
 		count(TO_HOST);
 		return bpf_redirect(conf->device_ifindex, BPF_F_INGRESS);
 	}

@@ -1,0 +1,333 @@
+"""Sessions that the kernel has opened and that are over before anybody had to know of them.
+
+Most sessions of a busy host last milliseconds. To make a `Chain` of each costs more than everything else that an agent
+does for it, so reports are kept as they are for a moment (`young`); if both ends have sent FIN by then, only their
+flows and ports are left to be given back. Whoever asks for such a session, by a packet or a command, gets the chain.
+
+    young --FIN of both ends--> brief --timers.time_wait, nothing passed lately--> closed
+      |                           |
+      +--- a moment later         +--- a packet the kernel does not carry, or one that it has carried lately
+      +--- somebody asks          |
+                \\-- replayed into a chain --/
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from dysco.protocol.chain import Chain, FacingInfo, SessionInfo, first_label
+from dysco.protocol.events import SessionClosed, SessionEstablished, SessionOpened
+from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
+from dysco.protocol.neighbours import Neighbours
+from dysco.protocol.output import Output
+from dysco.protocol.reports import Kind, Report
+from dysco.protocol.settings import LocalBox, Settings
+from dysco.wire import chain_header
+from dysco.wire.chain_header import ChainHeader
+from dysco.wire.tuples import FiveTuple, trusted
+
+YOUNG_S: Final = (
+    0.05  # ours: longer than most sessions of a busy host last, shorter than anybody waits for an answer
+)
+_CHAIN: Final = -1.0  # as `until`: there is a chain now
+_FORWARD: Final = 1
+_BACKWARD: Final = 2
+_SESSION_AT: Final = 28  # of a chain header: session and subsession, each as long as the tuple of the packet
+Key = tuple[int, FiveTuple]
+
+
+class Brief:
+    """One session: its reports, the flows that it has here, and what of its end was seen.
+
+    forward: the flow whose FIN is the left end's. counts: packets that its flows had carried when that was looked at.
+    mark: what whoever gave the reports calls the place of the first. until: when it is looked at again; 0: it is young.
+    """
+
+    __slots__ = ("answered", "began_at", "counts", "fins", "forward", "keys", "mark", "reports", "until")
+
+    def __init__(self, report: Report, mark: int, now: float) -> None:
+        match, header = report.match, report.header
+        size = len(match)
+        self.reports = [report]
+        self.began_at = now
+        self.mark = mark
+        self.until = 0.0
+        self.counts = -1
+        self.fins = 0
+        self.answered = False
+        self.forward: Key = (report.port, match)
+        if report.kind is Kind.BEGAN:
+            subsession = trusted(header[_SESSION_AT + size : _SESSION_AT + 2 * size])
+            self.keys = [self.forward, (UNDERLAY, subsession.reversed())]
+        else:
+            session = trusted(header[_SESSION_AT : _SESSION_AT + size])
+            self.keys = [self.forward, (HOST, session.reversed())]
+            if header[25] > 1:
+                self.keys.append((HOST, session))
+
+    def went_on(self, report: Report) -> Key:
+        """The SYN has left the box; gives the flow that this has made."""
+        size = len(report.match)
+        subsession = trusted(report.header[_SESSION_AT + size : _SESSION_AT + 2 * size])
+        self.reports.append(report)
+        self.forward = (report.port, report.match)
+        key = (UNDERLAY, subsession.reversed())
+        self.keys.append(key)
+        return key
+
+
+class Briefs:
+    """All that are young or brief. `replay` makes a chain out of reports; `box` is the one that they went through.
+
+    `replace` ends a chain that is over and whose tuple a new session has; `known` says whether there is one with a key.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        table: FlowTable,
+        neighbours: Neighbours,
+        output: Output,
+        counters: Counter[str],
+        replay: Callable[[Report, float], None],
+        box: Callable[[], LocalBox | None],
+        replace: Callable[[Chain, float], None],
+        known: Callable[[bytes], bool],
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._neighbours = neighbours
+        self._output = output
+        self._counters = counters
+        self._replay = replay
+        self._box = box
+        self._replace = replace
+        self._known = known
+        self._young: dict[Key, Brief] = {}
+        self._last: deque[Brief] = deque()
+        self._over: dict[Key, Brief] = {}
+        self._fresh: deque[Brief] = deque()
+        self._rested: deque[Brief] = deque()
+        self._count = 0
+
+    def __len__(self) -> int:
+        """How many sessions there are of which no chain was made."""
+        return self._count
+
+    @property
+    def has_young(self) -> bool:
+        """Whether reports are kept that may still become chains."""
+        return bool(self._last)
+
+    @property
+    def mark(self) -> int | None:
+        """The place of the first report of what is young; None: nothing is."""
+        return self._last[0].mark if self._last else None
+
+    def take(self, reports: Iterable[Report], now: float, mark: int, *, settle: bool) -> None:
+        """Take reports, oldest first. settle: whoever asks is about to act, so nothing may stay young."""
+        try:
+            for report in reports:
+                self._one(report, mark, now)
+        finally:
+            last, born = self._last, math.inf if settle else now - YOUNG_S
+            while last and (last[0].until or last[0].began_at <= born):
+                brief = last.popleft()
+                if not brief.until:
+                    self._grow(brief, now)
+
+    def _one(self, report: Report, mark: int, now: float) -> None:
+        young, kind = self._young, report.kind
+        if kind is Kind.BEGAN or kind is Kind.ARRIVED:
+            header = report.header
+            if self._known(header[8:24] + bytes((header[24] + (kind is Kind.ARRIVED),))):
+                return  # read again after a restart
+            brief = Brief(report, mark, now)
+            self._count += 1
+            self._last.append(brief)
+            young.update(dict.fromkeys(brief.keys, brief))
+            for key in brief.keys:
+                self._make_room(key, brief, now)
+            return
+        where = (report.port, report.match)
+        found = young.get(where)
+        if found is None:
+            if where not in self._over:
+                self._replay(report, now)
+        elif kind is Kind.WENT_ON:
+            young[found.went_on(report)] = found
+            self._make_room(where, found, now)
+        else:
+            found.reports.append(report)
+            if kind is Kind.ANSWERED:
+                found.answered = True
+                return
+            found.fins |= _FORWARD if where == found.forward else _BACKWARD
+            if found.fins == _FORWARD | _BACKWARD and found.answered:
+                self._ended(found, now)
+
+    def wake(self, port: int, match: FiveTuple, now: float) -> bool:
+        """Make a chain of the session that has this flow; False if there is none."""
+        key = (port, match)
+        brief = self._young.get(key) or self._over.get(key)
+        if brief is None:
+            return False
+        if not brief.until:
+            self._grow(brief, now)
+            return True
+        for one in brief.keys:
+            self._over.pop(one, None)
+        # It was counted when it ended.
+        self._counters["opened"] -= 1
+        self._counters["established"] -= 1
+        self._play(brief, now)
+        return True
+
+    def next_deadline(self) -> float | None:
+        """When `handle_deadline` must be called; None: no need."""
+        ends = [queue[0].until for queue in (self._fresh, self._rested) if queue]
+        return min(ends) if ends else None
+
+    def handle_deadline(self, now: float) -> None:
+        """Look at those that have rested for half of their time, and give back what those have that rested for all."""
+        rest = self._settings().timers.time_wait / 2
+        while self._fresh and self._fresh[0].until <= now:
+            brief = self._fresh.popleft()
+            if brief.until != _CHAIN:
+                brief.counts = self._traffic(brief)[0]
+                brief.until = now + rest
+                self._rested.append(brief)
+        while self._rested and self._rested[0].until <= now:
+            brief = self._rested.popleft()
+            if brief.until == _CHAIN:
+                continue
+            packets, octets = self._traffic(brief)
+            if packets != brief.counts:
+                self.wake(*brief.keys[0], now)
+            else:
+                self._close(brief, packets, octets, now)
+
+    def infos(self, now: float) -> Iterator[SessionInfo]:
+        """Those that are over, for people."""
+        for brief in dict.fromkeys(self._over.values()):
+            first = brief.reports[0]
+            header = _header(first)
+            box = self._box() if any(one.kind is Kind.WENT_ON for one in brief.reports) else None
+            packets, octets = self._traffic(brief)
+            right = next(
+                (_header(one) for one in brief.reports if one.kind in (Kind.BEGAN, Kind.WENT_ON)), None
+            )
+            index = header.hop_index + (first.kind is not Kind.BEGAN)
+            yield SessionInfo(
+                header.chain_id,
+                index,
+                "first" if first.kind is Kind.BEGAN else "last" if right is None else "middle",
+                "time-wait",
+                header.session,
+                header.session,
+                first.policy,
+                None if box is None else box.name,
+                FacingInfo(None, header.session)
+                if first.kind is Kind.BEGAN
+                else FacingInfo(self._name(first.match.src), first.match, first_label(header.hop_index)),
+                FacingInfo(None, header.session)
+                if right is None
+                else FacingInfo(self._name(right.subsession.dst), right.subsession, first_label(index)),
+                max(0.0, now - brief.began_at),
+                packets,
+                octets,
+            )
+
+    def _make_room(self, key: Key, brief: Brief, now: float) -> None:
+        """The kernel has let a new session in, in the place of one that is over, by what it has seen."""
+        old = self._over.get(key)
+        if old is not None and old is not brief:
+            old.until = _CHAIN
+            for one in old.keys:
+                self._over.pop(one, None)
+            old.keys = [one for one in old.keys if self._young.get(one) is not brief]
+            self._close(old, *self._traffic(old), now, "replaced")
+            return
+        flow = self._table.get(*key)
+        if flow is not None and isinstance(flow.owner, Chain):
+            for one in brief.keys:
+                self._table.forget(*one)
+            self._replace(flow.owner, now)
+
+    def _ended(self, brief: Brief, now: float) -> None:
+        """Both FINs have passed: it stays as it is."""
+        for key in brief.keys:
+            self._young.pop(key, None)
+            self._over[key] = brief
+        brief.until = now + self._settings().timers.time_wait / 2
+        self._fresh.append(brief)
+        self._counters["opened"] += 1
+        self._counters["established"] += 1
+        first = brief.reports[0]
+        header = first.header
+        chain_id, index = header[8:24], header[24] + (first.kind is not Kind.BEGAN)
+        session = trusted(header[_SESSION_AT : _SESSION_AT + len(first.match)])
+        self._output.event(SessionOpened(chain_id, index, session, first.policy))
+        self._output.event(SessionEstablished(chain_id, index, session))
+
+    def _grow(self, brief: Brief, now: float) -> None:
+        """It has been young for long enough."""
+        for key in brief.keys:
+            if self._young.get(key) is brief:
+                del self._young[key]
+        self._play(brief, now)
+
+    def _play(self, brief: Brief, now: float) -> None:
+        brief.until = _CHAIN  # what is left of it in the queues is of nobody
+        self._count -= 1
+        for report in brief.reports:
+            self._replay(report, now)
+
+    def _close(self, brief: Brief, packets: int, octets: int, now: float, reason: str = "closed") -> None:
+        self._count -= 1
+        box = self._box() if any(one.kind is Kind.WENT_ON for one in brief.reports) else None
+        for port, match in brief.keys:
+            if self._over.get((port, match)) is brief:
+                del self._over[port, match]
+            if self._table.get(port, match) is None:  # else a later session has taken it
+                self._table.drop(port, match)
+        first = brief.reports[0]
+        header = first.header
+        size = len(first.match)
+        for report in brief.reports:
+            if report.kind is Kind.BEGAN or report.kind is Kind.WENT_ON:
+                self._neighbours.release(
+                    trusted(report.header[_SESSION_AT + size : _SESSION_AT + 2 * size]), now
+                )
+        self._counters[f"closed_{reason}"] += 1
+        self._output.event(
+            SessionClosed(
+                header[8:24],
+                header[24] + (first.kind is not Kind.BEGAN),
+                trusted(header[_SESSION_AT : _SESSION_AT + size]),
+                reason,
+                packets,
+                octets,
+                None if box is None else box.name,
+            )
+        )
+
+    def _traffic(self, brief: Brief) -> tuple[int, int]:
+        packets = octets = 0
+        for port, match in brief.keys:
+            one = self._table.carried(port, match)
+            packets, octets = packets + one[0], octets + one[1]
+        return packets, octets
+
+    def _name(self, address: bytes) -> str:
+        neighbour = self._neighbours.at(address)
+        return "" if neighbour is None else neighbour.peer.name
+
+
+def _header(report: Report) -> ChainHeader:
+    header = chain_header.peek(report.header)
+    assert header is not None
+    return header
