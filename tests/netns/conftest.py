@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dysco.lab import Lab, load
+from dysco.lab import Lab, Nursery, models
 from netns.worlds import Space, delete, make
 
 HERE = Path(__file__).parent
@@ -49,8 +49,16 @@ def mode(request: pytest.FixtureRequest) -> str:
     return str(getattr(request, "param", os.environ.get("DYSCO_TEST_MODE", "auto")))
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where the agents of all labs of this process are started."""
+    made = Nursery()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def make_lab(tmp_path: Path, mode: str) -> Iterator[MakeLab]:
+def make_lab(tmp_path: Path, mode: str, nursery: Nursery) -> Iterator[MakeLab]:
     """Give a function that loads a lab from a file or from its text; what was brought up is taken down."""
     root = Path(f"/run/dysco/tests-{os.getpid()}")
     made: list[Lab] = []
@@ -58,9 +66,12 @@ def make_lab(tmp_path: Path, mode: str) -> Iterator[MakeLab]:
     def make(source: str | Path) -> Lab:
         if isinstance(source, str):
             path = tmp_path / f"lab-{len(made)}.toml"
-            path.write_text(source.replace("[lab]\n", f'[lab]\nmode = "{mode}"\n'))
+            path.write_text(source)
             source = path
-        made.append(load(source, prefix=f"t{os.getpid()}", root=root))
+        file = models.read(source)
+        if file.lab.mode is None:
+            file = file.model_copy(update={"lab": file.lab.model_copy(update={"mode": mode})})
+        made.append(Lab(file, source.parent, prefix=f"t{os.getpid()}", root=root, nursery=nursery))
         return made[-1]
 
     yield make

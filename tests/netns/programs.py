@@ -17,6 +17,7 @@ OWN4, OWN6 = bytes((10, 0, 0, 1)), b"\xfd" + bytes(14) + b"\1"
 _TEST_RUN: Final = 10
 _SYSCALL: Final = {"x86_64": 321}.get(platform.machine(), 280)
 _MARK_AT: Final = 8  # of struct __sk_buff
+_CHECKSUM_COMPLETE: Final = 1 << 2  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE (kernel 6.16)
 
 
 class Programs:
@@ -33,33 +34,38 @@ class Programs:
         kind = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
         return self.on_frame(name, bytes(12) + kind + packet, mark)
 
-    def edit(self, name: str, packet: bytes | bytearray) -> tuple[int, bytes]:
-        """What the program says to a packet, and what it makes of it."""
+    def edit(self, name: str, packet: bytes | bytearray, *, summed: bool = False) -> tuple[int, bytes]:
+        """What the program says to a packet, and what it makes of it.
+
+        summed: a device has taken the sum of the whole packet; OSError if it is not that of what comes out.
+        """
         kind = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
-        verdict, frame = self.frame(name, bytes(12) + kind + packet, 0)
+        verdict, frame = self.frame(name, bytes(12) + kind + packet, 0, summed=summed)
         return verdict, frame[14:]
 
     def on_frame(self, name: str, frame: bytes, mark: int = 0) -> int:
         """What the program says to an Ethernet frame."""
         return self.frame(name, frame, mark)[0]
 
-    def frame(self, name: str, frame: bytes, mark: int = 0) -> tuple[int, bytes]:
+    def frame(self, name: str, frame: bytes, mark: int = 0, *, summed: bool = False) -> tuple[int, bytes]:
         """What the program says to an Ethernet frame, and what it makes of it."""
         data = ctypes.create_string_buffer(frame, len(frame))
-        out = ctypes.create_string_buffer(len(frame) + 64)
+        out = ctypes.create_string_buffer(len(frame) + 512)
         context = ctypes.create_string_buffer(192)
         struct.pack_into("=I", context, _MARK_AT, mark)
         # union bpf_attr, test: prog_fd retval data_size_in data_size_out data_in data_out repeat duration
-        # ctx_size_in ctx_size_out ctx_in ctx_out
+        # ctx_size_in ctx_size_out ctx_in ctx_out flags
         attribute = ctypes.create_string_buffer(
             struct.pack(
-                "=IIIIQQIIIIQQ",
+                "=IIIIQQIIIIQQI",
                 *(self._load[name](), 0, len(frame), len(out)),
                 *(ctypes.addressof(data), ctypes.addressof(out), 1, 0),
                 *(len(context), 0, ctypes.addressof(context), 0),
+                _CHECKSUM_COMPLETE if summed else 0,
             ),
             128,
         )
-        assert self._libc.syscall(_SYSCALL, _TEST_RUN, attribute, 128) == 0, os.strerror(ctypes.get_errno())
+        if self._libc.syscall(_SYSCALL, _TEST_RUN, attribute, 128) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         verdict, size = struct.unpack_from("=i4xI", attribute, 4)
         return verdict, out.raw[:size]

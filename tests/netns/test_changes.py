@@ -111,10 +111,15 @@ class Download:
 
     def digest(self) -> str:
         """Let it end; returns the SHA-256 of what arrived."""
-        self._hurry.set()
-        assert self._process.wait(60) == 0
-        self._reader.join()
+        assert self.status() == 0
         return self._digest.hexdigest()
+
+    def status(self) -> int:
+        """Let it end; returns curl's exit status."""
+        self._hurry.set()
+        status = self._process.wait(60)
+        self._reader.join()
+        return status
 
     def end(self) -> None:
         """Stop it wherever it is."""
@@ -287,6 +292,7 @@ def test_an_idle_session_needs_no_packet_to_change(make_lab: MakeLab, family: in
     until("both hosts have left", lambda: sessions(lab, "b") == sessions(lab, "c") == [])
 
 
+@both_modes
 @pytest.mark.parametrize("who", ["b", "c", "d"])
 def test_whoever_is_on_the_chain_may_ask(make_lab: MakeLab, who: str) -> None:
     lab = make_lab(lab_text("ask", firewall("b"), firewall("c"), firewall("x"), hops='["b", "c"]'))
@@ -298,6 +304,7 @@ def test_whoever_is_on_the_chain_may_ask(make_lab: MakeLab, who: str) -> None:
         assert running.digest() == wanted
 
 
+@both_modes
 def test_a_peer_that_may_not_is_refused_by_name(make_lab: MakeLab) -> None:
     server = 'agent = true\n[[host.config.peer]]\nname = "a"\nmay_reconfigure = "dst port 22"'
     text = lab_text("refuse", firewall("b"), hops='["b"]').replace("agent = true", server)
@@ -385,6 +392,7 @@ def command_line(lab: Lab, node: str, *words: str) -> subprocess.CompletedProces
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=90)
 
 
+@both_modes
 @pytest.mark.parametrize(("who", "box", "to"), [("b", "firewall", ""), ("a", "b", "c"), ("b", "b", "c")])
 def test_a_box_is_drained_of_200_sessions(make_lab: MakeLab, who: str, box: str, to: str) -> None:
     text = lab_text("drain", firewall("b", 7000), firewall("c", 7000), hops='["b"]', match="dst port 7000")
@@ -441,6 +449,7 @@ class Leaver(dysco.BASE):
 """
 
 
+@both_modes
 @FAMILIES
 @pytest.mark.parametrize("kind", ["packet", "stream"])
 @pytest.mark.parametrize("call", ["remove_me(session)", "replace_me(session, 'c')"])

@@ -74,7 +74,8 @@ def test_the_agents_see_beginning_and_end_and_know_the_rest(
         assert rewritten(lab, node) > SIZE / 65536
         (session,) = sessions(lab, node)
         passes = 2 if node == "b" else 1  # into the box and out of it
-        assert passes * SIZE < session["bytes"] < passes * 1.1 * SIZE
+        # Of a packet of 1500 bytes 72 are headers, and each may be answered by an acknowledgement of 72.
+        assert passes * SIZE < session["bytes"] < passes * 1.3 * SIZE
         assert session["packets"] > passes * SIZE / 65536
 
 
@@ -97,7 +98,7 @@ def test_a_box_in_a_namespace_is_passed_without_the_agent(
     assert captured(lab, "b") < 20
     assert rewritten(lab, "b") > 2 * SIZE / 4 / 65536
     (session,) = sessions(lab, "b")
-    assert 2 * SIZE / 4 < session["bytes"] < 2.2 * SIZE / 4
+    assert 2 * SIZE / 4 < session["bytes"] < 2.6 * SIZE / 4
     with Client(lab, family) as client:
         assert client.fetch() == wanted
         kill(lab, "b")
@@ -171,7 +172,10 @@ def test_sessions_run_while_agents_are_dead_and_are_taken_over(make_lab: MakeLab
         for node in NODES:
             assert rewritten(lab, node) > before[node]
             (session,) = sessions(lab, node)
-            assert MEGABYTE < session["bytes"] < 3 * MEGABYTE
+            # A box's host sees all twice. What was carried before the end of the agents counts if the journal did not
+            # know of the session yet (`protocol.brief`).
+            seen = session["bytes"] / (2 if node == "b" else 1)
+            assert MEGABYTE < seen < 3.2 * MEGABYTE
     for node in NODES:
         assert captured(lab, node) < 30
     assert fetch(lab, url(lab, family)) == wanted
@@ -207,6 +211,21 @@ def test_a_session_goes_from_one_mode_to_the_other(make_lab: MakeLab, mode: str,
         after = rewritten(lab, "b"), captured(lab, "b")
     fast, slow = (late - early for early, late in zip(before, after, strict=True))
     assert (fast, slow == 0) == (0, False) if to == "tun" else (fast > 20 and slow == 0)
+
+
+@pytest.mark.parametrize("opening", ["kernel", "agent"])
+def test_who_opens_chains(make_lab: MakeLab, opening: str) -> None:
+    lab = make_lab(configured("opens", "abd", f'dataplane = {{ opening = "{opening}" }}'))
+    lab.up()
+    wanted = put_file(lab, MEGABYTE)
+    for family in (4, 6):
+        assert fetch(lab, url(lab, family)) == wanted
+    for node in NODES:
+        status = ask(lab, node, "status")
+        assert status["opening"] == opening
+        assert (status["steering"]["syn_opened"] > 0) == (opening == "kernel")
+        assert counters(lab, node)["established"] == 2
+        until("both are over", lambda node=node: states(lab, node) == ["time-wait"] * 2)  # type: ignore[misc]
 
 
 def test_a_killed_agent_is_cleaned_up_after(make_lab: MakeLab) -> None:

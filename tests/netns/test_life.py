@@ -102,6 +102,7 @@ def test_a_stopped_agent_resets_its_sessions(make_lab: MakeLab, node: str) -> No
         assert b"reset by peer" in errors
 
 
+@both_modes
 @pytest.mark.parametrize("node", ["a", "b", "d"])
 def test_a_stopped_agent_keeps_its_sessions_if_told_so(make_lab: MakeLab, node: str) -> None:
     lab = make_lab(configured("life", node, 'agent = { on_stop = "keep" }'))
@@ -123,6 +124,10 @@ for _ in range(int(sys.argv[2])):
 """
 
 
+SETTLED = 300_000  # bytes that three batches in a row may add to an agent: 50 a session
+
+
+@both_modes
 def test_ten_thousand_sessions_leave_nothing(make_lab: MakeLab) -> None:
     lab = make_lab(configured("churn", "abd", "timers = { time_wait = 0.5, quarantine = 0.5 }"))
     lab.up()
@@ -151,11 +156,18 @@ def test_ten_thousand_sessions_leave_nothing(make_lab: MakeLab) -> None:
 
     churn(500)
     before = {node: held(node) for node in "abd"}
-    churn(2500)
+    grown = dict.fromkeys("abd", [0])
+    # what a busy moment took stays with the process and is used again; a leak takes more with each batch
+    batches = 0
+    while batches < 5 or any(sum(grown[node][-3:]) > SETTLED for node in "abd"):
+        assert batches < 15, f"memory grows with every 2,000 sessions, by (bytes) {grown}"
+        churn(500)
+        batches += 1
+        for node in "abd":
+            grown[node] = [*grown[node], held(node)[1] - before[node][1] - sum(grown[node])]
     for node in "abd":
-        descriptors, memory = held(node)
         assert ask(lab, node, "status")["flows"] == 0
-        assert counters(lab, node)["opened"] == 12_000
+        assert counters(lab, node)["opened"] == 2000 * (batches + 1)
         assert "\ndysco_ports 0\n" in ask(lab, node, "metrics")
-        assert descriptors <= before[node][0] + 1
-        assert memory - before[node][1] < 3_000_000
+        assert held(node)[0] <= before[node][0] + 1
+        assert sum(grown[node]) < 10_000_000

@@ -133,6 +133,7 @@ def test_a_box_in_its_own_namespace_sees_names_of_its_devices(make_lab: MakeLab,
     assert nft_counter(lab, "b", "firewall", "web", netns="box") == 1
 
 
+@both_modes
 @FAMILIES
 def test_two_boxes_on_one_host_and_the_same_host_twice(make_lab: MakeLab, family: int) -> None:
     two = """
@@ -167,6 +168,7 @@ def test_haproxy_ends_one_chain_and_begins_the_next(make_lab: MakeLab, family: i
     assert sorted(one["role"] for one in sessions(lab, "b")) == ["first", "last"]
 
 
+@both_modes
 @FAMILIES
 def test_egress_nat_reaches_a_server_without_an_agent(make_lab: MakeLab, family: int) -> None:
     exit_host = """
@@ -205,6 +207,7 @@ between = ["a", "router"]
     assert lab.address("x", family) in log_of(lab, "d", "access.log")
 
 
+@both_modes
 @FAMILIES
 @pytest.mark.parametrize("on_fail", ["closed", "open"])
 def test_a_hop_without_an_agent_is_refused_or_left_out(make_lab: MakeLab, family: int, on_fail: str) -> None:
@@ -218,7 +221,9 @@ def test_a_hop_without_an_agent_is_refused_or_left_out(make_lab: MakeLab, family
     if on_fail == "open":
         assert fetch(lab, url(lab, family)) == wanted
         assert fetch(lab, url(lab, family)) == wanted
-        assert counters(lab, "a")["sent_natively"] == 2
+        assert (
+            counters(lab, "a")["sent_natively"] >= 2
+        )  # and a SYN that was repeated while the first one waited
     else:
         done = lab.exec("a", ["curl", "-sS", url(lab, family)], check=False, timeout_s=10)
         assert done.returncode == 7, done.stderr  # curl's "failed to connect": refused at once, not timed out

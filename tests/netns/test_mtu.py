@@ -36,6 +36,7 @@ SILENT = (
 )
 
 
+@both_modes
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("icmp", [True, False])
 def test_a_chain_crosses_a_narrow_link(make_lab: MakeLab, family: int, icmp: bool) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from netns.conftest import MakeLab
 from netns.labs import (
     MEGABYTE,
+    ask,
     both_modes,
     counters,
     fetch,
@@ -48,6 +51,7 @@ with socket.socket(family, socket.SOCK_STREAM) as s:
 """
 
 
+@both_modes
 @FAMILIES
 @pytest.mark.parametrize("size", [3, 130])
 def test_fast_open_data_arrive_once_and_whole(make_lab: MakeLab, family: int, size: int) -> None:
@@ -88,6 +92,7 @@ between = ["b", "d"]
     assert lab.address("a", family) in log_of(lab, "d", "access.log")
 
 
+@both_modes
 @FAMILIES
 def test_what_no_policy_names_passes_untouched(make_lab: MakeLab, family: int) -> None:
     lab = make_lab(lab_text("plain", boxes(COUNTER), hops='["c"]', match="dst port 81"))
@@ -98,6 +103,39 @@ def test_what_no_policy_names_passes_untouched(make_lab: MakeLab, family: int) -
     lab.exec("a", ["ping", "-n", "-c", "2", "-i", "0.05", "-s", "4000", lab.address("d", family)])
     assert sessions(lab, "a") == sessions(lab, "d") == []
     assert counters(lab, "a")["syn"] == 0
+
+
+KNOCK = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+with socket.socket(family, socket.SOCK_STREAM) as s:
+    s.setblocking(False)
+    s.connect_ex((sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@both_modes
+@FAMILIES
+def test_a_syn_to_a_reserved_port_that_is_no_chains_is_seen_once(make_lab: MakeLab, family: int) -> None:
+    """A port scan, say: each packet of it is one packet of work for the agent, and nothing answers."""
+    lab = make_lab(lab_text("knock", boxes(COUNTER), hops='["c"]'))
+    lab.up()
+
+    def steered(node: str, what: str) -> int:
+        steering: dict[str, int] = ask(lab, node, "status")["steering"]
+        return steering.get(what, 0)
+
+    for node in "cd":
+        captured, kept_back = steered(node, "captured_in"), steered(node, "reset_kept_back")
+        # The second one comes after the first has had the time of a program's start to come round again.
+        for number in (1, 2):
+            lab.exec(
+                "router", [sys.executable, "-c", KNOCK, lab.address(node, family), "62000"], timeout_s=10
+            )
+            until("the SYN is not seen", lambda: counters(lab, node)["syn_without_header"] >= number)  # noqa: B023
+        assert counters(lab, node)["syn_without_header"] == 2
+        assert steered(node, "captured_in") == captured + 2
+        until("no RST is kept back", lambda: steered(node, "reset_kept_back") == kept_back + 2)  # noqa: B023
 
 
 @both_modes
@@ -128,6 +166,7 @@ def test_users_own_rules_do_not_break_a_chain(make_lab: MakeLab, family: int) ->
     assert nft_counter(lab, "d", "user", "web") > 0
 
 
+@both_modes
 @FAMILIES
 def test_a_bad_link_and_agents_without_offload(make_lab: MakeLab, family: int) -> None:
     bad = """

@@ -109,6 +109,7 @@ def test_a_stream_grows_and_shrinks(
     assert len(sessions(lab, "b")) == 2
 
 
+@both_modes
 @FAMILIES
 def test_a_stream_box_behind_a_bad_link(make_lab: MakeLab, family: int) -> None:
     links = """
@@ -131,6 +132,7 @@ seed = 4
     assert receive(lab, family) == hashlib.sha256(data.replace(b"sheep", b"elephant")).hexdigest()
 
 
+@both_modes
 def test_an_agent_that_comes_back_resets_what_its_stream_box_had(make_lab: MakeLab) -> None:
     lab = make_lab(lab_text("lost", boxes(stream_box("Replace")), hops='["b"]'))
     lab.up()
@@ -145,6 +147,7 @@ def test_an_agent_that_comes_back_resets_what_its_stream_box_had(make_lab: MakeL
     assert fetch(lab, url(lab, 4)) == wanted
 
 
+@both_modes
 @FAMILIES
 def test_a_box_chooses_the_hops_behind_it(make_lab: MakeLab, family: int) -> None:
     lab = make_lab(lab_text("choose", boxes(CHOOSER), hops='["b"]'))
@@ -157,6 +160,7 @@ def test_a_box_chooses_the_hops_behind_it(make_lab: MakeLab, family: int) -> Non
     assert log_of(lab, "c", "counter.txt").count("begins") == 2
 
 
+@both_modes
 @FAMILIES
 def test_an_ids_cuts_a_session_off(make_lab: MakeLab, family: int) -> None:
     lab = make_lab(lab_text("ids", boxes(IDS), hops='["b"]'))

@@ -42,11 +42,11 @@ def programs() -> Iterator[Programs]:
     made.steering.close()
 
 
-def edited(programs: Programs, packet: Packet, flow: Flow) -> tuple[int, bytes]:
+def edited(programs: Programs, packet: Packet, flow: Flow, *, summed: bool = False) -> tuple[int, bytes]:
     """What ingress makes of a packet that goes up the stack if the flow is followed."""
     programs.steering.add(flow.match, IN, pack(flow, TO_STACK))
     try:
-        return programs.edit("ingress", packet.data)
+        return programs.edit("ingress", packet.data, summed=summed)
     finally:
         programs.steering.remove(flow.match, IN)
 
@@ -117,7 +117,10 @@ def test_one_packet(programs: Programs, data: st.DataObject) -> None:
     at = locate(packet)
     assert at is not None
     numbers = data.draw(_NUMBERS)
-    flow = Flow(UNDERLAY, at.five_tuple, HOST, data.draw(tuples(at.family)), translation=numbers)
+    new = data.draw(tuples(at.family))
+    if data.draw(st.booleans()):  # the difference of the addresses alone is zero
+        new = FiveTuple.of(at.five_tuple.src, new.sport, at.five_tuple.dst, new.dport)
+    flow = Flow(UNDERLAY, at.five_tuple, HOST, new, translation=numbers)
     expected = packet.copy()
     apply(expected, flow)
     assert dpkt_rewrite(packet, flow) == bytes(expected.data)
@@ -126,6 +129,20 @@ def test_one_packet(programs: Programs, data: st.DataObject) -> None:
         assert (verdict, got) == (DIVERT, bytes(packet.data))
     else:
         assert (verdict, got) == (PASS, bytes(expected.data))
+
+
+@_SETTINGS
+@given(st.data())
+def test_the_sum_that_a_device_has_taken_stays_right(programs: Programs, data: st.DataObject) -> None:
+    """CHECKSUM_COMPLETE: the kernel compares it with the packet after the program has run."""
+    packet = data.draw(packets(flags=st.just(ACK), partial=False))
+    at = locate(packet)
+    assert at is not None
+    flow = Flow(UNDERLAY, at.five_tuple, HOST, data.draw(tuples(at.family)), translation=data.draw(_NUMBERS))
+    expected = packet.copy()
+    apply(expected, flow)
+    if not is_for_the_agent(packet, flow):
+        assert edited(programs, packet, flow, summed=True) == (PASS, bytes(expected.data))
 
 
 @_SETTINGS
@@ -187,6 +204,23 @@ def test_what_is_not_understood_goes_to_the_agent_as_it_is(programs: Programs, f
     assert edited(programs, padded, flow) == (PASS, bytes(expected.data) + bytes(20))
 
 
+@pytest.mark.parametrize(
+    "tags", [b"\x81\x00\x00\x07", b"\x88\xa8\x00\x09\x81\x00\x00\x07"], ids=["one", "two"]
+)
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_stands_behind_tags_is_another_networks(programs: Programs, family: int, tags: bytes) -> None:
+    """Tags in the packet itself, as a device without VLAN offload sends them; both directions, flow or not."""
+    match = FiveTuple.of((OWN4, OWN6)[family == 6], 61001, bytes(4 if family == 4 else 16), 61002)
+    for direction, name, one in ((OUT, "egress", match), (IN, "ingress", match.reversed())):
+        packet = build_tcp(one, 1, 1, ACK, 1, b"", b"payload").data
+        kind = b"\x08\x00" if family == 4 else b"\x86\xdd"
+        frame = bytes(12) + tags + kind + packet
+        assert programs.frame(name, frame) == (PASS, frame)
+        programs.steering.add(one, direction, pack(Flow(UNDERLAY, one, HOST, one.reversed()), TO_STACK))
+        assert programs.frame(name, frame) == (PASS, frame)
+        assert programs.frame(name, bytes(12) + kind + packet) != (PASS, bytes(12) + kind + packet)
+
+
 def test_what_arrives_by_another_underlay_device_comes_up_by_the_first(programs: Programs) -> None:
     """Filters and routes of the host see one device, whichever way a packet took; the agent takes a tunnel's."""
     match = FiveTuple.parse("10.0.0.2:61001 > 10.0.0.1:61002")
@@ -223,12 +257,17 @@ def through_devices(place: Range) -> None:
         partial=st.booleans(),
         tos=st.integers(0, 255),
         numbers=_NUMBERS,
+        moves=st.booleans(),
     )
     def one(
         family: int, seq: int, flags: int, options: bytes, size: int, partial: bool, tos: int,
-        numbers: Translation | None,
+        numbers: Translation | None, moves: bool,
     ) -> None:  # fmt: skip
         first, second = flows(family, numbers)
+        if not moves:  # the ports alone
+            old = second.match
+            new = FiveTuple.of(old.src, 61003, old.dst, 61004)
+            second = Flow(HOST, old, UNDERLAY, new, translation=numbers)
         packet = build_tcp(first.match, seq, 5, flags, 1000, options, bytes(n % 251 for n in range(size)))
         packet.partial = partial or size > 1400
         if size > 1400:

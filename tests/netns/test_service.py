@@ -12,7 +12,7 @@ from pathlib import Path
 from dysco.host import run_in
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, fetch, lab_text, log_of, put_file, sessions, until, url
+from netns.labs import MEGABYTE, both_modes, fetch, lab_text, log_of, put_file, sessions, until, url
 from netns.worlds import attached
 
 BOX = """
@@ -64,6 +64,7 @@ def test_an_agent_whose_device_was_deleted_stops_and_says_so(make_lab: MakeLab) 
     assert fetch(lab, url(lab, 4)) == wanted
 
 
+@both_modes
 def test_while_sessions_are_kept_new_ones_do_not_go_past_the_chain(make_lab: MakeLab) -> None:
     text = lab_text("keep", BOX, hops='["b"]')
     lab = make_lab(of_host("a", 'config.agent = { on_stop = "keep" }', text))
@@ -82,6 +83,7 @@ def test_while_sessions_are_kept_new_ones_do_not_go_past_the_chain(make_lab: Mak
     assert fetch(lab, url(lab, 6)) == wanted
 
 
+@both_modes
 def test_an_agent_inside_another_program(make_lab: MakeLab) -> None:
     lab = make_lab(lab_text("inside", BOX, hops='["b"]'))
     lab.up(agents=False)

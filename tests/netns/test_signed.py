@@ -6,18 +6,16 @@ these SYNs pass as they are, whatever the policy says, and are counted.
 
 from __future__ import annotations
 
-import pytest
-
 from dysco.lab import Lab
 from dysco.wire.packet import SYN, build_tcp
 from dysco.wire.tuples import FiveTuple
 from netns.conftest import MakeLab
-from netns.labs import counters, lab_text, sessions, until
+from netns.labs import both_modes, counters, lab_text, sessions, until
 from netns.test_middleboxes import COUNTER, FAMILIES, boxes
 
 TALKER = """
 import socket, struct, sys
-what, kind, own, other = sys.argv[1:5]
+what, kind, own, other, port = *sys.argv[1:5], int(sys.argv[5])
 family = socket.AF_INET6 if ":" in own else socket.AF_INET
 MPTCP, TCP_MD5SIG, TCP_IS_MPTCP = 262, 14, 43
 
@@ -34,7 +32,7 @@ s = socket.socket(family, socket.SOCK_STREAM, MPTCP if kind == "mptcp" else 0)
 s.settimeout(15)
 if what == "serve":
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.bind((own, 7777))
+    s.bind((own, port))
     if kind == "md5":
         sign(s)
     s.listen()
@@ -49,7 +47,7 @@ else:
     if kind == "md5":
         sign(s)
     s.bind((own, 0))
-    s.connect((other, 7777))
+    s.connect((other, port))
     if kind == "mptcp":
         assert s.getsockopt(socket.IPPROTO_TCP, TCP_IS_MPTCP), "fell back to ordinary TCP"
     sent = bytes(range(256)) * 2000
@@ -73,34 +71,41 @@ else:
 """
 
 
+KINDS = {"md5": 7777, "mptcp": 7778, "ordinary": 7779}
+
+
 def unchained(make_lab: MakeLab) -> Lab:
-    """A lab whose policy would take everything to port 7777."""
-    lab = make_lab(lab_text("signed", boxes(COUNTER), hops='["c"]', match="dst port 7777"))
+    """A lab whose policy would take everything to the ports of KINDS."""
+    lab = make_lab(lab_text("signed", boxes(COUNTER), hops='["c"]', match="dst portrange 7777-7779"))
     lab.up()
     for node in "ad":
         (lab.directory / node / "talk.py").write_text(TALKER)
     return lab
 
 
+@both_modes
 @FAMILIES
-@pytest.mark.parametrize(("kind", "counter"), [("md5", "tcp_signed"), ("mptcp", "mptcp")])
-def test_a_connection_that_must_not_be_touched(
-    make_lab: MakeLab, family: int, kind: str, counter: str
-) -> None:
+def test_connections_that_must_not_be_touched(make_lab: MakeLab, family: int) -> None:
+    """The kernels check signatures, and say if Multipath TCP has fallen back; an ordinary connection is chained."""
     lab = unchained(make_lab)
     client, server = lab.address("a", family), lab.address("d", family)
-    lab.start("d", ["python3", "talk.py", "serve", kind, server, client], name="talk")
-    until("nobody listens", lambda: "7777" in lab.exec("d", ["ss", "-Hltn"]).stdout)
-    lab.exec(
-        "a", ["python3", str(lab.directory / "a" / "talk.py"), "talk", kind, client, server], timeout_s=20
-    )
-    assert counters(lab, "a")[counter] == 1
-    assert [sessions(lab, node) for node in "acd"] == [[], [], []]
+    for kind, port in KINDS.items():
+        own = ["talk.py", "serve", kind, server, client, str(port)]
+        lab.start("d", ["python3", *own], name=kind)
+        until("nobody listens", lambda port=port: f":{port} " in lab.exec("d", ["ss", "-Hltn"]).stdout)  # type: ignore[misc]
+        talker = [str(lab.directory / "a" / "talk.py"), "talk", kind, client, server, str(port)]
+        lab.exec("a", ["python3", *talker], timeout_s=20)
+        found = counters(lab, "a")
+        assert (found["tcp_signed"], found["mptcp"]) == (1, int(kind != "md5"))
+        chained = int(kind == "ordinary")
+        assert [counters(lab, node)["opened"] for node in "acd"] == [chained] * 3
+        assert chained or [sessions(lab, node) for node in "acd"] == [[], [], []]
 
 
+@both_modes
 @FAMILIES
 def test_a_syn_with_the_authentication_option(make_lab: MakeLab, family: int) -> None:
-    """Crafted, for few kernels are built with TCP-AO; what arrives is compared with what was sent."""
+    """Made by hand, for few kernels are built with TCP-AO; what arrives is compared with what was sent."""
     lab = unchained(make_lab)
     client, server = lab.address("a", family), lab.address("d", family)
     left, right = (f"[{one}]" if family == 6 else one for one in (client, server))

@@ -10,7 +10,7 @@ import pytest
 
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, lab_text, log_of, nft_counter, put_file, sessions, until
+from netns.labs import MEGABYTE, both_modes, lab_text, log_of, nft_counter, put_file, sessions, until
 from netns.test_changes import FAMILIES, change, download, firewall, was_done
 
 BOXES = Path(__file__).parents[2] / "configs" / "boxes"
@@ -66,6 +66,7 @@ def replaced(lab: Lab, family: int, state: str, before: Callable[[], None] = lam
         assert running.digest() == wanted
 
 
+@both_modes
 @MODES
 @FAMILIES
 def test_a_firewalls_entry_goes_along(make_lab: MakeLab, family: int, state: str) -> None:
@@ -86,6 +87,7 @@ def test_a_firewalls_entry_goes_along(make_lab: MakeLab, family: int, state: str
     assert "state_installed" in log_of(lab, "c", "agent.log")
 
 
+@both_modes
 @MODES
 def test_a_python_boxs_counts_go_along(make_lab: MakeLab, state: str) -> None:
     boxes = [COUNTER.replace("NAME", name).replace("BOXES", str(BOXES)) for name in "bc"]
@@ -104,6 +106,7 @@ def test_a_python_boxs_counts_go_along(make_lab: MakeLab, state: str) -> None:
     assert said("c") > said("b")
 
 
+@both_modes
 def test_a_commands_state_goes_along(make_lab: MakeLab) -> None:
     box = 'state = "command", state_command = ["/usr/bin/env", "python3", "${dir}/move.py"]'
     hosts = [stateful(name, box).replace("[host.files]\n", COMMAND.strip() + "\n") for name in "bc"]
@@ -116,6 +119,7 @@ def test_a_commands_state_goes_along(make_lab: MakeLab) -> None:
     assert '"state": "b2YgYg=="' in asked
 
 
+@both_modes
 def test_a_box_without_state_refuses_and_the_session_goes_on(make_lab: MakeLab) -> None:
     lab = make_lab(lab_text("none", firewall("b"), firewall("c"), hops='["b"]'))
     lab.up()
