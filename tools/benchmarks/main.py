@@ -11,6 +11,7 @@ figure is the median of its rounds. Needs root.
     sessions    memory per session, CPU of idle agents and cost per packet with many established sessions
     setups      chain set-ups per second
     reconfigure how long changes of live chains take, and what a bulk transfer notices of them
+    removed     goodput once a middlebox or a proxy has left, beside that without any agent
     proxy       goodput and the CPU of HAProxy while it is taken out of its sessions, one group after the other
 """
 
@@ -34,7 +35,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import measure, packets, proxy, reconfigure
+from benchmarks import measure, packets, proxy, reconfigure, removed
 from benchmarks.report import page, plot, table
 from benchmarks.testbed import (
     ADDRESSES,
@@ -57,6 +58,7 @@ from benchmarks.testbed import (
     servers,
 )
 
+WAYS = ("forwarding", "dysco, ebpf", "dysco, tun", "dysco, tun without offload", "HAProxy")
 HOLD_PORT = 7000
 IDLE_S = 15.0
 SESSIONS_A_PROCESS = 10_000  # a process may have some 20,000 descriptors without raising limits
@@ -74,7 +76,10 @@ def main() -> int:
         "--way",
         action="append",
         dest="ways",
-        help="of chain, sessions, reconfigure and proxy, only this one; may be repeated",
+        choices=WAYS,
+        metavar="WAY",
+        help="of chain, sessions, reconfigure and proxy, only this one; may be repeated: "
+        + ", ".join(map(repr, WAYS)),
     )
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default %(default)s)")
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement (default %(default)s)")
@@ -105,7 +110,7 @@ def main() -> int:
     options = parser.parse_args()
     parts: dict[str, Callable[[Testbed, argparse.Namespace], dict[str, Figures]]] = {
         "chain": chain, "three": three, "packets": lambda bed, options: packets.run(), "unchained": unchained,
-        "sessions": sessions, "setups": setups, "reconfigure": reconfigurations, "proxy": proxied,
+        "sessions": sessions, "setups": setups, "reconfigure": reconfigurations, "proxy": proxied, "removed": removals,
     }  # fmt: skip
     wanted = options.what or list(parts)
     for name in wanted:
@@ -181,6 +186,11 @@ def proxied(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
     return {mode: one.figures for mode, one in found.items()}
 
 
+def removals(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
+    """What is left to pay once a middlebox or a proxy has left; of the default mode, which is what people have."""
+    return removed.run(bed.workdir, "ebpf", options.rounds, options.seconds)
+
+
 def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
     """The ways through the middle host, side by side."""
     ways: dict[str, tuple[Callable[[], AbstractContextManager[object]], int, int, str]] = {
@@ -190,7 +200,7 @@ def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
         "dysco, tun without offload": (
             lambda: agents(bed, mode="tun", offload=False), HTTP_PORT, IPERF_PORT, SERVER,
         ),
-        "HAProxy": (lambda: haproxy(bed), PROXY_HTTP, PROXY_IPERF, MIDDLE),
+        "HAProxy": (lambda: haproxy(bed, options.family), PROXY_HTTP, PROXY_IPERF, MIDDLE),
     }  # fmt: skip
     if options.ways:
         ways = {name: way for name, way in ways.items() if name in options.ways}

@@ -29,6 +29,10 @@ _OURS = {
     4: FiveTuple.parse("10.0.0.2:61000 > 10.0.0.1:61001"),
     6: FiveTuple.parse("[fd00::2]:61000 > [fd00::1]:61001"),
 }
+_BESIDE = {
+    4: FiveTuple.parse("10.0.0.3:61002 > 10.0.0.1:61001"),
+    6: FiveTuple.parse("[fd00::3]:61002 > [fd00::1]:61001"),
+}
 _UDP = 17
 _PROTOCOL_AT = {4: 9, 6: 6}
 
@@ -58,11 +62,12 @@ def _packets(steering: Steering) -> Iterator[tuple[str, str, int, bytes]]:
         yield "UDP (as good as no program), arriving", "ingress", family, bytes(udp)
         yield "TCP that is not chained, arriving", "ingress", family, bytes(other)
         yield "TCP that is not chained, leaving", "egress", family, bytes(other)
-        ours = _OURS[family]
+        ours, beside = _OURS[family], _BESIDE[family]
         packet = bytes(build_tcp(ours, 1, 1, ACK, 1000, _STAMPS, bytes(1000)).data)
         for name, numbers in (("rewritten", None), ("rewritten, other numbers", Translation())):
-            # To what it was already, so that the next turn finds it again.
-            steering.add(ours, IN, pack(Flow(UNDERLAY, ours, FORWARD, ours, translation=numbers), TO_BOX))
+            # To and fro, so that each turn finds it again.
+            for old, new in ((ours, beside), (beside, ours)):
+                steering.add(old, IN, pack(Flow(UNDERLAY, old, FORWARD, new, translation=numbers), TO_BOX))
             yield f"{name}, arriving", "ingress", family, packet
 
 

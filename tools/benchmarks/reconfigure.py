@@ -231,7 +231,7 @@ async def _all(made: Lab, kind: str, box: str) -> tuple[float, int]:
     async with dysco.connect(made.socket("a")) as agent:
         steps = getattr(agent.session(f"dst port {HOLD_PORT}"), kind)(box, timeout=120.0)
         async for step in steps:
-            failed += step.kind == "end" and step.phase != "done"
+            failed += step.is_failure
     return time.monotonic() - began, failed
 
 

@@ -85,6 +85,7 @@ _PARTS: Final = {
     "sessions": "Many established sessions",
     "setups": "Chain set-ups",
     "reconfigure": "Changes of live chains",
+    "removed": "After a middlebox or a proxy has left",
     "proxy": "A proxy that leaves",
 }
 
@@ -143,7 +144,7 @@ def _head(column: str) -> str:
 def _cell(value: float | None, first: float | None) -> str:
     if value is None:
         return "-"
-    shown = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    shown = f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
     return f"{shown} (×{value / first:.2f})" if first else shown
 
 

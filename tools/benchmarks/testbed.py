@@ -269,15 +269,15 @@ def servers(bed: Testbed) -> None:
 
 
 @contextmanager
-def haproxy(bed: Testbed) -> Iterator[None]:
-    """HAProxy in TCP mode on the middle host, in front of both servers."""
+def haproxy(bed: Testbed, family: int) -> Iterator[None]:
+    """HAProxy in TCP mode on the middle host, in front of both servers; on its other side in family 4 or 6."""
     conf = bed.workdir / "haproxy.cfg"
-    server = ADDRESSES[SERVER][0]
+    server = f"ipv{family}@{ADDRESSES[SERVER][family == 6]}"
     conf.write_text(
         "global\n  maxconn 5000\n  nbthread 2\ndefaults\n  mode tcp\n  timeout connect 5s\n"
         "  timeout client 1h\n  timeout server 1h\n"
-        f"listen http\n  bind :{PROXY_HTTP}\n  server s {server}:{HTTP_PORT}\n"
-        f"listen iperf\n  bind :{PROXY_IPERF}\n  server s {server}:{IPERF_PORT}\n"
+        f"listen http\n  bind :::{PROXY_HTTP} v4v6\n  server s {server}:{HTTP_PORT}\n"
+        f"listen iperf\n  bind :::{PROXY_IPERF} v4v6\n  server s {server}:{IPERF_PORT}\n"
     )
     process = bed.start(MIDDLE, "haproxy", "-db", "-f", str(conf))
     wait_for("HAProxy", lambda: bed.listening(MIDDLE, PROXY_HTTP) and bed.listening(MIDDLE, PROXY_IPERF))

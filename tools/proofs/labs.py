@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from dysco.lab import Lab, load
+from dysco.lab import Lab, Nursery, load
 
+_NURSERY: Final = Nursery()  # of all labs of this process; it ends with it
 SERVERS: Final = '[[host]]\nname = "d"\n'
 _HOSTS: Final = """
 [lab]
@@ -59,13 +60,13 @@ _LISTEN: Final = "listen p{front}\n  bind :::{front} v4v6\n  server d {target}:{
 
 
 @contextmanager
-def up(text: str, directory: Path, name: str, prefix: str) -> Iterator[Lab]:
+def up(text: str, directory: Path, name: str, prefix: str, *, agents: bool = True) -> Iterator[Lab]:
     """Bring a lab up that has this file, and take it down at the end. prefix: of the names of its namespaces."""
     path = directory / f"{name}.toml"
     path.write_text(text)
-    lab = load(path, prefix=prefix, root=directory / name)
+    lab = load(path, prefix=prefix, root=directory / name, nursery=_NURSERY)
     try:
-        lab.up()
+        lab.up(agents=agents)
         yield lab
     finally:
         lab.down()

@@ -121,8 +121,7 @@ def _next(world: World, node: str) -> str:
             steps = [one async for one in agent.move(target)]
         world.note(steps)
         for one in steps:
-            is_bad = one.kind == "end" and one.phase != "done" and not any(why in one.reason for why in FINE)
-            if is_bad:
+            if one.is_failure and not any(why in one.reason for why in FINE):
                 raise Disproved(f"{node} to {target}: {one.phase} by {one.by}: {one.reason}")
         world.failed.clear()
 

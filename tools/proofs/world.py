@@ -184,7 +184,7 @@ class World:
         for one in steps:
             if one.kind == "end" and one.phase == "done":
                 self.times.append(one.after_s - asked.get(one.session, one.after_s))
-            elif one.kind == "end":
+            elif one.is_failure:
                 self.failed.append(one)
 
     def must(self, port: int, kind: str, *args: str, **terms: Any) -> None:
