@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from dysco.errors import HostError
 from dysco.host.journal import Journal, decode, encode
-from dysco.host.lock import Lock
+from dysco.host.lock import Lock, sweep
 
 RECORDS = st.lists(st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=20)), max_size=6)
 
@@ -79,6 +81,28 @@ def test_a_lock_excludes_names_its_holder_and_leaves_no_file(tmp_path: Path) -> 
     second.take()
     second.release()
     second.release()
+
+
+LOOK = """
+import sys, pathlib
+from dysco.host.lock import sweep
+while True:
+    sweep(pathlib.Path(sys.argv[1]), "*.lock")
+"""
+
+
+def test_who_looks_for_locks_that_nobody_holds_is_not_taken_for_a_holder(tmp_path: Path) -> None:
+    lock = Lock(tmp_path / "x.lock", "one agent")
+    with subprocess.Popen([sys.executable, "-c", LOOK, str(tmp_path)]) as looking:
+        try:
+            (tmp_path / "left.lock").touch()
+            while (tmp_path / "left.lock").exists():
+                assert looking.poll() is None
+            for _ in range(3000):
+                lock.take()
+                lock.release()
+        finally:
+            looking.kill()
 
 
 def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:
