@@ -19,6 +19,7 @@ from dysco.protocol.switching import FROZEN_BYTES, FROZEN_S, is_at_cutoff
 from dysco.protocol.transfers import ARRIVED, COPY, FAILED, FREEZE, INSTALLED
 from dysco.wire.messages import (
     Ack,
+    AckAck,
     AckCancel,
     AckLock,
     CancelLock,
@@ -313,6 +314,23 @@ def test_the_last_acknowledgement_is_repeated_for_the_old_path() -> None:
     assert {(one.five_tuple, one.seq, one.ack, one.flags) for one in reminders} == {
         (talk.right, SENT, RECEIVED, ACK)
     }
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_came_and_was_not_counted_does_not_keep_an_old_path(first: bool) -> None:
+    """A kernel was in the middle of a packet; the other anchor has the acknowledgement, by the new path."""
+    talk, anchor = two_paths()
+    assert anchor.two is not None
+    came = RECEIVED + 100
+    switched = AckAck(CHAIN, label(anchor), OWN.request, came, anchor.two.cutoff)
+    acked = build_tcp(chain_of(talk).session_out, SENT, came, ACK, 64240)
+    sent = [packet for _, packet in talk.rig.feed(FIRST_BOX + 1, acked.copy())] if first else []
+    tell(talk.rig, "d", switched)
+    sent += [packet for _, packet in talk.rig.feed(FIRST_BOX + 1, acked)] if not first else []
+    tell(talk.rig, "d", OldDone(CHAIN, RIGHT, OWN.request, False, RIGHT))
+    sent += [packet for _, packet in talk.rig.wait(1.0)]
+    assert (talk.right, came) in {(read(one).five_tuple, read(one).ack) for one in sent}
+    assert moves(talk)[-1] == ("done", "")
 
 
 def test_an_old_path_that_does_not_get_empty_is_told_once_and_kept() -> None:

@@ -320,11 +320,20 @@ def test_a_reminder_repeats_the_last_ack(at: Numbers) -> None:
     assert shown(at, [reminder]) == [(1000, 5000, 0, 0)]
 
 
-def test_a_reminder_tells_what_was_received_and_not_counted(at: Numbers) -> None:
+def test_what_was_received_and_not_counted_is_known_by_its_acknowledgement(at: Numbers) -> None:
     anchor = two(at, old_rcvd=4950)
     anchor.peer_cutoff = at(5000)
     anchor.acked = anchor.cutoff
+    old, _ = send(anchor, at, packet(at, 1000, 5000))
+    assert old == [(1000, 5000, 0, 0)]
+    assert anchor.is_done
+
+
+def test_a_reminder_tells_what_was_received_and_not_counted(at: Numbers) -> None:
+    anchor = two(at, old_rcvd=4950)
+    anchor.acked = anchor.cutoff
     send(anchor, at, packet(at, 1000, 5000))
+    anchor.peer_cutoff = at(5000)
     assert not anchor.is_done
     reminder = anchor.remind()
     assert reminder is not None

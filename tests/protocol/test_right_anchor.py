@@ -346,3 +346,17 @@ def test_a_new_path_takes_no_packets_that_are_not_its_own(subsession: FiveTuple)
     talk.say((">>", "a", syn), ("<<", "a", refused))
     assert {key: (flow.owner, flow.rewrite) for key, flow in talk.rig.table.flows.items()} == before
     talk.say((">>", "a", new_path(HERE)), ("<<", "a", AGREED))
+
+
+def test_what_came_and_was_not_counted_does_not_keep_an_old_path() -> None:
+    """A kernel was in the middle of a packet; the other anchor has the acknowledgement, by the new path."""
+    talk, numbers = two_paths()
+    came = numbers.received + UNDER_WAY
+    on_new(talk, came, numbers.sent)
+    inner = chain_of(talk).session_in.reversed()
+    sent = talk.rig.feed(FIRST_BOX, build_tcp(inner, numbers.sent, came, ACK, 64240))
+    tell(talk.rig, "a", OldDone(CHAIN, LEFT, HERE.request, True, LEFT))
+    sent += talk.rig.wait(1.0)
+    old = chain_of(talk).left.tuple.reversed()
+    assert (old, came) in {(read(one).five_tuple, read(one).ack) for _, one in sent}
+    assert moves(talk)[-1] == ("done", "")

@@ -128,6 +128,8 @@ MUTATIONS: Final = (
         "who was held is forgotten when the own request is refused", LEFT,
         "            ground.again.append((chain, lock.held))", "            pass",
     ),
+    Mutation("what came while a kernel was asked is never known", PATHS, "            self.old_rcvd = later(self.old_rcvd, earlier(self.answered, self.peer_cutoff))\n", "            pass\n"),
+    Mutation("a left anchor does not remind the old path once the other half is empty", LEFT, "if (reminder := two.remind()) is not None:", "if not anchor.peer_done and (reminder := two.remind()) is not None:"),
     Mutation("a left anchor goes on with the old numbers", LEFT, '        chain.changing.left = None\n        ground.set_tops(chain, "right", where(two))\n', "        chain.changing.left = None\n"),
     # The right anchor.
     Mutation("a right anchor grants two at once", RIGHT, 'elif anchor.change.request != message.change.request:\n            return "busy"', "elif False:\n            return None"),

@@ -434,7 +434,7 @@ class Left:
         if Phase.STUCK not in anchor.since:
             two.hurried = now - anchor.since.get(Phase.TWO_PATHS, now) > HURRY_S
             self._measure(anchor)
-            if not anchor.peer_done and (reminder := two.remind()) is not None:
+            if (reminder := two.remind()) is not None:
                 if anchor.stamps is not None:
                     anchor.stamps.to_old(reminder, located(reminder))
                 self._ground.to_right(anchor.old, reminder)

@@ -110,6 +110,7 @@ class TwoPaths:
             return old, new
         ack = at.ack
         self.answered = later(self.answered, ack)
+        self._count_missed()
         self.last = bare(packet, at, at.seq, ack)
         behind = distance(ack, self.old_rcvd) < 0
         end = at.next_seq
@@ -184,16 +185,20 @@ class TwoPaths:
         return True
 
     def remind(self) -> Packet | None:
-        """Repeat the last acknowledgement for the old path; None if none is known.
-
-        What is acknowledged below the peer's cutoff has come on the old path, whether it was counted here or not: a
-        kernel may have been in the middle of a packet when this anchor asked it where it stands.
-        """
-        if self.peer_cutoff is not None:
-            self.old_rcvd = later(self.old_rcvd, earlier(self.answered, self.peer_cutoff))
+        """Repeat the last acknowledgement for the old path; None if none is known."""
+        self._count_missed()
         last = self.last
         at = None if last is None else locate(last)
         return None if last is None or at is None else self._bare_for_old(last, at)
+
+    def _count_missed(self) -> None:
+        """Know what has come on the old path and was not counted here.
+
+        All that is acknowledged below the peer's cutoff has; a kernel may have been in the middle of a packet when this
+        anchor asked it where it stands.
+        """
+        if self.peer_cutoff is not None and not self.forced:
+            self.old_rcvd = later(self.old_rcvd, earlier(self.answered, self.peer_cutoff))
 
     def _is_stale(self, ack: int) -> bool:
         """Whether the new path has said as much: a reminder of it would look like a request to send again."""

@@ -314,7 +314,7 @@ class Right:
         if Phase.STUCK not in anchor.since:
             two.hurried = now - anchor.since.get(Phase.TWO_PATHS, now) > HURRY_S
             self._measure(anchor)
-            if not anchor.peer_done and (reminder := two.remind()) is not None:
+            if (reminder := two.remind()) is not None:
                 if anchor.stamps is not None:
                     anchor.stamps.to_old(reminder, located(reminder))
                 self.to_path(anchor, reminder, old=True)
