@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dysco.protocol.events import PeerDown, PeerUp, SessionClosed, SessionForgotten, SessionRecord
-from dysco.protocol.flow import HOST, UNDERLAY
+from dysco.protocol.flow import HOST, UNDERLAY, Flow
 from dysco.protocol.settings import Timers
 from dysco.protocol.states import Input
 from dysco.wire.messages import Hello
@@ -51,6 +51,24 @@ def test_fins_of_both_directions_close_after_a_minute() -> None:
     assert isinstance(forgotten, SessionForgotten)
     assert not rig.table.flows
     assert rig.agent.next_deadline() is None
+
+
+@pytest.mark.parametrize("gone", [1000, 3 * 2**30])
+def test_a_fin_is_counted_behind_what_a_kernel_has_carried(gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(decision=to_c())
+    rig.establish()
+    flow = rig.table.flows[HOST, ME]
+    flow.top_seq = 1001
+    end = (1001 + gone) % 2**32
+
+    def carried(flow: Flow) -> int:
+        if flow.top_seq == 1001:
+            flow.top_seq = end
+        return flow.packets
+
+    monkeypatch.setattr(rig.table, "refresh", carried)
+    rig.feed(HOST, build_tcp(ME, end, 9001, FIN | ACK, 1))
+    assert flow.top_seq == end + 1
 
 
 def test_a_half_closed_session_has_an_hour_and_an_idle_one_more() -> None:

@@ -76,14 +76,14 @@ class KernelFlowTable(PythonFlowTable):
         self._kernel = steer
         self._boxes = dict(boxes or {})
         self._all: dict[tuple[FiveTuple, int], Tally] | None = None
-        # What `refresh` has seen last; of flows that nobody has asked for, nothing is kept.
+        # What `refresh` has seen last; of flows that nobody has asked for, and that began at no number, nothing is kept.
         self._seen: dict[Flow, Tally] = {}
 
     def insert(self, flow: Flow) -> None:
         """Keep a flow; the next packet is treated as it says."""
         old = self.get(flow.port, flow.match)
         if old is not None and self.action(old) != TO_AGENT:
-            packets, octets = old.packets, old.bytes
+            packets, octets, seq, ack = old.packets, old.bytes, old.top_seq, old.top_ack
             self._bring_up(old, self._kernel.stop(flow.match, self._direction(flow.port, flow.match)))
             self._seen.pop(old, None)
             if old.owner is flow.owner and old is not flow:
@@ -91,10 +91,13 @@ class KernelFlowTable(PythonFlowTable):
                 flow.packets += old.packets - packets
                 flow.bytes += old.bytes - octets
                 flow.top_seq, flow.top_ack = (
-                    _further(flow.top_seq, old.top_seq),
-                    _further(flow.top_ack, old.top_ack),
+                    _further(flow.top_seq, old.top_seq, seq),
+                    _further(flow.top_ack, old.top_ack, ack),
                 )
         super().insert(flow)
+        if (flow.top_seq >= 0 or flow.top_ack >= 0) and self.action(flow) != TO_AGENT:
+            # Where the kernel begins: later, what it has done since cannot be told from what the agent has heard.
+            self._seen[flow] = Tally(0, 0, _known(flow.top_seq), _known(flow.top_ack))
 
     def adopt(self, flow: Flow) -> None:
         """Keep a flow that the kernel has let in by itself, as it is there."""
@@ -244,6 +247,10 @@ def _further(ours: int, kernel: int, before: int | None = None) -> int:
     if ours < 0 or kernel < 0:
         return max(ours, kernel)
     return kernel if ours == before or (ours - kernel) & MASK32 >= _MOST_AHEAD else ours
+
+
+def _known(top: int) -> int | None:
+    return top if top >= 0 else None
 
 
 def _values(numbers: Translation) -> tuple[int, int, int, int]:
