@@ -130,7 +130,11 @@ MUTATIONS: Final = (
     ),
     Mutation("what came while a kernel was asked is never known", PATHS, "            self.old_rcvd = later(self.old_rcvd, earlier(self.answered, self.peer_cutoff))\n", "            pass\n"),
     Mutation("a left anchor does not remind the old path once the other half is empty", LEFT, "if (reminder := two.remind()) is not None:", "if not anchor.peer_done and (reminder := two.remind()) is not None:"),
-    Mutation("a left anchor goes on with the old numbers", LEFT, '        chain.changing.left = None\n        ground.set_tops(chain, "right", where(two))\n', "        chain.changing.left = None\n"),
+    Mutation("a left anchor goes on with the old numbers", LEFT, '        if not anchor.is_through:\n            ground.set_tops(chain, "right", where(two))\n', ""),
+    Mutation("an anchor lets packets pass while the path handshake may still come", SWITCHING, "if anchor.shown and not (anchor.is_through", "if not (anchor.is_through"),
+    Mutation("an anchor lets packets pass, and counts on from the old numbers", SWITCHING, "        ground.set_tops(chain, side, where(two))\n", ""),
+    Mutation("an anchor of joined chains lets packets pass as they are", SWITCHING, "anchor.is_through or anchor.joined or two.forced", "anchor.is_through or two.forced"),
+    Mutation("an anchor lets packets pass that are to be held", SWITCHING, " and anchor.holding is None:\n        anchor.is_through", ":\n        anchor.is_through"),
     # The right anchor.
     Mutation("a right anchor grants two at once", RIGHT, 'elif anchor.change.request != message.change.request:\n            return "busy"', "elif False:\n            return None"),
     Mutation("a right anchor forgets its own sums", RIGHT, "new.sums = anchor.sums\n", "new.sums = None\n"),

@@ -292,13 +292,26 @@ class Chain:
         """How many subsessions lie to the left of this agent."""
         return self.key[CHAIN_ID_LEN]
 
+    @property
+    def outer_left(self) -> Facing:
+        """The facing on the left that packets pass: of a new path as soon as nothing is left for the old one."""
+        right = None if self.changing is None else self.changing.right
+        return right.new if right is not None and right.is_through and right.new is not None else self.left
+
+    @property
+    def outer_right(self) -> Facing | None:
+        """The facing on the right that packets pass, as `outer_left`."""
+        left = None if self.changing is None else self.changing.left
+        return left.new if left is not None and left.is_through else self.right
+
     def left_flows(self) -> Iterator[Flow]:
         """The flows between the left facing and the box; none without a box."""
         if self.box is not None:
-            into, out = self.left.translations()
+            left = self.outer_left
+            into, out = left.translations()
             yield Flow(
-                self.left.read,
-                self.left.tuple,
+                left.read,
+                left.tuple,
                 self.box.left_write,
                 self.session_in,
                 owner=self,
@@ -307,26 +320,27 @@ class Chain:
             yield Flow(
                 self.box.left_read,
                 self.session_in.reversed(),
-                self.left.write,
-                self.left.tuple.reversed(),
+                left.write,
+                left.tuple.reversed(),
                 owner=self,
                 translation=out,
             )
 
     def right_flows(self) -> Iterator[Flow]:
         """The flows between the box and the right facing, or between both facings without a box."""
-        assert self.right is not None
-        backward, forward = self.right.translations()
+        left, right = self.outer_left, self.outer_right
+        assert right is not None
+        backward, forward = right.translations()
         if self.box is None:
-            read, write, session = self.left.read, self.left.write, self.left.tuple
-            into, out = self.left.translations()
+            read, write, session = left.read, left.write, left.tuple
+            into, out = left.translations()
             forward, backward = _both(into, forward), _both(backward, out)
         else:
             read, write, session = self.box.right_read, self.box.right_write, self.session_out
-        yield Flow(read, session, self.right.write, self.right.tuple, owner=self, translation=forward)
+        yield Flow(read, session, right.write, right.tuple, owner=self, translation=forward)
         yield Flow(
-            self.right.read,
-            self.right.tuple.reversed(),
+            right.read,
+            right.tuple.reversed(),
             write,
             session.reversed(),
             owner=self,

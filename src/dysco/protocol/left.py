@@ -23,6 +23,7 @@ from dysco.protocol.switching import (
     at_cutoff,
     begin_two,
     give_back,
+    go_through,
     is_at_cutoff,
     patience,
     raise_alarm,
@@ -199,6 +200,8 @@ class Left:
             self.transfers.begin(chain, anchor)
         elif anchor.may_complete:
             self._input(chain, anchor, LeftInput.DONE, now)
+        else:
+            go_through(self._ground, chain, anchor, "right")
 
     def seen_inside(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """The inner side has shown its timestamps."""
@@ -527,7 +530,8 @@ class Left:
             anchor.stamps.finish(new)
         chain.right = new
         chain.changing.left = None
-        ground.set_tops(chain, "right", where(two))
+        if not anchor.is_through:
+            ground.set_tops(chain, "right", where(two))
         ground.install(chain)
         ground.tidy(chain)
         ground.complete(chain, anchor.change.request)
