@@ -70,3 +70,26 @@ def test_what_an_anchor_has_told_is_kept_until_the_kernel_has_seen_as_much() -> 
         kernel.counted = after(gone)
         table.refresh(flow)
         assert flow.top_seq == flow.top_ack == START + stands
+
+
+@pytest.mark.parametrize("passed", [0, 5])
+def test_a_flow_that_a_change_has_stopped_may_rest_again(passed: int) -> None:
+    kernel = Kernel()
+    table = KernelFlowTable(kernel, (bytes((10, 0, 0, 1)),), (61000, 65535))
+    flow = Flow(UNDERLAY, MATCH, HOST, SESSION)
+    table.insert(flow)
+    kernel.counted = after(1448, passed)
+    slow = Flow(UNDERLAY, MATCH, HOST, SESSION, slow=True)
+    table.insert(slow)
+    assert slow.packets == passed
+    slow.packets += 2
+    slow.bytes += 3000
+    slow.top_seq = slow.top_ack = (START + 3000) % 2**32
+    again = Flow(UNDERLAY, MATCH, HOST, SESSION)
+    again.carry_over(slow)
+    table.insert(again)
+    assert table.may_rest(again)
+    kernel.counted = after(4344, passed + 3)  # it goes on from there
+    table.refresh(again)
+    assert (again.packets, again.top_seq) == (passed + 3, (START + 4344) % 2**32)
+    assert table.may_rest(again)

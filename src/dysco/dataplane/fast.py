@@ -31,7 +31,7 @@ TO_WIRE: Final = 3
 TO_DEVICE: Final = 4
 
 _REWRITE = struct.Struct("=16s16s4sHHBBBB4x")
-_NUMBERS = struct.Struct("=IIIIII24x")
+_NUMBERS = struct.Struct("=IIIIII8xQQ")
 _HOP = struct.Struct("=I")
 _HOP_AT: Final = 44  # hop_ifindex
 _BOX_AT: Final = 72  # hop_mac
@@ -95,9 +95,9 @@ class KernelFlowTable(PythonFlowTable):
                     _further(flow.top_ack, old.top_ack, ack),
                 )
         super().insert(flow)
-        if (flow.top_seq >= 0 or flow.top_ack >= 0) and self.action(flow) != TO_AGENT:
+        if (flow.packets or flow.top_seq >= 0 or flow.top_ack >= 0) and self.action(flow) != TO_AGENT:
             # Where the kernel begins: later, what it has done since cannot be told from what the agent has heard.
-            self._seen[flow] = Tally(0, 0, _known(flow.top_seq), _known(flow.top_ack))
+            self._seen[flow] = Tally(flow.packets, flow.bytes, _known(flow.top_seq), _known(flow.top_ack))
 
     def adopt(self, flow: Flow) -> None:
         """Keep a flow that the kernel has let in by itself, as it is there."""
@@ -163,7 +163,7 @@ class KernelFlowTable(PythonFlowTable):
 
     def _bring_up(self, flow: Flow, now: Tally) -> None:
         if not now.packets:
-            return
+            return  # the entry is gone, or nothing has passed
         before, self._seen[flow] = self._seen.get(flow, NOTHING), now
         flow.packets += now.packets - before.packets
         flow.bytes += now.bytes - before.bytes
@@ -216,7 +216,7 @@ class KernelFlowTable(PythonFlowTable):
 
 
 def pack(flow: Flow, action: int) -> bytes:
-    """A flow as the programs know it, with counters at zero."""
+    """A flow as the programs know it: they go on counting where it stands."""
     new, numbers, seq, ack = flow.rewrite, flow.translation, flow.top_seq, flow.top_ack
     half = (len(new) - 4) // 2
     address_delta = flow.address_delta
@@ -231,11 +231,10 @@ def pack(flow: Flow, action: int) -> bytes:
         (_KNOWN_SEQ if seq >= 0 else 0) | (_KNOWN_ACK if ack >= 0 else 0),
         _TELLS,
     )
-    if numbers is None and seq < 0 and ack < 0:
+    if numbers is None and seq < 0 and ack < 0 and not flow.packets:
         return rewrite + _NO_NUMBERS
-    return rewrite + _NUMBERS.pack(
-        *(value & MASK32 for value in _values(numbers or _UNCHANGED)), max(seq, 0), max(ack, 0)
-    )
+    values = (value & MASK32 for value in _values(numbers or _UNCHANGED))
+    return rewrite + _NUMBERS.pack(*values, max(seq, 0), max(ack, 0), flow.packets, flow.bytes)
 
 
 def _further(ours: int, kernel: int, before: int | None = None) -> int:
