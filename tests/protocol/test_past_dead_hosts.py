@@ -367,3 +367,21 @@ def test_who_asks_past_a_dead_host_for_what_lies_behind_it_hears_the_end(asker: 
     number = live.change(asker, left, right, "e", force=True)
     live.wait(20.0)
     assert live.outcome(asker, number)[0] == "done"
+
+
+@pytest.mark.parametrize("asker", ["a", "d"])
+def test_a_host_that_dies_right_after_it_has_come_can_be_taken_out(asker: str) -> None:
+    living = Living()
+    living.talk(3000)
+    request = living.change("a", "a", "c", "e")
+    while living.outcome("a", request)[0] != "done":
+        living.wait(0.001)
+    living.wait(0.04)
+    living.kill("e")
+    living.say(b"while it is silent" * 100)
+    living.notice("e")
+    forced = living.change(asker, "a", "c", force=True)
+    living.wait(10.0)
+    assert living.outcome(asker, forced)[0] == "done"
+    living.talk(3000)
+    assert living.chain(asker) == "acd"

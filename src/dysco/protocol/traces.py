@@ -26,6 +26,8 @@ TRIES: Final = 6
 MOST_PLACES: Final = 24  # ours: what one datagram holds of names of ordinary length
 _AT_ONCE: Final = 256  # ours: told in one go, after a restart all sessions may have to be
 _PAUSE_S: Final = 0.01
+SOON_S: Final = 0.02  # ours: what a change has brought may die, and must be known by then to be taken out
+_FEW: Final = 32  # ours: chains that wait at a time and may be told soon; many are told one after the other
 
 
 class Traces:
@@ -131,6 +133,17 @@ class Traces:
             self._plan(chain.key, now + wait)
         self._untold[chain.key] = 0
 
+    def tell_soon(self, chain: Chain, now: float) -> None:
+        """As `tell_later`, and before that at once if not many chains have been changed."""
+        self.tell_later(chain, now)
+        if len(self._queue) <= _FEW:
+            self._ground.alarm(now + SOON_S, lambda _: self._tell(chain.key))
+
+    def _tell(self, key: bytes) -> None:
+        chain = self._ground.life.chains.get(key) if key in self._untold else None
+        if chain is not None and chain.state in LIVE and chain.right is not None:
+            self._leftward(chain, Trace(chain.chain_id, 0, 0, 0, ""))
+
     def _plan(self, key: bytes, due: float) -> None:
         """One alarm serves the whole queue, for everybody waits equally long."""
         self._queue.append((due, key))
@@ -150,7 +163,7 @@ class Traces:
                 continue
             self._untold[key] = tries + 1
             self._queue.append((now + wait, key))
-            self._leftward(chain, Trace(chain.chain_id, 0, 0, 0, ""))
+            self._tell(key)
         self._armed = bool(self._queue)
         if self._queue:
             self._ground.alarm(max(self._queue[0][0], now + _PAUSE_S), self._due)

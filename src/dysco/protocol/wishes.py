@@ -139,7 +139,7 @@ class Wishes:
             return
         message = Progress(chain.chain_id, 0, request, phase, False, by, reason)
         if phase is Phase.DONE:
-            self._traces.tell_later(chain, now)
+            self._traces.tell_soon(chain, now)
         if phase.is_final:
             self._remember(message)
         wish = self._open.get(request)
