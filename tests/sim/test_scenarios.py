@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
-from dysco.sim.__main__ import first_of, judged, show
+from dysco.sim import deaths, proxied
+from dysco.sim.__main__ import first_of, judged, kind_of, mixed, show
 from dysco.sim.scenario import Scenario, Verdict, run
 
 REGRESSIONS = (
@@ -80,3 +82,10 @@ def test_a_defect_that_ends_a_seed_is_a_fault_of_that_seed() -> None:
     verdict = judged(broken, 7)
     assert verdict.seed == 7
     assert "KeyError: 7" in verdict.faults[0]
+
+
+def test_of_mixed_seeds_one_in_eight_has_a_proxy_and_is_that_of_the_proxies() -> None:
+    kinds = Counter(kind_of(seed) for seed in range(4000))
+    assert kinds == {"": 3500, "proxy": 400, "dead-proxy": 100}
+    for seed, alone in ((7, run), (8, proxied.run), (40, deaths.run)):
+        assert mixed(seed, record=True).dialogue == alone(seed, record=True).dialogue

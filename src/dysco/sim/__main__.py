@@ -53,15 +53,12 @@ def main() -> int:
     parser.add_argument(
         "--calm", action="store_true", help="no host moves or dies, as else in two seeds of five"
     )
+    parser.add_argument(
+        "--mixed", action="store_true", help="one scenario in eight with a proxy; of these, one in five with a death"
+    )
     options = parser.parse_args()
-    kinds: dict[str, Callable[..., Verdict]] = {
-        "dead-proxy": deaths.run,
-        "proxy": proxied.run,
-        "calm": partial(scenario.run, restless=False),
-        "": scenario.run,
-    }
-    kind = next((one for one in kinds if one and getattr(options, one.replace("-", "_"))), "")
-    run = kinds[kind]
+    chosen = next((one for one in KINDS if one and getattr(options, one.replace("-", "_"))), "")
+    run = mixed if options.mixed else KINDS[chosen]
     first, separator, last = options.seeds.partition(":")
     try:
         seeds = range(int(first), int(last) if separator else int(first) + 1)
@@ -84,6 +81,7 @@ def main() -> int:
             total.outcomes += verdict.outcomes
             if verdict.faults:
                 failed += 1
+                kind = kind_of(verdict.seed) if options.mixed else chosen
                 show(verdict, judged(run, verdict.seed, record=True).dialogue, kind)
     if options.dialogue:
         for seed in seeds:
@@ -94,6 +92,25 @@ def main() -> int:
         f"changes {dict(sorted(total.outcomes.items()))}, {failed} failed, {ran / elapsed:.1f} seeds/s\n"
     )
     return 1 if failed else 0
+
+
+KINDS: Final[dict[str, Callable[..., Verdict]]] = {
+    "dead-proxy": deaths.run,
+    "proxy": proxied.run,
+    "calm": partial(scenario.run, restless=False),
+    "": scenario.run,
+}
+"""Scenarios by the option that asks for them."""
+
+
+def kind_of(seed: int) -> str:
+    """Of what kind a seed is among others."""
+    return "dead-proxy" if seed % 40 == 0 else "proxy" if seed % 8 == 0 else ""
+
+
+def mixed(seed: int, *, record: bool = False) -> Verdict:
+    """Run a seed as what it is among others."""
+    return KINDS[kind_of(seed)](seed, record=record)
 
 
 def judged(run: Callable[..., Verdict], seed: int, *, record: bool = False) -> Verdict:
