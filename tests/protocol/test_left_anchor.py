@@ -333,6 +333,19 @@ def test_what_came_and_was_not_counted_does_not_keep_an_old_path(first: bool) ->
     assert moves(talk)[-1] == ("done", "")
 
 
+def test_an_old_path_that_both_halves_have_left_is_not_reminded() -> None:
+    """The other anchor may have forgotten it: its host would answer with a reset."""
+    talk, anchor = two_paths()
+    from_inside(talk, SENT, 0)
+    switch(talk, anchor)
+    tell(talk.rig, "d", OldDone(CHAIN, RIGHT, OWN.request, False, RIGHT))
+    assert not anchor.shown
+    sent = [read(packet).five_tuple for _, packet in talk.rig.wait(1.0)]
+    assert sent
+    assert talk.right not in sent
+    assert moves(talk)[-1] == ("done", "")
+
+
 def test_an_old_path_that_does_not_get_empty_is_told_once_and_kept() -> None:
     talk, anchor = two_paths()
     from_inside(talk, SENT, 0)

@@ -317,7 +317,9 @@ class Right:
         if Phase.STUCK not in anchor.since:
             two.hurried = now - anchor.since.get(Phase.TWO_PATHS, now) > HURRY_S
             self._measure(anchor)
-            if (reminder := two.remind()) is not None:
+            # When both halves are empty the other anchor may be done, and know nothing of the old path any more.
+            waits = not (two.is_done and anchor.peer_done)
+            if waits and (reminder := two.remind()) is not None:
                 if anchor.stamps is not None:
                     anchor.stamps.to_old(reminder, located(reminder))
                 self.to_path(anchor, reminder, old=True)
