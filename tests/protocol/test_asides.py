@@ -464,7 +464,7 @@ def test_who_is_inside_of_another_change_answers_a_path_handshake_that_has_come_
     early = build_tcp(NEW_PATH, 5000, 0, SYN, REHEARSED_WINDOW, MSS_1460)
     assert talk.rig.feed(UNDERLAY, early) == []
     talk.rig.agent.receive_message("a", new_path(HERE), talk.rig.now)
-    [(port, answer)] = talk.rig.take()
+    [(port, answer), _] = talk.rig.take()
     assert (port, read(answer).five_tuple, read(answer).ack) == (UNDERLAY, NEW_PATH.reversed(), 5001)
 
 
@@ -474,7 +474,7 @@ def test_a_path_handshake_that_has_overtaken_its_message_is_answered_with_it() -
     early = build_tcp(NEW_PATH, 5000, 0, SYN, REHEARSED_WINDOW, MSS_1460)
     assert talk.rig.feed(UNDERLAY, early) == []
     talk.rig.agent.receive_message("a", new_path(HERE), talk.rig.now)
-    [(_, answer)] = talk.rig.take()
+    [(_, answer), _] = talk.rig.take()
     assert (read(answer).flags, read(answer).ack) == (SYN | ACK, 5001)
 
 

@@ -126,6 +126,7 @@ def shake(talk: Talk, anchor: LeftAnchor) -> None:
     back, isn = anchor.new.tuple.reversed(), anchor.isn
     answer = build_tcp(back, PEER_ISN, isn + 1, SYN | ACK, REHEARSED_WINDOW, MSS_1460)
     talk.rig.feed(UNDERLAY, answer)
+    talk.rig.feed(UNDERLAY, build_tcp(back, PEER_ISN + 1, isn + 1, ACK, REHEARSED_WINDOW))
 
 
 def switch(talk: Talk, anchor: LeftAnchor) -> None:

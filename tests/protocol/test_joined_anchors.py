@@ -325,8 +325,9 @@ def test_an_end_that_shows_no_timestamps_is_asked_and_then_the_change_is_given_u
     assert (9001 - one.seq) % (1 << 32) == FAR
     tell(talk.rig, "d", SynAck(CHAIN, label(anchor), OWN.request))
     assert anchor.new is not None
-    back = build_tcp(anchor.new.tuple.reversed(), 9000, anchor.isn + 1, SYN | ACK, 0xFFFF)
-    talk.rig.feed(UNDERLAY, back)
+    for seq, flags in ((9000, SYN | ACK), (9001, ACK)):
+        back = build_tcp(anchor.new.tuple.reversed(), seq, anchor.isn + 1, flags, 0xFFFF)
+        talk.rig.feed(UNDERLAY, back)
     assert said(talk.rig, Ack) == []
     talk.rig.wait(4.0)
     tell(talk.rig, "d", AckCancel(CHAIN, RIGHT, OWN.request))

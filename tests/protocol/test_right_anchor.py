@@ -166,10 +166,12 @@ def test_the_left_half_cannot_be_told_empty_before_the_switch() -> None:
 def test_the_path_handshake_is_answered_in_the_left_anchors_numbers() -> None:
     talk, numbers = waiting()
     for _ in range(2):
-        [answer] = on_new(talk, 5000, 0, SYN, window=REHEARSED_WINDOW)
+        [answer, update] = on_new(talk, 5000, 0, SYN, window=REHEARSED_WINDOW)
         at = read(answer)
         assert (at.five_tuple, at.flags) == (NEW_PATH.reversed(), SYN | ACK)
         assert (at.seq, at.ack, at.window) == (numbers.sent - 1, 5001, REHEARSED_WINDOW)
+        at = read(update)
+        assert (at.flags, at.seq, at.ack, at.window) == (ACK, numbers.sent, 5001, REHEARSED_WINDOW)
     [update] = on_new(talk, 5001, numbers.sent)
     at = read(update)
     assert (at.flags, at.seq, at.ack, at.payload_len) == (ACK, numbers.sent, 5001, 0)
@@ -182,7 +184,7 @@ def test_a_lock_that_the_left_anchor_has_forgotten_does_not_keep_packets_from_th
         tell(talk.rig, peer, message)
     tell(talk.rig, "a", request(HERE, LEFT))
     tell(talk.rig, "a", new_path(HERE))
-    [answer] = on_new(talk, 1000, 0, SYN, window=REHEARSED_WINDOW)
+    [answer, _] = on_new(talk, 1000, 0, SYN, window=REHEARSED_WINDOW)
     assert (read(answer).five_tuple, read(answer).flags) == (NEW_PATH.reversed(), SYN | ACK)
     [update] = on_new(talk, 1001, 8994, window=REHEARSED_WINDOW)
     assert read(update).five_tuple == NEW_PATH.reversed()

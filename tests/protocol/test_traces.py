@@ -13,10 +13,10 @@ import pytest
 from dysco.protocol.events import Traced
 from dysco.protocol.ground import alias
 from dysco.protocol.settings import Timers
-from dysco.protocol.traces import MOST_PLACES, REPEAT_S, TRIES
+from dysco.protocol.traces import MOST_PLACES, REPEAT_S, SOON_S, TRIES
 from dysco.wire.messages import Place, Places, Trace
 from protocol.rig import Rig, address, session, to_c
-from protocol.test_guards import said, tell
+from protocol.test_guards import chain_of, said, tell
 from protocol.test_locks import CHAIN, LEFT, RIGHT, Talk
 
 B = Place("b", "box", address(2), alias(CHAIN, LEFT), alias(CHAIN, RIGHT), False, True, 5, 7)
@@ -109,3 +109,31 @@ def test_a_session_that_has_ended_tells_nothing() -> None:
     rig.agent._life.close(chain, "reset", rig.now)
     rig.wait(30.0)
     assert said(rig, Trace) == []
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "it is told", "it ends"])
+def test_what_has_been_changed_is_told_soon_unless_that_is_of_no_use_any_more(meanwhile: str) -> None:
+    talk = Talk()
+    talk.rig.wait(10.0)
+    talk.rig.messages.clear()
+    talk.rig.agent._changes.traces.tell_soon(chain_of(talk), talk.rig.now)
+    if meanwhile == "it is told":
+        tell(talk.rig, "d", Trace(CHAIN, RIGHT, 0, 2, "", Places((B, D))))
+        talk.rig.messages.clear()
+    elif meanwhile == "it ends":
+        talk.rig.agent._life.close(chain_of(talk), "over", talk.rig.now)
+    talk.rig.wait(SOON_S)
+    asked = [("a", Trace(CHAIN, LEFT, 0, 0, ""))] if meanwhile == "nothing" else []
+    assert [one for one in talk.rig.messages if isinstance(one[1], Trace)] == asked
+
+
+def test_many_are_not_told_soon_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dysco.protocol.traces._FEW", 0)
+    talk = Talk()
+    talk.rig.wait(10.0)
+    talk.rig.messages.clear()
+    talk.rig.agent._changes.traces.tell_soon(chain_of(talk), talk.rig.now)
+    talk.rig.wait(SOON_S)
+    assert said(talk.rig, Trace) == []
+    talk.rig.wait(1.0)
+    assert said(talk.rig, Trace) != []

@@ -218,6 +218,7 @@ class Right:
                 options = rehearsed_options(new, forward=False)
                 answer = build_tcp(back, anchor.isn, anchor.peer_next, SYN | ACK, REHEARSED_WINDOW, options)
                 self._ground.output.packet(new.write, answer)
+                self._update(anchor, new)
             return True
         is_bare = not at.payload_len and not at.flags & FIN
         last = is_at_cutoff(at)
@@ -230,13 +231,17 @@ class Right:
                 self._input(chain, anchor, RightInput.NEW_DATA, now)
                 return anchor.two is None
             if is_bare and not at.flags & RST and anchor.isn:
-                update = build_tcp(
-                    back, (anchor.isn + 1) & MASK32, anchor.peer_next or at.seq, ACK, REHEARSED_WINDOW
-                )
-                self._ground.output.packet(new.write, update)
+                self._update(anchor, new)
             return True
         rehearsed = at.ack == (anchor.isn + 1) & MASK32 and at.window == REHEARSED_WINDOW
         return is_bare and rehearsed and not at.flags & RST
+
+    def _update(self, anchor: RightAnchor, new: Facing) -> None:
+        """Tell the window as it is scaled, which a SYN-ACK cannot: trackers let pass no more than that."""
+        assert anchor.peer_next is not None
+        seq = (anchor.isn + 1) & MASK32
+        update = build_tcp(new.tuple.reversed(), seq, anchor.peer_next, ACK, REHEARSED_WINDOW)
+        self._ground.output.packet(new.write, update)
 
     def finish(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
         """Go on without the old path, which is dead."""
