@@ -15,6 +15,7 @@ from dysco.protocol.flow import FIRST_BOX, HOST, UNDERLAY
 from dysco.protocol.ground import FAR, Numbers
 from dysco.protocol.life import ASK_S, RESET_S
 from dysco.protocol.rescue import GRACE_S, OPEN, OVER, SAVED, SILENT_S
+from dysco.protocol.stamps import AHEAD
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -351,7 +352,7 @@ def test_a_left_anchor_whose_end_has_shown_its_timestamps_switches_and_tells_the
     [switched] = said(talk.rig, Ack)
     assert isinstance(switched, Ack)
     assert switched.stamp == 77
-    # From the new path on the other end's clock, 700, is what its end was given last, 5.
+    # From the new path on the other end's clock, 700, is ahead of what its end was given last, 5.
     packet = build_tcp(
         anchor.new.tuple.reversed() if anchor.new else talk.right,
         9001,
@@ -362,7 +363,7 @@ def test_a_left_anchor_whose_end_has_shown_its_timestamps_switches_and_tells_the
         b"x",
     )
     [(_, inner)] = talk.rig.feed(UNDERLAY, packet)
-    assert stamp(8, 77) in inner.data
+    assert stamp(AHEAD + 8, 77) in inner.data
 
 
 def waiting_stamped() -> Stamped:
@@ -467,10 +468,10 @@ def test_a_window_of_the_old_path_reaches_no_further_for_the_right_end_either() 
 def test_reminders_and_data_carry_timestamps_that_each_path_knows() -> None:
     talk, anchor = left_stamped()
     assert anchor.new is not None
-    # The other end's clock of the new path, at 703, is 8 inside; the proxy's is still at 5.
+    # The other end's clock of the new path, at 703, is ahead inside; the proxy's is still at 5.
     fresh = build_tcp(anchor.new.tuple.reversed(), 9001, 1001, ACK | PSH, 1, stamp(703, 77), b"x")
     assert talk.rig.feed(UNDERLAY, fresh) != []
-    own = build_tcp(chain_of(talk).session_out, 1001, 9002, ACK | PSH, 64240, stamp(79, 8), b"yy")
+    own = build_tcp(chain_of(talk).session_out, 1001, 9002, ACK | PSH, 64240, stamp(79, AHEAD + 8), b"yy")
     out = [packet for _, packet in talk.rig.feed(FIRST_BOX + 1, own)]
     [data] = [packet for packet in out if read(packet).five_tuple == anchor.new.tuple]
     assert stamp(79, 703) in data.data
@@ -485,10 +486,10 @@ def test_reminders_of_a_right_anchor_carry_timestamps_that_each_path_knows() -> 
     fresh = build_tcp(NEW_PATH, 1001 + UNDER_WAY, 9001, ACK | PSH, 1, stamp(63, 88), b"x")
     assert talk.rig.feed(UNDERLAY, fresh) != []
     inner = chain_of(talk).session_in.reversed()
-    own = build_tcp(inner, 9001, 1001, ACK | PSH, 64240, stamp(90, 8), b"yy")
+    own = build_tcp(inner, 9001, 1001, ACK | PSH, 64240, stamp(90, AHEAD + 8), b"yy")
     by_path = {read(out).five_tuple: bytes(out.data) for _, out in talk.rig.feed(FIRST_BOX, own)}
     assert stamp(90, 63) in by_path[NEW_PATH.reversed()]
-    talk.rig.feed(FIRST_BOX, build_tcp(inner, 9003, 1001, ACK, 64240, stamp(91, 8)))
+    talk.rig.feed(FIRST_BOX, build_tcp(inner, 9003, 1001, ACK, 64240, stamp(91, AHEAD + 8)))
     reminders = [packet for _, packet in talk.rig.wait(1.0) if read(packet).five_tuple == old]
     assert reminders
     assert all(stamp(91, 5) in packet.data for packet in reminders)
@@ -504,7 +505,7 @@ def test_when_the_proxy_is_out_of_it_the_other_ends_clock_counts() -> None:
     assert left_moves(talk)[-1] == ("done", "")
     packet = build_tcp(new, 9001, 1001, ACK | PSH, 1, stamp(710, 77), b"x")
     [(_, inner)] = talk.rig.feed(UNDERLAY, packet)
-    assert stamp(15, 77) in inner.data
+    assert stamp(AHEAD + 15, 77) in inner.data
 
 
 def test_at_the_right_anchor_too() -> None:
@@ -514,7 +515,36 @@ def test_at_the_right_anchor_too() -> None:
     moved = [one.phase for one in talk.rig.events(ChangeMoved) if isinstance(one, ChangeMoved)]
     assert moved[-1] == "done"
     [(_, inner)] = talk.rig.feed(UNDERLAY, build_tcp(NEW_PATH, 1001, 9001, ACK | PSH, 1, stamp(70, 88), b"x"))
-    assert stamp(15, 88) in inner.data
+    assert stamp(AHEAD + 15, 88) in inner.data
+
+
+def test_what_was_on_its_way_before_an_anchor_looked_is_older_than_what_the_new_path_brings() -> None:
+    talk, anchor = left_stamped()
+    assert anchor.new is not None
+    tell(talk.rig, "d", AckAck(CHAIN, label(anchor), OWN.request, 9001, 1001))
+    tell(talk.rig, "d", OldDone(CHAIN, RIGHT, OWN.request, False, RIGHT))
+    talk.rig.wait(1.0)
+    assert left_moves(talk)[-1] == ("done", "")
+    # A packet of the proxy at 35 had passed before the end showed 5, and was late.
+    own = build_tcp(chain_of(talk).session_out, 1001, 9001, ACK | PSH, 64240, stamp(80, 35), b"x")
+    [(_, out)] = talk.rig.feed(FIRST_BOX + 1, own)
+    assert stamp(80, (700 + 30 - AHEAD) % (1 << 32)) in out.data
+    fresh = build_tcp(anchor.new.tuple.reversed(), 9001, 1002, ACK | PSH, 1, stamp(701, 80), b"x")
+    [(_, inner)] = talk.rig.feed(UNDERLAY, fresh)
+    assert stamp(AHEAD + 6, 80) in inner.data
+
+
+@pytest.mark.parametrize("shown", [5, 35])
+def test_an_echo_of_the_old_path_stands_on_the_new_one_for_what_that_had_sent_before(shown: int) -> None:
+    talk, anchor = left_stamped()
+    assert anchor.new is not None
+    own = build_tcp(chain_of(talk).session_out, 1001, 9001, ACK | PSH, 64240, stamp(79, shown), b"x")
+    [data] = [
+        packet
+        for _, packet in talk.rig.feed(FIRST_BOX + 1, own)
+        if read(packet).five_tuple == anchor.new.tuple
+    ]
+    assert stamp(79, 700) in data.data
 
 
 def test_a_grant_that_is_taken_back_lets_packets_pass_unseen_again() -> None:

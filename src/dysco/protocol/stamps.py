@@ -3,6 +3,7 @@
 A proxy has shown each end its own clock. When it goes, the ends see each other's, so the anchor beside an end adds a
 constant to the timestamps that come in over the new path and takes it off their echoes. It chooses the constant from
 what its own end was given last, which its echoes show, and from the other end's latest, which the other anchor tells.
+What had passed before the anchor began to look may be newer, and still on its way to the end: the constant leaves room.
 While there are two paths both clocks are in use; what would be a step back for the receiver (PAWS, section 5) is raised
 to the latest that it was given, and the constant with it, so that it never has to be raised again afterwards.
 """
@@ -21,6 +22,7 @@ from dysco.wire.rewrite import shift_at
 
 _U16: Final = struct.Struct("!H")
 _PAIR: Final = struct.Struct("!II")
+AHEAD: Final = 1 << 12  # ours: ticks of room, mostly four seconds; what is on its way is not so much newer
 
 
 class Stamps:
@@ -28,10 +30,10 @@ class Stamps:
 
     given: the latest that the inner side was given; own: the latest that it has sent; None: not seen yet. old: the
     latest that the old path has brought, new: the latest of the new one, translated. peer: the latest of the other end,
-    in its own numbers. settled: the constant was chosen.
+    in its own numbers. settled: the constant was chosen; least: what stood for `peer` then, None after a restart.
     """
 
-    __slots__ = ("given", "new", "old", "own", "peer", "settled")
+    __slots__ = ("given", "least", "new", "old", "own", "peer", "settled")
 
     def __init__(self) -> None:
         self.given: int | None = None
@@ -39,6 +41,7 @@ class Stamps:
         self.old: int | None = None
         self.new: int | None = None
         self.peer: int | None = None
+        self.least: int | None = None
         self.settled = False
 
     @property
@@ -82,12 +85,16 @@ class Stamps:
         self.given = raised
 
     def settle(self, facing: Facing) -> None:
-        """Choose the constant from the other end's latest timestamp, once both are known."""
+        """Choose the constant from the other end's latest timestamp, once both are known.
+
+        It lies ahead of all that may be on its way to the inner side: else an echo of that would be newer than what the
+        other end has sent, and what that sends next older than what the inner side was given.
+        """
         if not self.settled and self.given is not None and self.peer is not None:
+            self.old = _later(self.old, self.given)
+            self.given = self.new = self.least = (self.given + AHEAD) & MASK32
             _seam(facing).stamp = (self.given - self.peer) & MASK32
             self.settled = True
-            self.new = self.given
-            self.old = _later(self.old, self.given)
 
     def from_new(self, packet: Packet, at: Located, facing: Facing) -> None:
         """Take a packet of the new path, translated already; raise it, and the constant, if it would go back."""
@@ -108,8 +115,8 @@ class Stamps:
         _limit_echo(packet, at, self.old)
 
     def to_new(self, packet: Packet, at: Located) -> None:
-        """Let the new path have no echo of what it has not sent."""
-        _limit_echo(packet, at, self.new)
+        """Let the new path have no echo of what it has not sent, nor of what is older than the constant."""
+        _limit_echo(packet, at, self.new, self.least)
 
     def finish(self, facing: Facing) -> None:
         """There is only the new path from here on: let its latest timestamp be the latest that was given."""
@@ -134,12 +141,12 @@ def _later(known: int | None, value: int) -> int:
     return value if known is None else later(known, value)
 
 
-def _limit_echo(packet: Packet, at: Located, limit: int | None) -> None:
+def _limit_echo(packet: Packet, at: Located, most: int | None, least: int | None = None) -> None:
     found = _find(packet, at)
-    if found is None or limit is None or not at.flags & ACK:
+    if found is None or most is None or not at.flags & ACK:
         return
     echo = _PAIR.unpack_from(packet.data, found)[1]
-    _write(packet, at, found + 4, echo, earlier(echo, limit))
+    _write(packet, at, found + 4, echo, earlier(most, echo if least is None else later(least, echo)))
 
 
 def _find(packet: Packet, at: Located) -> int | None:
