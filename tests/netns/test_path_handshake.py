@@ -81,6 +81,35 @@ def test_the_right_ends_update_must_come_and_must_open_the_window(tracker: Track
     assert shake(tracker, 7)("left", X + far, Y, ACK, payload=1000)
 
 
+@pytest.mark.parametrize("ahead", [70_000, 130_000])
+def test_an_update_that_comes_behind_the_first_packet_of_the_left_end_is_not_believed(
+    tracker: Tracker, ahead: int
+) -> None:
+    """Between one and two windows of the SYN-ACK ahead: it passes, its number is noted, and the update is too old then."""
+    talk = shake(tracker, 7, update=False)
+    assert talk("left", X + ahead, Y, ACK)
+    assert talk("right", Y, X, ACK)
+    for _ in range(3):
+        assert not talk("left", X + 140_000, Y, ACK, payload=1000)
+    talk = shake(tracker, 7)
+    assert talk("left", X + ahead, Y, ACK)
+    assert talk("left", X + 140_000, Y, ACK, payload=1000)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("ahead", [70_000, 8 << 20])
+def test_an_update_right_behind_the_syn_ack_opens_the_window(
+    tracker: Tracker, family: int, ahead: int
+) -> None:
+    talk = Talk(tracker, family, next(ports))
+    assert talk("left", X - 1, 0, SYN, options=options(7))
+    assert talk("right", Y - 1, X, SYN | ACK, options=options(7))
+    assert talk("right", Y, X, ACK)
+    assert talk("left", X, Y, ACK)
+    assert talk("left", X + ahead, Y, ACK)
+    assert talk("left", X + ahead, Y, ACK, payload=1000)
+
+
 def test_an_ack_of_what_the_tracker_has_not_seen_never_passes(tracker: Tracker) -> None:
     talk = shake(tracker, 14)
     assert not talk("right", Y, X + 1, ACK)
