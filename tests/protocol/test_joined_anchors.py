@@ -214,6 +214,9 @@ def test_who_is_done_says_so_of_a_proxy_that_died_since() -> None:
     talk, _ = finished_right_anchor()
     tell(talk.rig, "a", OldDead(CHAIN, NEW_HOP, HERE.request, True, 1, 2))
     assert said(talk.rig, OldDead) == [OldDead(CHAIN, NEW_HOP, HERE.request, False, 1, 2, SAVED)]
+    # That is such an answer itself: were it answered, two that are done would go on for ever.
+    tell(talk.rig, "a", OldDead(CHAIN, NEW_HOP, HERE.request, True, 1, 2, SAVED))
+    assert len(said(talk.rig, OldDead)) == 1
 
 
 def test_an_old_path_that_is_stuck_and_whose_host_is_gone_has_a_dead_proxy() -> None:

@@ -414,8 +414,9 @@ class Changes:
             else:
                 self.rescue.begin(chain, anchor, now)
         elif message.request in self._ground.completed:
-            answer = replace(message, chain_id=chain.chain_id, rightward=not message.rightward, verdict=SAVED)
-            self._ground.send(facing, answer)
+            if message.verdict != SAVED:  # else both would answer each other for ever
+                answer = replace(message, chain_id=chain.chain_id, rightward=not message.rightward, verdict=SAVED)
+                self._ground.send(facing, answer)
         else:
             self._ground.send(along(chain, to_right=message.rightward), message)
 

@@ -202,6 +202,7 @@ class Proxied(Scenario):
         if endpoint.profile.greedy:
             return
         pause_s, most = self.rng.choice((0.005, 0.05)), self.rng.choice((1000, 6000, 50_000))
+        until = self.clock.now + TIME_LIMIT_S  # nobody is told that a session has ended whose other end was killed
         taken = 0
 
         def look() -> None:
@@ -209,7 +210,7 @@ class Proxied(Scenario):
             taken = min(taken + most, len(endpoint.received))
             endpoint.read_to(taken, self.clock.now)
             host.arm(endpoint)
-            if endpoint.state not in ENDED:
+            if endpoint.state not in ENDED and self.clock.now < until:
                 self.clock.call_at(self.clock.now + pause_s, look)
 
         look()
