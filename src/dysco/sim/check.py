@@ -22,7 +22,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from dysco.protocol.locks import COMMIT_S, LEASE_S
+from dysco.sim.endpoint import State as Socket
 from dysco.sim.node import START_S, Command, Item, Nodes, View, make_nodes
+from dysco.sim.relay import DROPPED
 from dysco.wire.chain_header import Hop
 from dysco.wire.messages import Change, Hops
 
@@ -34,6 +36,7 @@ HARSH: Final = frozenset(("restart", "early"))
 """Faults after which no change needs to be done; one lost message must not hinder any."""
 SHOWN: Final = 40
 FIRST, SECOND = 1, 2
+DONE, OPEN = Socket.DONE.value, Socket.OPEN.value
 FAULTS: Final = ("lose", "repeat", "overtake", "restart", "early")
 
 
@@ -63,23 +66,32 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Ask:
-    """Who asks for which change: labels of the first and last subsession, the hosts that take their place."""
+    """Who asks for which change: labels of the first and last subsession, the hosts that take their place.
+
+    splice: the proxy is taken out from between these two, counted from the client on.
+    """
 
     host: str
     first: int
     last: int
     hops: str
     rightward: bool = False
+    splice: bool = False
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A network of hosts, the route of its session, and two changes. data: bytes each end has sent when they begin."""
+    """A network of hosts, the route of its session, and two changes. data: bytes each end has sent when they begin.
+
+    proxy: which host of the route has a proxy. late: it lets bytes lie until nothing else is under way.
+    """
 
     names: str
     route: str
     asks: tuple[Ask, ...]
     data: int = 0
+    proxy: str = ""
+    late: bool = False
 
     @property
     def overlapping(self) -> bool:
@@ -102,6 +114,9 @@ INSTANCES: Final[dict[str, Instance]] = {
     "disjoint-4": Instance("abcd", "abcd", (Ask("a", 1, 2, "c"), Ask("c", 3, 3, "d"))),
     "insert-4": Instance("abcx", "abc", (Ask("a", 1, 1, "xb"), Ask("b", 2, 2, "c"))),
     "replace-4": Instance("abcx", "abc", (Ask("a", 1, 2, "xc"), Ask("c", 1, 2, "c"))),
+    "proxy": Instance("apc", "apc", (Ask("p", 1, 2, "c", splice=True),), proxy="p"),
+    "proxy-late": Instance("apc", "apc", (Ask("p", 1, 2, "c", splice=True),), proxy="p", late=True),
+    "proxy-box": Instance("abpc", "abpc", (Ask("a", 1, 2, "p"), Ask("p", 2, 3, "c", splice=True)), proxy="p"),
 }
 
 
@@ -150,7 +165,8 @@ class Checker:
         self._nodes = Nodes()
         self._bounded = slack is not None
         self._probed: dict[State, str] = {}
-        self.start = self._begin(faults, slack or 0, self.instance.data if data is None else data)
+        self._data = self.instance.data if data is None else data
+        self.start = self._begin(faults, slack or 0)
 
     def walk(self, most: int = 1_000_000) -> Report:
         """Walk until every state is known, `most` are, or a fault is found."""
@@ -267,41 +283,54 @@ class Checker:
         under_way = tuple(links.items() if self._bounded else sorted(links.items()))
         return State(now, nodes, under_way, faults, slack, spent)
 
-    def _begin(self, faults: int, slack: int, data: int) -> State:
+    def _begin(self, faults: int, slack: int) -> State:
         """An established session with both changes about to be asked for."""
         instance = self.instance
-        nodes = make_nodes(instance.names, instance.route)
-        server = nodes[instance.route[-1]].host.addresses[0]
+        nodes = make_nodes(instance.names, instance.route, instance.proxy, late=instance.late)
+        server = nodes[instance.proxy or instance.route[-1]].host.addresses[0]
         self._addresses = {name: node.host.addresses[0] for name, node in nodes.items()}
         numbers = tuple(self._nodes.add(nodes[name]) for name in instance.names)
         state = State(START_S, numbers, (), 0, 0)
-        state = self._run(self._tell(state, Command(instance.route[0], "open", data=server)))
+        state = self._settle(self._tell(state, Command(instance.route[0], "open", data=server)))
         for name in (instance.route[0], instance.route[-1]):
-            state = self._run(self._say(state, name, bytes(range(3))))
-        if data:
+            drop = DROPPED if instance.proxy and name == instance.route[0] else 0
+            state = self._settle(self._say(state, name, bytes(range(3)), drop))
+        if self._data:
             for name in (instance.route[0], instance.route[-1]):
-                state = self._say(state, name, bytes(range(7, 7 + data)))
+                state = self._say(state, name, bytes(range(7, 7 + self._data)))
         links = dict(state.under_way)
         for request, ask in enumerate(instance.asks, FIRST):
             hops = Hops(Hop(self._addresses[name]) for name in ask.hops)
             change = Change(request, ask.first, ask.last, hops, origin=ask.host)
-            links[f"ask {request}"] = (Command(ask.host, "change", change, ask.rightward),)
-        return State(START_S, state.nodes, tuple(sorted(links.items())), faults, slack)
+            what = "splice" if ask.splice else "change"
+            links[f"ask {request}"] = (Command(ask.host, what, change, ask.rightward),)
+        return State(state.now, state.nodes, tuple(sorted(links.items())), faults, slack)
 
     def _tell(self, state: State, command: Command) -> State:
         links = {**dict(state.under_way), "told": (command,)}
         return self._take(state._replace(under_way=tuple(links.items())), Step("deliver", "told"))
 
-    def _say(self, state: State, name: str, data: bytes) -> State:
-        route = self.instance.route
+    def _say(self, state: State, name: str, data: bytes, drop: int = 0) -> State:
+        """Let an end send bytes. drop: how many of them a proxy takes away."""
+        route, proxy = self.instance.route, self.instance.proxy
         other = route[-1] if name == route[0] else route[0]
-        state = self._tell(state, Command(other, "expect", data=data))
+        state = self._tell(state, Command(other, "expect", data=data[drop:]))
+        if proxy:
+            from_server = name == route[-1]
+            state = self._tell(state, Command(proxy, "expect", rightward=from_server, data=data))
         return self._tell(state, Command(name, "write", data=data))
 
     def _run(self, state: State) -> State:
         """Deliver all that is under way, in one order, without letting time pass."""
         while state.under_way:
             state = self._take(state, Step("deliver", state.under_way[0][0]))
+        return state
+
+    def _settle(self, state: State) -> State:
+        """Deliver all that is under way, and let a late proxy move what it has."""
+        state, proxy = self._run(state), self.instance.proxy
+        while proxy and not self._at_rest(state):
+            state = self._run(self._take(state, Step("timer", proxy)))
         return state
 
     # Verdicts.
@@ -339,9 +368,27 @@ class Checker:
                 return f"nobody is told what became of change {request}"
         key = ", ".join(f"{request} {told.get(request, ('unknown', ''))[0]}" for request in (FIRST, SECOND))
         self.report.outcomes[key] = self.report.outcomes.get(key, 0) + 1
-        if state.spent not in HARSH and not any(phase == "done" for phase, _ in told.values()):
+        if state.spent not in HARSH and not any(
+            phase == "done" or self._may_be_refused(request, why) for request, (phase, why) in told.items()
+        ):
             return f"no change is done: {told}"
-        return self._judge_session(state)
+        return self._judge_sockets(views, told) or self._judge_session(state)
+
+    def _may_be_refused(self, request: int, why: str) -> bool:
+        """Whether a proxy may stay for such a reason: it had bytes in its hands."""
+        ask = self.instance.asks[request - FIRST]
+        return ask.splice and self._data > 0 and why.startswith("not ready")
+
+    def _judge_sockets(self, views: list[View], told: dict[int, tuple[str, str]]) -> str:
+        """A proxy that was taken out has sockets that have ended ordinarily; another one's are open."""
+        sockets = {one for view in views for one in view.sockets}
+        for request, ask in enumerate(self.instance.asks, FIRST):
+            if ask.splice:
+                found = told.get(request, ("unknown", ""))[0]
+                wanted = {"done": {DONE}, "unknown": {DONE, OPEN}}.get(found, {OPEN})
+                if len(sockets) != 1 or not sockets <= wanted:
+                    return f"the proxy's sockets are {', '.join(sorted(sockets))}, its splice is {found}"
+        return ""
 
     def _judge_session(self, state: State) -> str:
         """Both ends send something more, and it must arrive."""

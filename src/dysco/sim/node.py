@@ -22,10 +22,11 @@ from dysco.protocol.locks import LockState
 from dysco.protocol.settings import Decision, LocalBox, Peer, Settings, Timers
 from dysco.sim.box import Firewall, Renumber
 from dysco.sim.clock import Clock
-from dysco.sim.endpoint import Endpoint, Profile
+from dysco.sim.endpoint import Endpoint, Profile, State
 from dysco.sim.freeze import freeze, thaw
 from dysco.sim.host import Host, Listener
 from dysco.sim.network import Network
+from dysco.sim.relay import PUT_LEFT, PUT_RIGHT, Proxy, RelayHost, out_of
 from dysco.wire.chain_header import Hop
 from dysco.wire.frames import decode, encode
 from dysco.wire.messages import Change, Hello, Hops, Message
@@ -63,7 +64,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a host is told from outside: a change to ask for, bytes to send, or a wish ("restart", "timer", "open")."""
+    """What a host is told from outside: a change to ask for, bytes to send, or a wish ("restart", "timer", "open").
+
+    rightward: of a change, where its left anchor is; of bytes to expect at a proxy, whether the server sends them.
+    """
 
     target: str
     what: str
@@ -82,7 +86,7 @@ class View:
 
     due: when its next timer is (seconds). rest_at: from when on nothing is being changed. grants: requests whose left
     anchor is here and holds the lock. locks: label, request and whether it is locked, of what begins here. outcomes:
-    of changes, as told here. received: at endpoints. violations: what must never be.
+    of changes, as told here. received: at endpoints. violations: what must never be. sockets: of a proxy, their states.
     """
 
     due: float
@@ -93,6 +97,7 @@ class View:
     received: tuple[int, ...]
     violations: tuple[str, ...]
     chains: tuple[str, ...]
+    sockets: tuple[str, ...] = ()
 
 
 class Draw:
@@ -152,7 +157,7 @@ class Outbox(Network):
 
 @dataclass
 class Node:
-    """A host with all that its next steps depend on."""
+    """A host with all that its next steps depend on. expected: bytes, by endpoint."""
 
     host: Host
     clock: Clock
@@ -161,7 +166,8 @@ class Node:
     policy: Policy
     draw: Draw
     peers: tuple[str, ...]
-    expected: bytes = b""
+    expected: list[bytes] = field(default_factory=lambda: [b"", b""])
+    proxy: Proxy | None = None
     journal: dict[bytes, bytes] = field(default_factory=dict)
     outcomes: dict[int, tuple[str, str]] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
@@ -185,6 +191,8 @@ class Node:
             packet = Packet(bytearray(what.data))
             self._judge(packet)
             self.host.from_wire(packet)
+        if self.proxy is not None:
+            self.proxy.go_on()
         self._look()
         sent, self.outbox.out = self.outbox.out, []
         return sent
@@ -208,11 +216,15 @@ class Node:
                     grants.add(left.change.request)
             labels = chain.left.hop, None if chain.right is None else chain.right.hop
             chains.append(f"{chain.state.value} {labels}")
+        relay = None if self.proxy is None else self.proxy.relay
+        if relay is not None and not relay.is_at_rest:
+            rest_at = math.inf
+        sockets = () if relay is None else (relay.left.state.value, relay.right.state.value)
         received = tuple(len(one.received) for one in self.host.endpoints.values())
         outcomes = tuple(sorted((request, *told) for request, told in self.outcomes.items()))
         return View(
             self._due(), rest_at, frozenset(grants), frozenset(locks), outcomes, received, tuple(self.violations),
-            tuple(chains),
+            tuple(chains), sockets,
         )  # fmt: skip
 
     def tidy(self) -> None:
@@ -237,6 +249,12 @@ class Node:
                 key = next(iter(self.agent._life.chains), b"")
                 self.agent.change(key, command.change, now, rightward=command.rightward)
                 self.host.drain()
+            case "splice":
+                assert command.change is not None
+                assert self.proxy is not None
+                if not self.proxy.splice(self.agent, command.change.request, now):
+                    self._fault("the proxy's agent does not know its chains")
+                self.host.drain()
             case "open":
                 source, target = self.host.addresses[0], command.data
                 wanted = FiveTuple.of(source, 40000, target, PORT)
@@ -246,7 +264,7 @@ class Node:
                 endpoint.write(command.data, now)
                 self.host.arm(endpoint)
             case "expect":
-                self.expected += command.data
+                self.expected[command.rightward] += command.data
             case _:
                 raise AssertionError(command.what)
 
@@ -297,11 +315,13 @@ class Node:
         host.events.clear()
         if self.agent.counters["bug"]:
             self._fault("a state machine was given what its table calls a bug")
-        for endpoint in host.endpoints.values():
+        for endpoint, expected in zip(host.endpoints.values(), self.expected, strict=False):
             for text in endpoint.violations:
                 self._fault(text)
-            if bytes(endpoint.received) != self.expected[: len(endpoint.received)]:
+            if bytes(endpoint.received) != expected[: len(endpoint.received)]:
                 self._fault("other bytes were received than were sent")
+            if self.proxy is not None and endpoint.state is State.FAILED:
+                self._fault(f"a socket of the proxy has failed: {endpoint.why_failed}")
 
     def _fault(self, text: str) -> None:
         if text not in self.violations:
@@ -379,35 +399,45 @@ class Nodes:
         return node
 
 
-def make_nodes(names: str, route: str) -> dict[str, Node]:
+def make_nodes(names: str, route: str, proxy: str = "", *, late: bool = False) -> dict[str, Node]:
     """Hosts 10.0.0.1 and so on by name: the route's first is the client, its last the server, others have a box.
 
-    Boxes of the route give sessions other numbers, for only then does a translation show.
+    Boxes of the route give sessions other numbers, for only then does a translation show. proxy: which host of the
+    route has a proxy instead, to which the client connects. late: the proxy moves bytes when its timer comes.
     """
     addresses = {name: bytes((10, 0, 0, number)) for number, name in enumerate(names, 1)}
     by_address = {address: name for name, address in addresses.items()}
+    middle = route.index(proxy) if proxy else len(route) - 1
+    begins = {route[0]: route[1 : middle + 1], **({proxy: route[middle + 1 :]} if proxy else {})}
     nodes: dict[str, Node] = {}
     for name in names:
         clock = Clock(START_S)
         outbox = Outbox(by_address, clock)
-        host = Host(name, (addresses[name],), outbox, clock, random.Random(0))
+        kind = RelayHost if name == proxy else Host
+        host = kind(name, (addresses[name],), outbox, clock, random.Random(0))
         boxes: tuple[LocalBox, ...] = ()
-        if name not in (route[0], route[-1]):
+        if name not in (route[0], route[-1], proxy):
             host.box = Renumber(*SUMS) if name in route else Firewall()
             boxes = (LocalBox(f"box of {name}", 0, HOST, FORWARD, HOST, FORWARD),)
         peers = tuple(Peer(other, (addresses[other],)) for other in names if other != name)
         # Nobody dies for good here, so nobody needs to be told who is on a chain: it would only be more states.
         timers = Timers(learn=math.inf)
         settings = Settings(name=name, addresses=host.addresses, boxes=boxes, peers=peers, timers=timers)
-        hops = tuple(Hop(addresses[other]) for other in route[1:]) if name == route[0] else ()
-        policy, draw = Policy(hops), Draw(name)
+        policy = Policy(tuple(Hop(addresses[other]) for other in begins.get(name, "")))
+        draw = Draw(name)
         host.agent = Agent(settings, host.table, policy, draw)
-        if name == route[-1]:
-            host.listeners[PORT] = Listener(PLAIN, Accept())
         node = nodes[name] = Node(
             host, clock, outbox, settings, policy, draw, tuple(peer.name for peer in peers)
         )
+        if isinstance(host, RelayHost):
+            server = out_of(addresses[name], addresses[route[-1]], PORT)
+            node.proxy = Proxy(host, server, PLAIN, late=late)
+            host.listeners[PORT] = Listener(node.proxy.profile, node.proxy)
+        elif name == route[-1]:
+            host.listeners[PORT] = Listener(PLAIN, Accept())
         node.associate(START_S)
         host.drain()
         host.events.clear()
+    if proxy:
+        nodes[route[0]].expected[0], nodes[route[-1]].expected[0] = PUT_LEFT, PUT_RIGHT
     return nodes
