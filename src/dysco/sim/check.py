@@ -68,7 +68,7 @@ class Step(NamedTuple):
 class Ask:
     """Who asks for which change: labels of the first and last subsession, the hosts that take their place.
 
-    splice: the proxy is taken out from between these two, counted from the client on.
+    splice: the proxy is taken out from between these two, counted from the client on, not from the proxy.
     """
 
     host: str
@@ -98,8 +98,16 @@ class Instance:
         """Whether the segments have a subsession in common."""
         if len(self.asks) < 2:
             return False
-        one, other = self.asks[0], self.asks[1]
-        return one.first <= other.last and other.first <= one.last
+        (first, last), (other_first, other_last) = map(self._segment, self.asks)
+        return first <= other_last and other_first <= last
+
+    def _segment(self, ask: Ask) -> tuple[int, int]:
+        """The first and last subsession, counted from the client on."""
+        is_behind = (
+            self.proxy and not ask.splice and self.route.index(ask.host) > self.route.index(self.proxy)
+        )
+        before = self.route.index(self.proxy) if is_behind else 0
+        return before + ask.first, before + ask.last
 
 
 INSTANCES: Final[dict[str, Instance]] = {
@@ -117,6 +125,7 @@ INSTANCES: Final[dict[str, Instance]] = {
     "proxy": Instance("apc", "apc", (Ask("p", 1, 2, "c", splice=True),), proxy="p"),
     "proxy-late": Instance("apc", "apc", (Ask("p", 1, 2, "c", splice=True),), proxy="p", late=True),
     "proxy-box": Instance("abpc", "abpc", (Ask("a", 1, 2, "p"), Ask("p", 2, 3, "c", splice=True)), proxy="p"),
+    "proxy-hop": Instance("apbc", "apbc", (Ask("p", 1, 2, "b", splice=True), Ask("c", 1, 2, "c")), proxy="p"),
 }
 
 

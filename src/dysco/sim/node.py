@@ -315,6 +315,8 @@ class Node:
         host.events.clear()
         if self.agent.counters["bug"]:
             self._fault("a state machine was given what its table calls a bug")
+        if len(host.endpoints) > (1 if self.proxy is None else 2):
+            self._fault("another session has begun")
         for endpoint, expected in zip(host.endpoints.values(), self.expected, strict=False):
             for text in endpoint.violations:
                 self._fault(text)
