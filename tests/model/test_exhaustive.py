@@ -55,7 +55,14 @@ def test_data_under_way(name: str) -> None:
     walk(name, slack=1, data=3)
 
 
-@pytest.mark.parametrize("name", ["proxy", "proxy-late"])
+@pytest.mark.parametrize("data", [0, 3])
+@pytest.mark.parametrize("name", ["one", "nested-3", *PROXIES])
+def test_one_end_closes_at_any_moment(name: str, data: int) -> None:
+    walk(name, slack=0, data=data, faults=1, kinds=("close",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROXIES)
 def test_a_proxy_leaves_while_data_are_under_way_and_there_is_one_fault(name: str) -> None:
     walk(name, slack=0, data=3, faults=1)
 

@@ -5,7 +5,8 @@ From each state every next step is taken, breadth first, so that what is found i
 
     deliver   the oldest packet or message of any link (links keep order; packets and messages go on separate ones)
     timer     only if nothing is under way: the earliest timer of all, each of those that are due at the same moment
-    fault     lose, repeat or overtake the oldest of a link; restart an agent from its journal; a timer before its time
+    fault     lose, repeat or overtake the oldest of a link; restart an agent from its journal; a timer before its time;
+              also that an end of the session closes
 
 So the time at which something arrives is left open in every way that the order of arrivals can tell, and waiting costs
 no states. `slack` bounds how often a run may depart from one fixed order of links (None: as often as it likes); the
@@ -37,13 +38,14 @@ HARSH: Final = frozenset(("restart", "early"))
 SHOWN: Final = 40
 FIRST, SECOND = 1, 2
 DONE, OPEN = Socket.DONE.value, Socket.OPEN.value
-FAULTS: Final = ("lose", "repeat", "overtake", "restart", "early")
+FAULTS: Final = ("lose", "repeat", "overtake", "restart", "early", "close")
 
 
 class State(NamedTuple):
     """Where the whole network stands.
 
-    nodes: numbers of host states, by name. under_way: what waits on each link. spent: the last fault.
+    nodes: numbers of host states, by name. under_way: what waits on each link. spent: the last fault, or the
+    first harsh one.
     """
 
     now: float
@@ -171,6 +173,7 @@ class Checker:
         self.report = Report(name)
         self.kinds = kinds
         self._names = self.instance.names
+        self._ends = self.instance.route[0], self.instance.route[-1]
         self._nodes = Nodes()
         self._bounded = slack is not None
         self._probed: dict[State, str] = {}
@@ -256,12 +259,14 @@ class Checker:
                 yield Step("restart", name)
             if links and "early" in self.kinds and view.due < state.now + EARLIEST_S:
                 yield Step("early", name)
+            if "close" in self.kinds and name in self._ends and not view.closed:
+                yield Step("close", name)
 
     def _what(self, state: State, step: Step) -> Item | Command:
         if step.kind in ("timer", "early"):
             return Command(step.link, "timer")
-        if step.kind == "restart":
-            return Command(step.link, "restart")
+        if step.kind in ("restart", "close"):
+            return Command(step.link, step.kind)
         return dict(state.under_way)[step.link][1 if step.kind == "overtake" else 0]
 
     def _take(self, state: State, step: Step) -> State:
@@ -271,7 +276,7 @@ class Checker:
         if step.kind in ("timer", "early"):
             now = max(now, self._views(state)[self._names.index(step.link)].due)
         if step.kind not in ("timer", "deliver"):
-            faults, spent = faults - 1, step.kind
+            faults, spent = faults - 1, spent if spent in HARSH else step.kind
         elif step.kind == "deliver" and self._bounded and step.link != next(iter(links)):
             slack -= 1
         if step.kind in ("deliver", "lose", "overtake"):
@@ -347,6 +352,9 @@ class Checker:
     def _views(self, state: State) -> list[View]:
         return [self._nodes.views[number] for number in state.nodes]
 
+    def _view(self, state: State, name: str) -> View:
+        return self._nodes.views[state.nodes[self._names.index(name)]]
+
     def _at_rest(self, state: State) -> bool:
         return all(view.rest_at <= state.now for view in self._views(state))
 
@@ -377,50 +385,56 @@ class Checker:
                 return f"nobody is told what became of change {request}"
         key = ", ".join(f"{request} {told.get(request, ('unknown', ''))[0]}" for request in (FIRST, SECOND))
         self.report.outcomes[key] = self.report.outcomes.get(key, 0) + 1
+        outcomes = [one for view in views for one in view.outcomes]
+        done = {request for request, phase, _ in outcomes if phase == "done"}
+        if any(phase != "done" for request, phase, _ in outcomes if request in done):
+            return f"one is told that a change is done, another one that it is not: {outcomes}"
         if state.spent not in HARSH and not any(
-            phase == "done" or self._may_be_refused(request, why) for request, (phase, why) in told.items()
+            phase == "done" or self._may_be_refused(request, why) for request, phase, why in outcomes
         ):
             return f"no change is done: {told}"
-        return self._judge_sockets(views, told) or self._judge_session(state)
+        return self._judge_sockets(state, told) or self._judge_session(state)
 
     def _may_be_refused(self, request: int, why: str) -> bool:
-        """Whether a proxy may stay for such a reason: it had bytes in its hands."""
+        """Whether a proxy may stay for such a reason: it had bytes in its hands, or the end of a stream."""
         ask = self.instance.asks[request - FIRST]
-        return ask.splice and self._data > 0 and why.startswith("not ready")
+        return ask.splice and (self._data > 0 or "close" in self.kinds) and why.startswith("not ready")
 
-    def _judge_sockets(self, views: list[View], told: dict[int, tuple[str, str]]) -> str:
-        """A proxy that was taken out has sockets that have ended ordinarily; another one's are open."""
-        sockets = {one for view in views for one in view.sockets}
+    def _judge_sockets(self, state: State, told: dict[int, tuple[str, str]]) -> str:
+        """The sockets of a proxy that was taken out have ended ordinarily; those of another are as the session is."""
+        if not self.instance.proxy:
+            return ""
+        sockets = set(self._view(state, self.instance.proxy).sockets)
+        stays = DONE if all(self._view(state, name).closed for name in self._ends) else OPEN
         for request, ask in enumerate(self.instance.asks, FIRST):
             if ask.splice:
                 found = told.get(request, ("unknown", ""))[0]
-                wanted = {"done": {DONE}, "unknown": {DONE, OPEN}}.get(found, {OPEN})
+                wanted = {"done": {DONE}, "unknown": {DONE, stays}}.get(found, {stays})
                 if len(sockets) != 1 or not sockets <= wanted:
                     return f"the proxy's sockets are {', '.join(sorted(sockets))}, its splice is {found}"
         return ""
 
     def _judge_session(self, state: State) -> str:
-        """Both ends send something more, and it must arrive."""
-        route = self.instance.route
-        before = {
-            name: self._views(state)[self._names.index(name)].received for name in (route[0], route[-1])
-        }
+        """Both ends send something more, and all must arrive; if one has closed, the other one sends and closes."""
         probe = state._replace(faults=0, slack=0)
         known = self._probed.get(probe)
         if known is not None:
             return known
         now = probe
-        for name in (route[0], route[-1]):
+        still = [name for name in self._ends if not self._view(state, name).closed]
+        for name in still:
             now = self._say(now, name, bytes(range(100, 105)))
+        closes = len(still) < len(self._ends)
+        for name in still if closes else ():
+            now = self._tell(now, Command(name, "close"))
         end = now.now + PROBE_S
         while True:
             now = self._run(now)
             views = self._views(now)
             fault = next((view.violations[0] for view in views if view.violations), "")
-            arrived = all(
-                sum(views[self._names.index(name)].received) - sum(count) == 5
-                for name, count in before.items()
-            )
+            arrived = not any(self._view(now, name).missing for name in self._ends)
+            if closes:
+                arrived = arrived and all(one == DONE for view in views for one in view.sockets)
             due = min(view.due for view in views)
             if fault or due > end or (arrived and self._at_rest(now)):
                 break

@@ -109,6 +109,11 @@ class Endpoint:
         self._shown = 0
 
     @property
+    def closing(self) -> bool:
+        """Whether nothing more will be written."""
+        return self._closing
+
+    @property
     def fin_sent(self) -> bool:
         return self._closing and self._next > self._end
 

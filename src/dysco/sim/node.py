@@ -86,7 +86,8 @@ class View:
 
     due: when its next timer is (seconds). rest_at: from when on nothing is being changed. grants: requests whose left
     anchor is here and holds the lock. locks: label, request and whether it is locked, of what begins here. outcomes:
-    of changes, as told here. received: at endpoints. violations: what must never be. sockets: of a proxy, their states.
+    of changes, as told here. missing: bytes that endpoints wait for. violations: what must never be. sockets: states of
+    endpoints. closed: whether one of them will send nothing more.
     """
 
     due: float
@@ -94,10 +95,11 @@ class View:
     grants: frozenset[int]
     locks: frozenset[tuple[int, int, bool]]
     outcomes: tuple[tuple[int, str, str], ...]
-    received: tuple[int, ...]
+    missing: int
     violations: tuple[str, ...]
     chains: tuple[str, ...]
-    sockets: tuple[str, ...] = ()
+    sockets: tuple[str, ...]
+    closed: bool
 
 
 class Draw:
@@ -219,12 +221,13 @@ class Node:
         relay = None if self.proxy is None else self.proxy.relay
         if relay is not None and not relay.is_at_rest:
             rest_at = math.inf
-        sockets = () if relay is None else (relay.left.state.value, relay.right.state.value)
-        received = tuple(len(one.received) for one in self.host.endpoints.values())
+        ends = list(self.host.endpoints.values())
+        sockets = tuple(one.state.value for one in ends)
+        missing = sum(map(len, self.expected)) - sum(len(one.received) for one in ends)
         outcomes = tuple(sorted((request, *told) for request, told in self.outcomes.items()))
         return View(
-            self._due(), rest_at, frozenset(grants), frozenset(locks), outcomes, received, tuple(self.violations),
-            tuple(chains), sockets,
+            self._due(), rest_at, frozenset(grants), frozenset(locks), outcomes, missing, tuple(self.violations),
+            tuple(chains), sockets, any(one.closing for one in ends),
         )  # fmt: skip
 
     def tidy(self) -> None:
@@ -262,6 +265,10 @@ class Node:
             case "write":
                 [endpoint] = self.host.endpoints.values()
                 endpoint.write(command.data, now)
+                self.host.arm(endpoint)
+            case "close":
+                [endpoint] = self.host.endpoints.values()
+                endpoint.close(now)
                 self.host.arm(endpoint)
             case "expect":
                 self.expected[command.rightward] += command.data

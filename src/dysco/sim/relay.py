@@ -68,11 +68,10 @@ class Relay:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether nothing is to be moved, and each socket is open, with no end of either direction, or has ended."""
-        ends = (self.left, self.right)
+        """Whether nothing is to be moved, and each socket has ended, or is open with no FIN under way."""
         return not self.has_work and all(
-            end.state in ENDED or (end.state is State.OPEN and not end.fin_received and not end.fin_sent)
-            for end in ends
+            end.state in ENDED or (end.state is State.OPEN and end.fin_sent is end.fin_acked)
+            for end in (self.left, self.right)
         )
 
     def pump(self) -> None:
