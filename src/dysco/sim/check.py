@@ -389,8 +389,13 @@ class Checker:
         done = {request for request, phase, _ in outcomes if phase == "done"}
         if any(phase != "done" for request, phase, _ in outcomes if request in done):
             return f"one is told that a change is done, another one that it is not: {outcomes}"
-        if state.spent not in HARSH and not any(
-            phase == "done" or self._may_be_refused(request, why) for request, phase, why in outcomes
+        over = all(self._view(state, name).closed for name in self._ends)
+        if (
+            state.spent not in HARSH
+            and not over
+            and not any(
+                phase == "done" or self._may_be_refused(request, why) for request, phase, why in outcomes
+            )
         ):
             return f"no change is done: {told}"
         return self._judge_sockets(state, told) or self._judge_session(state)
