@@ -38,7 +38,9 @@ def after(gone: int, packets: int = 1) -> Tally:
     return Tally(packets, gone, number, number)
 
 
-@pytest.mark.parametrize("gone", [1, 2**31 - 1, 2**31, 3 * 2**30, 2**32 - 2**25, 2**32 - 1, 2**32, 2**32 + 1448])
+@pytest.mark.parametrize(
+    "gone", [1, 2**31 - 1, 2**31, 3 * 2**30, 2**32 - 2**25, 2**32 - 1, 2**32, 2**32 + 1448]
+)
 @pytest.mark.parametrize("is_first", [True, False])
 def test_gigabytes_may_pass_between_two_looks(gone: int, is_first: bool) -> None:
     kernel = Kernel()

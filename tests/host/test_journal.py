@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dysco.errors import HostError
 from dysco.host.journal import Journal, decode, encode
-from dysco.host.lock import Lock, sweep
+from dysco.host.lock import Lock
 
 RECORDS = st.lists(st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=20)), max_size=6)
 

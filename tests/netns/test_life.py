@@ -156,7 +156,7 @@ def test_ten_thousand_sessions_leave_nothing(make_lab: MakeLab) -> None:
 
     churn(500)
     before = {node: held(node) for node in "abd"}
-    grown = dict.fromkeys("abd", [0])
+    grown = {node: [0] for node in "abd"}
     # what a busy moment took stays with the process and is used again; a leak takes more with each batch
     batches = 0
     while batches < 5 or any(sum(grown[node][-3:]) > SETTLED for node in "abd"):

@@ -85,7 +85,7 @@ def test_the_right_ends_update_must_come_and_must_open_the_window(tracker: Track
 def test_an_update_that_comes_behind_the_first_packet_of_the_left_end_is_not_believed(
     tracker: Tracker, ahead: int
 ) -> None:
-    """Between one and two windows of the SYN-ACK ahead: it passes, its number is noted, and the update is too old then."""
+    """Between one and two windows of the SYN-ACK ahead: it passes, is noted, and the update is too old then."""
     talk = shake(tracker, 7, update=False)
     assert talk("left", X + ahead, Y, ACK)
     assert talk("right", Y, X, ACK)

@@ -54,7 +54,9 @@ def test_fins_of_both_directions_close_after_a_minute() -> None:
 
 
 @pytest.mark.parametrize("gone", [1000, 3 * 2**30])
-def test_a_fin_is_counted_behind_what_a_kernel_has_carried(gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fin_is_counted_behind_what_a_kernel_has_carried(
+    gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = Rig(decision=to_c())
     rig.establish()
     flow = rig.table.flows[HOST, ME]

@@ -7,7 +7,7 @@ import pytest
 from dysco.protocol.chain import Chain
 from dysco.protocol.changing import Anchor
 from dysco.protocol.flow import HOST, Flow
-from dysco.sim.box import Renumber
+from dysco.sim.box import Box, Renumber
 from protocol.living import Living
 
 
@@ -52,7 +52,7 @@ def control(living: Living, *, up: bool) -> None:
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("grown", [0, 70_000])
 def test_packets_pass_unseen_before_the_anchors_know_that_the_change_is_done(family: int, grown: int) -> None:
-    boxes = {"b": Renumber(grown, -grown)} if grown else None
+    boxes: dict[str, Box] = {"b": Renumber(grown, -grown)} if grown else {}
     living = Living(family=family, steady=not grown, boxes=boxes)
     living.talk(3000)
     living.say(living.rng.randbytes(400_000))

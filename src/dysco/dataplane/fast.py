@@ -76,7 +76,7 @@ class KernelFlowTable(PythonFlowTable):
         self._kernel = steer
         self._boxes = dict(boxes or {})
         self._all: dict[tuple[FiveTuple, int], Tally] | None = None
-        # What `refresh` has seen last; of flows that nobody has asked for, and that began at no number, nothing is kept.
+        # What `refresh` has seen last; nothing is kept of flows that nobody has asked for and that began at no number.
         self._seen: dict[Flow, Tally] = {}
 
     def insert(self, flow: Flow) -> None:

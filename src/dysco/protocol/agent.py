@@ -140,7 +140,8 @@ class Agent:
             flow.packets += 1
             flow.bytes += len(packet.data)
         else:
-            self._table.refresh(flow)  # a kernel may have carried gigabytes since, and then a number says nothing
+            # A kernel may have carried gigabytes since, and then a number says nothing.
+            self._table.refresh(flow)
             flow.count(at, len(packet.data))
             if flow.slow:
                 self._ground.beginnings.see(chain, flow, packet, at)

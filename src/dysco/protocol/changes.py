@@ -415,7 +415,9 @@ class Changes:
                 self.rescue.begin(chain, anchor, now)
         elif message.request in self._ground.completed:
             if message.verdict != SAVED:  # else both would answer each other for ever
-                answer = replace(message, chain_id=chain.chain_id, rightward=not message.rightward, verdict=SAVED)
+                answer = replace(
+                    message, chain_id=chain.chain_id, rightward=not message.rightward, verdict=SAVED
+                )
                 self._ground.send(facing, answer)
         else:
             self._ground.send(along(chain, to_right=message.rightward), message)

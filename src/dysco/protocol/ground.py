@@ -312,7 +312,9 @@ class Ground:
             new = changing.left.new
             assert new is not None
             if not changing.left.is_through:
-                flows.append(Flow(new.read, new.tuple.reversed(), new.write, new.tuple, owner=chain, slow=True))
+                flows.append(
+                    Flow(new.read, new.tuple.reversed(), new.write, new.tuple, owner=chain, slow=True)
+                )
                 if changing.left.two is not None or changing.left.joined:
                     slow.update(self._keys(chain, "right"))
         if changing is not None and changing.right is not None:

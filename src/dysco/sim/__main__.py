@@ -54,7 +54,9 @@ def main() -> int:
         "--calm", action="store_true", help="no host moves or dies, as else in two seeds of five"
     )
     parser.add_argument(
-        "--mixed", action="store_true", help="one scenario in eight with a proxy; of these, one in five with a death"
+        "--mixed",
+        action="store_true",
+        help="one scenario in eight with a proxy; of these, one in five with a death",
     )
     options = parser.parse_args()
     chosen = next((one for one in KINDS if one and getattr(options, one.replace("-", "_"))), "")

@@ -202,7 +202,8 @@ class Proxied(Scenario):
         if endpoint.profile.greedy:
             return
         pause_s, most = self.rng.choice((0.005, 0.05)), self.rng.choice((1000, 6000, 50_000))
-        until = self.clock.now + TIME_LIMIT_S  # nobody is told that a session has ended whose other end was killed
+        # Nobody is told that a session has ended whose other end was killed.
+        until = self.clock.now + TIME_LIMIT_S
         taken = 0
 
         def look() -> None:
