@@ -205,6 +205,16 @@ def test_a_request_that_nobody_answers_holds_nothing_for_ever() -> None:
     talk.say((">>", "a", request(OTHER, LEFT)), ("<<", "d", request(OTHER, RIGHT, (5, -7))))
 
 
+def test_a_request_that_was_lost_leaves_no_part_in_a_change() -> None:
+    """Else a host would wait for what nobody says any more, where the left anchor has begun again."""
+    talk = Talk()
+    talk.say(ASKED, PASSED)
+    [chain] = talk.rig.agent._life.chains.values()
+    assert chain.changing is not None
+    talk.rig.wait(LEASE_S + 1)
+    assert chain.changing is None
+
+
 def own_request() -> tuple[str, str, Message]:
     return "<<", "d", request(OWN, RIGHT, anchor="b")
 

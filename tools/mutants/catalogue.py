@@ -138,6 +138,7 @@ MUTATIONS: Final = (
     Mutation("an anchor lets packets pass that are to be held", SWITCHING, " and anchor.holding is None:\n        anchor.is_through", ":\n        anchor.is_through"),
     Mutation("a left anchor takes any acknowledgement for the window update", LEFT, " and at.ack == (anchor.isn + 1) & MASK32 and not anchor.shaken", " and not anchor.shaken"),
     Mutation("two that are done tell each other for ever that the session is saved", CHANGES, "if message.verdict != SAVED:", "if True:"),
+    Mutation("a lock that was asked for and not answered is kept for ever", INSIDE, "            self._lease(chain, lock, now + LEASE_S)  # the request may be lost, and who has asked begin again\n", "            pass\n"),
     # The right anchor.
     Mutation("no window update behind the SYN-ACK", RIGHT, "                self._update(anchor, new)\n            return True\n        is_bare", "            return True\n        is_bare"),
     Mutation("a right anchor grants two at once", RIGHT, 'elif anchor.change.request != message.change.request:\n            return "busy"', "elif False:\n            return None"),

@@ -103,6 +103,8 @@ class Hosts:
                 self._look_again(asked, message, now)
             return None
         lock.state, lock.request = found[1], change.request
+        if what is LockInput.REQUEST:
+            self._lease(chain, lock, now + LEASE_S)  # the request may be lost, and who has asked begin again
         known = ground.changing(chain).inside
         if known is None or (known.new and known.committed):
             inside = Inside(change.request, change.last, new=False, state=change.state)
