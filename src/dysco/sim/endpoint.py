@@ -16,6 +16,7 @@ are 32 bits from the initial sequence number (RFC 9293 section 3.4).
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 from collections.abc import Callable
@@ -31,6 +32,8 @@ RTO_MAX_S = 2.0
 ATTEMPTS = 100
 HALF = 1 << 31
 FAR = 1 << 20
+# As Linux (tcp_invalid_ratelimit): else two ends that get each other's packets late answer each other for ever.
+OLD_PAUSE_S = 0.5
 MASK = (1 << 32) - 1
 
 
@@ -104,6 +107,7 @@ class Endpoint:
         self._ts_recent = 0
         self._ts_highest: int | None = None
         self.old_stamps = 0
+        self._said_old_at = -math.inf
         self.overrun = 0
         self._read = 0
         self._shown = 0
@@ -214,7 +218,9 @@ class Endpoint:
             self._watch_echo(options.tsecr or 0, now)
             if self.profile.paws and _signed(options.tsval - self._ts_recent) < 0:
                 self.old_stamps += 1
-                self._emit(ACK, self._next, b"", now)
+                if payload or at.flags & FIN or now >= self._said_old_at + OLD_PAUSE_S:
+                    self._said_old_at = now
+                    self._emit(ACK, self._next, b"", now)
                 return
             if seq <= self._rcv_next:
                 self._ts_recent = options.tsval
