@@ -16,7 +16,6 @@ from dysco.protocol.ground import FAR, Numbers
 from dysco.protocol.life import ASK_S, RESET_S
 from dysco.protocol.rescue import GRACE_S, OPEN, OVER, SAVED, SILENT_S
 from dysco.protocol.stamps import AHEAD
-from dysco.protocol.switching import at_cutoff
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -510,16 +509,6 @@ def test_when_the_proxy_is_out_of_it_the_other_ends_clock_counts() -> None:
     packet = build_tcp(new, 9001, 1001, ACK | PSH, 1, stamp(710, 77), b"x")
     [(_, inner)] = talk.rig.feed(UNDERLAY, packet)
     assert stamp(AHEAD + 15, 77) in inner.data
-
-
-def test_packets_of_joined_chains_do_not_pass_unseen_before_the_end() -> None:
-    talk, anchor = left_stamped()
-    assert anchor.new is not None
-    tell(talk.rig, "d", AckAck(CHAIN, label(anchor), OWN.request, 9001, 1001))
-    talk.rig.feed(UNDERLAY, at_cutoff(anchor.new.tuple.reversed(), 9001, anchor.isn + 1))
-    assert anchor.shown
-    assert left_moves(talk)[-1] == ("drained", "")
-    assert not anchor.is_through
 
 
 def test_at_the_right_anchor_too() -> None:

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from dysco.protocol.changing import LeftAnchor, Phase
+from dysco.protocol.changing import LeftAnchor
 from dysco.protocol.events import ChangeMoved
 from dysco.protocol.flow import FIRST_BOX, UNDERLAY
-from dysco.protocol.ground import REHEARSED_WINDOW, Numbers
+from dysco.protocol.ground import REHEARSED_WINDOW
 from dysco.protocol.locks import COMMIT_S, RENEW_S
 from dysco.protocol.settings import Decision
-from dysco.protocol.switching import FROZEN_BYTES, FROZEN_S, at_cutoff, is_at_cutoff
+from dysco.protocol.switching import FROZEN_BYTES, FROZEN_S, is_at_cutoff
 from dysco.protocol.transfers import ARRIVED, COPY, FAILED, FREEZE, INSTALLED
 from dysco.wire.messages import (
     Ack,
@@ -484,43 +484,3 @@ def test_what_waits_is_not_sent_for_a_session_that_has_ended() -> None:
     talk.rig.agent._life.close(chain_of(talk), "reset", talk.rig.now)
     talk.rig.take()
     assert talk.rig.wait(5.0) == []
-
-
-# Packets pass along the new path unseen, once nothing has to be done about them.
-
-
-def show(talk: Talk, anchor: LeftAnchor) -> None:
-    """Let the ACK at the right anchor's cutoff come on the new path."""
-    assert anchor.new is not None
-    talk.rig.feed(UNDERLAY, at_cutoff(anchor.new.tuple.reversed(), RECEIVED, anchor.isn + 1))
-
-
-def test_packets_pass_unseen_when_the_path_handshake_is_out_of_the_way() -> None:
-    talk, anchor = two_paths()
-    switch(talk, anchor)
-    from_inside(talk, SENT, 0)
-    assert moves(talk)[-1] == ("drained", "")
-    assert not anchor.is_through
-    show(talk, anchor)
-    assert anchor.is_through
-
-
-def test_where_the_new_path_stands_is_known_although_nothing_has_passed_there() -> None:
-    talk, anchor = two_paths()
-    switch(talk, anchor)
-    from_inside(talk, SENT, 0)
-    show(talk, anchor)
-    assert anchor.is_through
-    tell(talk.rig, "d", OldDone(CHAIN, RIGHT, OWN.request, False, RIGHT))
-    assert moves(talk)[-1] == ("done", "")
-    numbers = talk.rig.agent._changes._ground.numbers(chain_of(talk), "right")
-    assert numbers == Numbers(SENT, RECEIVED, SENT, RECEIVED)
-
-
-def test_packets_that_are_to_be_held_do_not_pass_unseen() -> None:
-    talk, anchor = two_paths(FREEZE)
-    switch(talk, anchor)
-    from_inside(talk, SENT, 0)
-    show(talk, anchor)
-    assert anchor.phase is Phase.DRAINED
-    assert not anchor.is_through

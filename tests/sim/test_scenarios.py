@@ -19,7 +19,7 @@ REGRESSIONS = (
 """From before hosts could move or die: so they mean what they have meant."""
 RESTLESS = (
     6, 21, 28, 122, 292, 5245, 30757, 31068, 700477, 701410, 701998, 702274, 702355, 704180, 1795940455265,
-    12099169198416,
+    12099169198416, 182340532212654,
 )  # fmt: skip
 SEEDS = "4000:6000"
 

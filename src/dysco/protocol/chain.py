@@ -292,26 +292,13 @@ class Chain:
         """How many subsessions lie to the left of this agent."""
         return self.key[CHAIN_ID_LEN]
 
-    @property
-    def outer_left(self) -> Facing:
-        """The facing on the left that packets pass: of a new path as soon as nothing is left for the old one."""
-        right = None if self.changing is None else self.changing.right
-        return right.new if right is not None and right.is_through and right.new is not None else self.left
-
-    @property
-    def outer_right(self) -> Facing | None:
-        """The facing on the right that packets pass, as `outer_left`."""
-        left = None if self.changing is None else self.changing.left
-        return left.new if left is not None and left.is_through else self.right
-
     def left_flows(self) -> Iterator[Flow]:
         """The flows between the left facing and the box; none without a box."""
         if self.box is not None:
-            left = self.outer_left
-            into, out = left.translations()
+            into, out = self.left.translations()
             yield Flow(
-                left.read,
-                left.tuple,
+                self.left.read,
+                self.left.tuple,
                 self.box.left_write,
                 self.session_in,
                 owner=self,
@@ -320,27 +307,26 @@ class Chain:
             yield Flow(
                 self.box.left_read,
                 self.session_in.reversed(),
-                left.write,
-                left.tuple.reversed(),
+                self.left.write,
+                self.left.tuple.reversed(),
                 owner=self,
                 translation=out,
             )
 
     def right_flows(self) -> Iterator[Flow]:
         """The flows between the box and the right facing, or between both facings without a box."""
-        left, right = self.outer_left, self.outer_right
-        assert right is not None
-        backward, forward = right.translations()
+        assert self.right is not None
+        backward, forward = self.right.translations()
         if self.box is None:
-            read, write, session = left.read, left.write, left.tuple
-            into, out = left.translations()
+            read, write, session = self.left.read, self.left.write, self.left.tuple
+            into, out = self.left.translations()
             forward, backward = _both(into, forward), _both(backward, out)
         else:
             read, write, session = self.box.right_read, self.box.right_write, self.session_out
-        yield Flow(read, session, right.write, right.tuple, owner=self, translation=forward)
+        yield Flow(read, session, self.right.write, self.right.tuple, owner=self, translation=forward)
         yield Flow(
-            right.read,
-            right.tuple.reversed(),
+            self.right.read,
+            self.right.tuple.reversed(),
             write,
             session.reversed(),
             owner=self,

@@ -87,8 +87,7 @@ class Anchor:
     are two paths. isn: of the path handshake; peer_next: the number that the other anchor announced in it as its next.
     tries: of what is being repeated. peer_done: the other anchor's half of the old path is empty; told_old, told_new:
     it knows the same of this half, and so do the hosts of that path. shown: the ACK at the other anchor's cutoff has
-    come on the new path, and nothing of the path handshake is behind it. is_through: packets pass along the new path
-    without being seen here any more. joined: chains are joined between the anchors;
+    come on the new path, and nothing of the path handshake is behind it. joined: chains are joined between the anchors;
     then stamps translates timestamps, if the session has them, and windows lets the inner end send no more than the
     other one takes. dead: once the proxy is taken for dead (see `rescue`); broken: it has reset the session; unsure:
     this agent has begun again since, and what the proxy has acknowledged is not known. doom: why the session cannot go
@@ -106,7 +105,6 @@ class Anchor:
         "doom",
         "held_bytes",
         "holding",
-        "is_through",
         "isn",
         "joined",
         "new",
@@ -143,7 +141,6 @@ class Anchor:
         self.isn = 0
         self.peer_next: int | None = None
         self.peer_done = False
-        self.is_through = False
         self.shown = False
         self.told_new = False
         self.told_old = False

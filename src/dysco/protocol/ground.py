@@ -311,17 +311,14 @@ class Ground:
         if changing is not None and changing.left is not None:
             new = changing.left.new
             assert new is not None
-            if not changing.left.is_through:
-                flows.append(
-                    Flow(new.read, new.tuple.reversed(), new.write, new.tuple, owner=chain, slow=True)
-                )
-                if changing.left.two is not None or changing.left.joined:
-                    slow.update(self._keys(chain, "right"))
+            flows.append(Flow(new.read, new.tuple.reversed(), new.write, new.tuple, owner=chain, slow=True))
+            if changing.left.two is not None or changing.left.joined:
+                slow.update(self._keys(chain, "right"))
         if changing is not None and changing.right is not None:
             new = changing.right.new
-            if new is not None and not changing.right.is_through:
+            if new is not None:
                 flows.append(Flow(new.read, new.tuple, new.write, new.tuple, owner=chain, slow=True))
-            if (changing.right.two is not None or changing.right.joined) and not changing.right.is_through:
+            if changing.right.two is not None or changing.right.joined:
                 slow.update(self._keys(chain, "left"))
         for flow in flows:
             old = self.table.get(flow.port, flow.match)
@@ -336,16 +333,14 @@ class Ground:
     def forward_key(self, chain: Chain, side: Side) -> tuple[int, FiveTuple]:
         """Port and match of the flow to the right on one side of the box; without a box there is one."""
         if side == "left" or chain.box is None:
-            left = chain.outer_left
-            return left.read, left.tuple
+            return chain.left.read, chain.left.tuple
         return chain.box.right_read, chain.session_out
 
     def backward_key(self, chain: Chain, side: Side) -> tuple[int, FiveTuple]:
         """Port and match of the flow to the left on one side of the box; without a box there is one."""
         if side == "right" or chain.box is None:
-            right = chain.outer_right
-            assert right is not None
-            return right.read, right.tuple.reversed()
+            assert chain.right is not None
+            return chain.right.read, chain.right.tuple.reversed()
         return chain.box.left_read, chain.session_in.reversed()
 
     def stop(self, chain: Chain, side: Side, *, forced: bool = False) -> Numbers | None:
@@ -421,13 +416,12 @@ class Ground:
         self.table.refresh(flow)
         if FORGOTTEN in (flow.top_seq, flow.top_ack):
             return None
-        left, right = chain.outer_left, chain.outer_right
-        from_left = key == (left.read, left.tuple)
-        sums = left.sums if from_left else None
+        from_left = key == (chain.left.read, chain.left.tuple)
+        sums = chain.left.sums if from_left else None
         df, db = sums or (0, 0)
-        facing = right if side == "right" or chain.box is None else left
+        facing = chain.right if side == "right" or chain.box is None else chain.left
         assert facing is not None
-        inside = (0, 0) if facing is right else left.sums or (0, 0)
+        inside = (0, 0) if facing is chain.right else chain.left.sums or (0, 0)
         isn_forward = facing.forward.isn + inside[0] + 1
         isn_backward = facing.backward.isn - inside[1] + 1
         first_seq, first_ack = (isn_forward, isn_backward) if forward else (isn_backward, isn_forward)
@@ -464,8 +458,8 @@ class Ground:
         ):
             flow = self.table.get(*key)
             assert flow is not None
-            left = chain.outer_left
-            df, db = (left.sums or (0, 0)) if key == (left.read, left.tuple) else (0, 0)
+            from_left = key == (chain.left.read, chain.left.tuple)
+            df, db = (chain.left.sums or (0, 0)) if from_left else (0, 0)
             flow.top_seq = (seq - df) & MASK32
             flow.top_ack = (ack + db) & MASK32
 

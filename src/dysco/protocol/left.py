@@ -23,7 +23,6 @@ from dysco.protocol.switching import (
     at_cutoff,
     begin_two,
     give_back,
-    go_through,
     is_at_cutoff,
     patience,
     raise_alarm,
@@ -200,8 +199,6 @@ class Left:
             self.transfers.begin(chain, anchor)
         elif anchor.may_complete:
             self._input(chain, anchor, LeftInput.DONE, now)
-        else:
-            go_through(self._ground, chain, anchor, "right")
 
     def seen_inside(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
         """The inner side has shown its timestamps."""
@@ -533,8 +530,7 @@ class Left:
             anchor.stamps.finish(new)
         chain.right = new
         chain.changing.left = None
-        if not anchor.is_through:
-            ground.set_tops(chain, "right", where(two))
+        ground.set_tops(chain, "right", where(two))
         ground.install(chain)
         ground.tidy(chain)
         ground.complete(chain, anchor.change.request)

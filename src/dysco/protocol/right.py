@@ -37,7 +37,6 @@ from dysco.protocol.switching import (
     at_cutoff,
     begin_two,
     give_back,
-    go_through,
     is_at_cutoff,
     patience,
     raise_alarm,
@@ -195,8 +194,6 @@ class Right:
             tell_done(self._ground, chain, anchor, now, rightward=False)
         if anchor.may_complete and anchor.holding is None:
             self._input(chain, anchor, RightInput.DONE, now)
-        else:
-            go_through(self._ground, chain, anchor, "left")
 
     def handshake(self, chain: Chain, anchor: RightAnchor, at: Located, now: float) -> bool:
         """Take what comes on the new path; True if it is part of the path handshake and goes no further."""
@@ -412,8 +409,7 @@ class Right:
             anchor.stamps.finish(new)
         chain.left = new
         chain.changing.right = None
-        if not anchor.is_through:
-            ground.set_tops(chain, "left", where(two))
+        ground.set_tops(chain, "left", where(two))
         ground.install(chain)
         ground.tidy(chain)
         ground.complete(chain, anchor.change.request, (two.cutoff + anchor.sums[1]) & MASK32)

@@ -7,7 +7,7 @@ from typing import Final
 
 from dysco.protocol.chain import WITH_SACK, Chain, Facing
 from dysco.protocol.changing import Anchor, Phase
-from dysco.protocol.ground import REHEARSED_WINDOW, Ground, Numbers, Side
+from dysco.protocol.ground import REHEARSED_WINDOW, Ground, Numbers
 from dysco.protocol.paths import TwoPaths
 from dysco.wire.messages import CancelLock, OldDone
 from dysco.wire.numbers import MASK32
@@ -75,21 +75,6 @@ def give_back(ground: Ground, facing: Facing, now: float) -> None:
     """Return the ports of a subsession, if this agent opened it."""
     if facing.opened:
         ground.life.leave(facing.tuple, now)
-
-
-def go_through(ground: Ground, chain: Chain, anchor: Anchor, side: Side) -> None:
-    """Let packets pass along the new path unseen, if nothing has to be done about them any more.
-
-    This half of the old path is empty, and what the path handshake has sent has been taken out; whether the other half
-    is empty, too, will be said in messages, and what comes late on the old path is seen as before. Chains that are
-    joined wait for the end: there numbers of the new path are another's.
-    """
-    two = anchor.two
-    assert two is not None
-    if anchor.shown and not (anchor.is_through or anchor.joined or two.forced) and anchor.holding is None:
-        anchor.is_through = True
-        ground.set_tops(chain, side, where(two))
-        ground.install(chain)
 
 
 def tell_done(ground: Ground, chain: Chain, anchor: Anchor, now: float, *, rightward: bool) -> None:
