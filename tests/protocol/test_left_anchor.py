@@ -307,22 +307,6 @@ def test_a_lock_is_kept_by_an_agent_that_was_stopped_for_longer_than_its_lease()
     assert talk.rig.messages == [("a", busy(ONE))]
 
 
-def test_a_left_anchor_does_not_switch_before_trackers_have_seen_the_window_that_counts() -> None:
-    """In a SYN-ACK it is not scaled, and what comes behind more than that is dropped by them, now and later."""
-    talk, anchor = start()
-    tell(talk.rig, "d", AckLock(CHAIN, RIGHT, OWN.request))
-    tell(talk.rig, "d", SynAck(CHAIN, label(anchor), OWN.request))
-    assert anchor.new is not None
-    back = anchor.new.tuple.reversed()
-    update = build_tcp(back, PEER_ISN + 1, anchor.isn + 1, ACK, REHEARSED_WINDOW)
-    assert talk.rig.feed(UNDERLAY, update.copy()) == []  # it has overtaken the SYN-ACK, and comes again
-    talk.rig.feed(UNDERLAY, build_tcp(back, PEER_ISN, anchor.isn + 1, SYN | ACK, REHEARSED_WINDOW))
-    talk.rig.feed(UNDERLAY, build_tcp(back, PEER_ISN + 1, anchor.isn, ACK, REHEARSED_WINDOW))
-    assert moves(talk)[-1] == ("locked", "")
-    talk.rig.feed(UNDERLAY, update)
-    assert moves(talk)[-1] == ("two paths", "")
-
-
 def test_the_last_acknowledgement_is_repeated_for_the_old_path() -> None:
     talk, _ = two_paths()
     from_inside(talk, SENT, 0)

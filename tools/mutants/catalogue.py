@@ -131,7 +131,6 @@ MUTATIONS: Final = (
     Mutation("what came while a kernel was asked is never known", PATHS, "            self.old_rcvd = later(self.old_rcvd, earlier(self.answered, self.peer_cutoff))\n", "            pass\n"),
     Mutation("a left anchor does not remind the old path once the other half is empty", LEFT, "waits = not (two.is_done and anchor.peer_done)", "waits = not anchor.peer_done"),
     Mutation("a left anchor reminds the old path when the other one may be done", LEFT, "waits = not (two.is_done and anchor.peer_done)", "waits = True"),
-    Mutation("a left anchor takes any acknowledgement for the window update", LEFT, " and at.ack == (anchor.isn + 1) & MASK32 and not anchor.shaken", " and not anchor.shaken"),
     Mutation("two that are done tell each other for ever that the session is saved", CHANGES, "if message.verdict != SAVED:", "if True:"),
     Mutation("a lock that was asked for and not answered is kept for ever", INSIDE, "            self._lease(chain, lock, now + LEASE_S)  # the request may be lost, and who has asked begin again\n", "            pass\n"),
     Mutation("a left anchor goes on with the old numbers", LEFT, '        chain.changing.left = None\n        ground.set_tops(chain, "right", where(two))\n', "        chain.changing.left = None\n"),

@@ -242,6 +242,9 @@ class Left:
                 for _ in range(2):
                     shake = build_tcp(new.tuple, at.ack, next_one, ACK, REHEARSED_WINDOW)
                     self._ground.output.packet(new.write, shake)
+                if not anchor.shaken:
+                    anchor.shaken = True
+                    self._ready(chain, anchor, now)
             return True
         if anchor.state is LeftState.TWO_PATHS:
             last = is_at_cutoff(at)
@@ -251,15 +254,11 @@ class Left:
                 return True
             rehearsed = at.ack == (anchor.isn + 1) & MASK32 and at.window == REHEARSED_WINDOW
             return rehearsed and not at.payload_len and not at.flags & (FIN | RST)
-        if at.flags & RST:
-            if anchor.agreed:  # before, a host may have answered that does not know of the change yet
-                anchor.reason = (self._ground.settings.name, "the new path was reset")
-                self._input(chain, anchor, LeftInput.FAIL, now)
-        elif anchor.peer_next is not None and at.ack == (anchor.isn + 1) & MASK32 and not anchor.shaken:
-            # The other anchor's window update: a tracker that has not seen it would not let pass what begins far behind
-            # the handshake, and would not believe it any more once it has seen that.
-            anchor.shaken = True
-            self._ready(chain, anchor, now)
+        if (
+            at.flags & RST and anchor.agreed
+        ):  # before, a host may have answered that does not know of the change yet
+            anchor.reason = (self._ground.settings.name, "the new path was reset")
+            self._input(chain, anchor, LeftInput.FAIL, now)
         return True
 
     def finish(self, chain: Chain, anchor: LeftAnchor, now: float) -> None:
