@@ -13,7 +13,7 @@ from typing import Any
 
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, SlowClient, both_modes, fetch, put_file, sessions, url
+from netns.labs import MEGABYTE, SlowClient, both_modes, fetch, put_file, sessions, until, url
 from netns.test_changes import FAMILIES, command_line
 from netns.test_moves import lab_of_movers, new_device
 
@@ -98,6 +98,49 @@ def test_hosts_go_to_and_fro(make_lab: MakeLab, family: int) -> None:
                 move(lab, node, there.address)
                 assert fetch(lab, url(lab, family, "small")) == small
         assert client.digest() == wanted
+
+
+@both_modes
+@FAMILIES
+def test_a_session_that_has_ended_at_a_host_that_went_home_follows_its_end(make_lab: MakeLab, family: int) -> None:
+    """The last packets of a session have not come to the client, so only its own agent still takes it for alive."""
+    lab = make_lab(lab_of_movers("home"))
+    lab.up()
+    small = put_file(lab, MEGABYTE, "small")
+    wanted = put_file(lab, 64 * MEGABYTE)
+    home, away = first_site(lab, "b", family), second_site(lab, "b", family)
+    a_first, a_second = first_site(lab, "a", family), second_site(lab, "a", family)
+    with SlowClient(lab, family) as client:
+        go(lab, "b", family, home, away)
+        move(lab, "b", away.address)
+        drop_fins(lab, family, a_first.address, a_second.address)
+        assert fetch(lab, url(lab, family, "small")) == small
+        until("b has seen both ends close", lambda: "time-wait" in states(lab, "b"))
+        assert states(lab, "a") == ["established", "half-closed"]
+        go(lab, "b", family, away, home)
+        move(lab, "b", home.address)
+        go(lab, "a", family, a_first, a_second)
+        move(lab, "a", a_second.address)
+        assert client.digest() == wanted
+
+
+def drop_fins(lab: Lab, family: int, *addresses: str) -> None:
+    """Let the router lose each FIN for these addresses."""
+    ip_ = "ip" if family == 4 else "ip6"
+    rules = f"""
+    table inet lossy {{
+        chain forward {{
+            type filter hook forward priority 0;
+            {ip_} daddr {{ {", ".join(addresses)} }} tcp flags & fin == fin drop
+        }}
+    }}"""
+    argv = lab.command("router", ["nft", "-f", "-"])
+    subprocess.run(argv, input=rules, text=True, check=True, timeout=20)
+
+
+def states(lab: Lab, node: str) -> list[str]:
+    """The states of a host's sessions."""
+    return sorted(one["state"] for one in sessions(lab, node))
 
 
 @both_modes

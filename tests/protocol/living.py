@@ -28,6 +28,7 @@ from protocol.rig import address
 PROFILE = Profile(mss=1460, wscale=7, timestamps=True, sack=True, buffer=65535, burst=4)
 NAMES = "abcdef"
 _REQUESTS = itertools.count(1)
+_MOVES = itertools.count(1)
 
 
 class Living:
@@ -205,17 +206,18 @@ class Living:
     def readdress(self, name: str, number: int) -> None:
         """Let a host have another address, and no way to the old one, and say so."""
         host, new = self.hosts[name], address(number, self.family)
-        old = host.addresses[0]
         self.network.route(new, host)
-        self.network.cut(old)
-        host.addresses = (*host.addresses, new)  # the old one stays the stack's own
+        self.network.cut(self.settings[name].addresses[0])
+        host.addresses = tuple(dict.fromkeys((*host.addresses, new)))  # the old one stays the stack's own
         before = self.settings[name]
         left = frozenset(before.addresses) - {new}
-        self.settings[name] = replace(before, addresses=(new, *before.addresses), left=left)
+        addresses = tuple(dict.fromkeys((new, *before.addresses)))
+        self.settings[name] = replace(before, addresses=addresses, left=left)
         self.agent(name).configure(self.settings[name], lambda _, __: None)
+        moves = next(_MOVES)
         for other in 3 * NAMES:  # one or two may be lost
             if other != name:
-                self.network.message(host, other, Moved(number, Hops((Hop(new),))))
+                self.network.message(host, other, Moved(moves, Hops((Hop(new),))))
         self.wait(0.1)
 
     def follow(self, name: str, number: int) -> list[int]:

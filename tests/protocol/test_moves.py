@@ -76,6 +76,21 @@ def test_neighbours_move_one_after_the_other() -> None:
         live.talk(wait=30.0)
 
 
+def test_a_subsession_leads_to_where_its_peer_has_come_back_to_although_it_names_where_that_was() -> None:
+    """As when a session has ended at the peer, which does not move it any more, and not yet here."""
+    live = Living()
+    live.move("b", 51)
+    live.talk()
+    live.readdress("b", 2)
+    [request] = live.move("a", 50)
+    live.wait(5.0)
+    assert live.outcome("a", request)[0] == "done"
+    [(_, subsession, _)] = live.agent("a").subsessions(live.key("a"))
+    assert (subsession.src, subsession.dst) == (address(50), address(2))
+    live.follow("b", 2)
+    live.talk()
+
+
 def test_a_neighbour_that_may_not_change_the_session_refuses() -> None:
     def peers(name: str, peer: Peer) -> Peer:
         if (name, peer.name) != ("b", "a"):

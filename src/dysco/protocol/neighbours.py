@@ -114,6 +114,14 @@ class Neighbour:
         if len(self.left) > MOST_LEFT:
             del self.left[next(iter(self.left))]
 
+    def reach(self, address: bytes) -> bytes:
+        """Where it is now that has, or had, this address."""
+        if len(address) in self.moved_to:
+            return self.moved_to[len(address)]
+        if address not in self.left:
+            return address
+        return next((home for home in self.peer.addresses if len(home) == len(address)), address)
+
     def next_counter(self) -> int:
         """The counter of the next chain header to this neighbour."""
         self.counter = self.counter + 1 if self.draw is None else self.draw()
@@ -218,9 +226,9 @@ class Neighbours:
         return before != neighbour.moved_to
 
     def reach(self, address: bytes) -> bytes:
-        """Where the agent with an address can be reached now."""
+        """Where the agent with an address can be reached now, which may be where it was at first."""
         neighbour = self._by_address.get(address)
-        return address if neighbour is None else neighbour.moved_to.get(len(address), address)
+        return address if neighbour is None else neighbour.reach(address)
 
     def at(self, address: bytes) -> Neighbour | None:
         """The neighbour that has an address."""
