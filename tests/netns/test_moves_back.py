@@ -102,7 +102,9 @@ def test_hosts_go_to_and_fro(make_lab: MakeLab, family: int) -> None:
 
 @both_modes
 @FAMILIES
-def test_a_session_that_has_ended_at_a_host_that_went_home_follows_its_end(make_lab: MakeLab, family: int) -> None:
+def test_a_session_that_has_ended_at_a_host_that_went_home_follows_its_end(
+    make_lab: MakeLab, family: int
+) -> None:
     """The last packets of a session have not come to the client, so only its own agent still takes it for alive."""
     lab = make_lab(lab_of_movers("home"))
     lab.up()

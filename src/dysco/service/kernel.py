@@ -105,8 +105,10 @@ def look(config: HostConfig) -> Underlay:
 
 def move(
     config: HostConfig, side: KernelSide, new: Sequence[bytes], forgotten: Collection[bytes] = ()
-) -> Underlay:
-    """Let packets of subsessions come and go by the devices that have other addresses; gives the new underlay.
+) -> SteeringConfig:
+    """Let packets of subsessions come and go by the devices that have other addresses, which `side` knows then.
+
+    Gives what `side.steering` is to be told, by the thread that tells it all else.
 
     The addresses that are left stay the host's own, for sessions that live use them; those of them that are forgotten
     do not, for none does any more. Raises HostError.
@@ -136,11 +138,10 @@ def move(
         int(first["index"]),
         bytes.fromhex(mac.replace(":", "")) if mac and is_ethernet else None,
     )
-    side.steering.configure(_steering_config(config, side.underlay))
     side.transaction.withdraw(
         KeepAddress(device=config.tun.session, address=str(ipaddress.ip_address(one))) for one in forgotten
     )
-    return side.underlay
+    return _steering_config(config, side.underlay)
 
 
 def plan(config: HostConfig, programs: Any = None, in_kernel: bool | None = None) -> Plan:

@@ -71,6 +71,7 @@ class Moving:
         self._owner = owner
         self.left: frozenset[bytes] = frozenset()
         self._moves = 0
+        self._in_turn = asyncio.Lock()
         self.addresses: dict[int, bytes] = {}
 
     async def move(self, tell: Tell, addresses: list[str], terms: Terms) -> dict[str, int]:
@@ -79,20 +80,8 @@ class Moving:
         Raises ConfigError, HostError and its kinds; then nothing is changed.
         """
         owner, new = self._owner, self._read(addresses)
-        old = owner.kernel.underlay.addresses
-        idle = self.left - self._named() - set(new)
-        left = (
-            self.left - idle | {one for one in old if any(len(one) == len(other) for other in new)}
-        ) - set(new)
-        if not terms.dry_run:
-            underlay = await asyncio.to_thread(move_kernel, owner.config, owner.kernel, new, idle)
-            self.left = left
-            self._moves += 1
-            self.addresses.update({len(address): address for address in new})
-            owner.readdress(underlay)
-            owner.channel.move(show_address(one) for one in underlay.addresses if one not in self.left)
-            for peer in owner.channel.status():
-                self.announce(peer.name)
+        async with self._in_turn:
+            left = await self._readdress(new, terms)
         counts: dict[str, int] = {}
 
         async def one(info: SessionInfo) -> None:
@@ -104,6 +93,26 @@ class Moving:
                 if self._stale(info, left):
                     group.create_task(one(info))
         return counts
+
+    async def _readdress(self, new: tuple[bytes, ...], terms: Terms) -> frozenset[bytes]:
+        """Have these addresses, and tell all peers, unless it is a dry run; gives those that are left then."""
+        owner = self._owner
+        old = owner.kernel.underlay.addresses
+        idle = self.left - self._named() - set(new)
+        of_these = {one for one in old if any(len(one) == len(other) for other in new)}
+        left = (self.left - idle | of_these) - set(new)
+        if not terms.dry_run:
+            steering = await asyncio.to_thread(move_kernel, owner.config, owner.kernel, new, idle)
+            owner.kernel.steering.configure(steering)
+            underlay = owner.kernel.underlay
+            self.left = left
+            self._moves += 1
+            self.addresses.update({len(address): address for address in new})
+            owner.readdress(underlay)
+            owner.channel.move(show_address(one) for one in underlay.addresses if one not in self.left)
+            for peer in owner.channel.status():
+                self.announce(peer.name)
+        return left
 
     def announce(self, peer: str) -> None:
         """Tell a peer where this host is, if it has moved; more than once, for a message may be lost."""
