@@ -95,3 +95,20 @@ def test_a_flow_that_a_change_has_stopped_may_rest_again(passed: int) -> None:
     table.refresh(again)
     assert (again.packets, again.top_seq) == (passed + 3, (START + 4344) % 2**32)
     assert table.may_rest(again)
+
+
+def test_where_a_flow_stood_when_it_went_to_rest_is_known_again_though_nothing_has_passed() -> None:
+    """As after a change, which counts from where the old path stood."""
+    kernel = Kernel()
+    table = KernelFlowTable(kernel, (bytes((10, 0, 0, 1)),), (61000, 65535))
+    flow = Flow(UNDERLAY, MATCH, HOST, SESSION)
+    flow.top_seq = flow.top_ack = START
+    table.insert(flow)
+    assert table.may_rest(flow)
+    table.rest(flow)
+    kernel.counted = Tally(0, 0, START, START)
+    again = Flow(UNDERLAY, MATCH, HOST, SESSION)
+    table.adopt(again)
+    table.refresh(again)
+    assert (again.top_seq, again.top_ack, again.packets) == (START, START, 0)
+    assert table.may_rest(again)

@@ -162,8 +162,8 @@ class KernelFlowTable(PythonFlowTable):
             self._all = None
 
     def _bring_up(self, flow: Flow, now: Tally) -> None:
-        if not now.packets:
-            return  # the entry is gone, or nothing has passed
+        if now == NOTHING:
+            return  # the entry is gone, or nothing has passed, ever
         before, self._seen[flow] = self._seen.get(flow, NOTHING), now
         flow.packets += now.packets - before.packets
         flow.bytes += now.bytes - before.bytes

@@ -264,7 +264,7 @@ class Steering:
         found = {}
         for key, entry in self._flows.items():
             tally = _unpack_tally(entry)
-            if tally.packets:
+            if tally != NOTHING:
                 found[unpack_key(key)] = tally
         return found
 
