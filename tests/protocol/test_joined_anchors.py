@@ -35,7 +35,19 @@ from protocol.test_guards import RECEIVED, SENT, chain_of, finished_right_anchor
 from protocol.test_left_anchor import from_inside, label, start
 from protocol.test_left_anchor import moves as left_moves
 from protocol.test_left_anchor import two_paths as left_two_paths
-from protocol.test_locks import CHAIN, HERE, LEFT, NEW_HOP, NEW_PATH, OWN, RIGHT, Talk, new_path, request
+from protocol.test_locks import (
+    CHAIN,
+    HERE,
+    LEFT,
+    NEW_HOP,
+    NEW_PATH,
+    OWN,
+    RIGHT,
+    Talk,
+    new_path,
+    request,
+    wait_for_ack,
+)
 from protocol.test_right_anchor import UNDER_WAY
 
 DEAD = "the proxy is dead; "
@@ -252,7 +264,8 @@ def test_an_end_that_is_to_be_reset_is_asked_until_it_answers() -> None:
 # As a right anchor.
 
 
-def joined_right() -> tuple[Talk, Numbers]:
+def waiting_right() -> tuple[Talk, Numbers]:
+    """b as a right anchor that has agreed and has not heard of the switch, and a proxy on the old path."""
     talk = Talk()
     asked = request(HERE, LEFT)
     assert isinstance(asked, RequestLock)
@@ -261,6 +274,11 @@ def joined_right() -> tuple[Talk, Numbers]:
     assert said(talk.rig, AckLock) == [AckLock(CHAIN, LEFT, HERE.request, True)]
     numbers = talk.rig.agent._changes._ground.numbers(chain_of(talk), "left")
     assert numbers is not None
+    return talk, numbers
+
+
+def joined_right() -> tuple[Talk, Numbers]:
+    talk, numbers = waiting_right()
     cutoff = numbers.received + UNDER_WAY
     tell(talk.rig, "a", Ack(CHAIN, NEW_HOP, HERE.request, cutoff, numbers.sent, False))
     talk.rig.events()
@@ -286,6 +304,39 @@ def test_a_right_anchor_decides_by_the_same_rules(verdict: int, acked: int, phas
     [moved] = talk.rig.events(ChangeMoved)
     assert isinstance(moved, ChangeMoved)
     assert (moved.phase, moved.reason) == (phase, reason)
+
+
+@pytest.mark.parametrize("by", ["ack", "data"])
+def test_a_right_anchor_that_has_passed_a_reset_on_before_the_switch_says_that_it_is_over(by: str) -> None:
+    talk, numbers = waiting_right()
+    chain = chain_of(talk)
+    talk.rig.events()
+    reset = build_tcp(chain.left.tuple, numbers.received, 0, RST, 0)
+    assert [read(packet).flags for _, packet in talk.rig.feed(UNDERLAY, reset)] == [RST]
+    if by == "ack":
+        tell(talk.rig, "a", Ack(CHAIN, NEW_HOP, HERE.request, numbers.received, numbers.sent, True))
+    else:
+        data = build_tcp(NEW_PATH, numbers.received, numbers.sent, ACK | PSH, 64240, b"", b"x")
+        # The data go nowhere; both ends are asked what they expect.
+        assert [read(packet).payload_len for _, packet in talk.rig.feed(UNDERLAY, data)] == [0, 0]
+    assert said(talk.rig, OldDead) == [OldDead(CHAIN, NEW_HOP, HERE.request, False, 0, 0, OVER)]
+    assert said(talk.rig, AckAck) == []
+    why = "it had reset the session before this agent heard of the switch"
+    moved = [one for one in talk.rig.events(ChangeMoved) if isinstance(one, ChangeMoved)]
+    assert [(one.phase, one.reason) for one in moved] == [("aborted", DEAD + why)]
+    assert talk.rig.agent.counters["proxy_dead"] == 1
+    talk.rig.wait(RESET_S + 1)
+    assert closed(talk.rig) == ["bypassed"]
+
+
+def test_a_reset_before_a_switch_without_a_proxy_is_that_of_an_end() -> None:
+    talk = wait_for_ack((0, 0))
+    numbers = talk.rig.agent._changes._ground.numbers(chain_of(talk), "left")
+    assert numbers is not None
+    talk.rig.feed(UNDERLAY, build_tcp(chain_of(talk).left.tuple, numbers.received, 0, RST, 0))
+    tell(talk.rig, "a", Ack(CHAIN, NEW_HOP, HERE.request, numbers.received, numbers.sent, True))
+    assert said(talk.rig, OldDead) == []
+    assert len(said(talk.rig, AckAck)) == 1
 
 
 # Timestamps.

@@ -9,7 +9,8 @@ or the two would decide by different numbers.
 A proxy is taken for dead when it has reset the session before all had passed, or has sent a FIN before that and
 nothing before the FIN is under way; when the next host on the old path knows nothing of it any more; or when the old
 path is not empty after a minute and there is no association with that host. An anchor that has begun again since the
-switch does not know what was acknowledged meanwhile, and gives the session up.
+switch does not know what was acknowledged meanwhile, and gives the session up. So does a right anchor that has passed
+a reset on before it heard of the switch: its end does not have the session any more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dysco.protocol.changing import Anchor, Dead, LeftAnchor, Phase, RightAnchor
 from dysco.protocol.ground import Ground
 from dysco.protocol.left import Left
 from dysco.protocol.right import Right
-from dysco.protocol.states import State
+from dysco.protocol.states import BROKEN
 from dysco.protocol.switching import patience, tell_done
 from dysco.wire.messages import OldDead
 from dysco.wire.numbers import MASK32, distance
@@ -29,7 +30,6 @@ from dysco.wire.numbers import MASK32, distance
 OPEN, SAVED, OVER = 0, 1, 2
 GRACE_S: Final = 2.0  # ours: what an end was given before is acknowledged by then
 SILENT_S: Final = 10.0  # ours: an anchor that has not answered by then does not have the session any more
-_GONE: Final = (State.RESET, State.PROBED)
 
 
 class Rescue:
@@ -40,6 +40,7 @@ class Rescue:
         self._left = left
         self._right = right
         left.given_up = right.given_up = self.begin
+        right.too_late = self.too_late
 
     def begin(self, chain: Chain, anchor: Anchor, now: float) -> None:
         """Take the proxy for dead, unless the other anchor knows better."""
@@ -76,6 +77,13 @@ class Rescue:
             dead.heard = now
             self._decide(chain, anchor, dead, now)
 
+    def too_late(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """The left anchor has switched, and the end here was reset before: nobody follows it."""
+        self._ground.counters["proxy_dead"] += 1
+        over = OldDead(chain.chain_id, 0, anchor.change.request, False, 0, 0, OVER)
+        self._ground.send(anchor.new, over)
+        self._end(chain, anchor, "it had reset the session before this agent heard of the switch", now)
+
     def _say(self, chain: Chain, anchor: Anchor, dead: Dead, *, over: bool = False) -> None:
         assert anchor.two is not None
         forward, backward = anchor.sums if isinstance(anchor, RightAnchor) else (0, 0)
@@ -86,7 +94,7 @@ class Rescue:
             isinstance(anchor, LeftAnchor),
             (dead.acked + backward) & MASK32,
             (anchor.two.answered - forward) & MASK32,
-            OVER if over or anchor.unsure or chain.state in _GONE else OPEN,
+            OVER if over or anchor.unsure or chain.state in BROKEN else OPEN,
         )
         self._ground.send(anchor.new, message)
 
@@ -123,6 +131,9 @@ class Rescue:
     def _give_up(self, chain: Chain, anchor: Anchor, why: str, now: float) -> None:
         assert anchor.dead is not None
         self._say(chain, anchor, anchor.dead, over=True)  # or the other one would wait for what comes no more
+        self._end(chain, anchor, why, now)
+
+    def _end(self, chain: Chain, anchor: Anchor, why: str, now: float) -> None:
         anchor.doom = f"the proxy is dead; {why}"
         if isinstance(anchor, LeftAnchor):
             self._left.gone(chain, anchor, now)
