@@ -213,6 +213,19 @@ def test_before_the_switch_nobody_hears_of_a_dead_proxy() -> None:
     assert left_moves(talk) == [("requested", ""), ("locked", "")]
 
 
+def test_a_left_anchor_that_has_passed_a_reset_on_does_not_switch() -> None:
+    talk, anchor = start()
+    tell(talk.rig, "d", AckLock(CHAIN, RIGHT, OWN.request, True))
+    tell(talk.rig, "d", SynAck(CHAIN, label(anchor), OWN.request))
+    reset = build_tcp(talk.right.reversed(), RECEIVED, 0, RST, 0)
+    assert [read(packet).flags for _, packet in talk.rig.feed(UNDERLAY, reset)] == [RST]
+    shake(talk, anchor)
+    assert said(talk.rig, Ack) == []
+    assert len(said(talk.rig, CancelLock)) == 2  # along both paths
+    tell(talk.rig, "d", AckCancel(CHAIN, RIGHT, OWN.request))
+    assert left_moves(talk)[-1] == ("aborted", "the session was reset")
+
+
 def test_where_no_proxy_is_none_is_dead() -> None:
     talk, anchor = left_two_paths()
     for verdict in (OPEN, SAVED, OVER):
