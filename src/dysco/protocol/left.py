@@ -313,7 +313,7 @@ class Left:
             return
         if anchor.state is LeftState.SETTING_UP:
             if anchor.joined and chain.state in BROKEN:
-                # A proxy's reset counts for nothing behind the switch; this one came before, and has gone on to the end.
+                # Behind the switch a reset of the proxy ends nothing; this one came before, and has gone on to the end.
                 self.fail(chain, anchor, "the session was reset", now)
                 return
             if now - anchor.begun_at > COMMIT_S:

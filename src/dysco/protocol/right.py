@@ -258,7 +258,7 @@ class Right:
         ground = self._ground
         forced = anchor.change.force
         if found[0] is RightAction.COMMIT and anchor.joined and chain.state in BROKEN:
-            # A proxy's reset counts for nothing behind the switch; this one came before, and has gone on to the end.
+            # Behind the switch a reset of the proxy ends nothing; this one came before, and has gone on to the end.
             self.too_late(chain, anchor, now)
             return
         if found[0] is RightAction.COMMIT and ground.numbers(chain, "left", forced=forced) is None:
