@@ -16,6 +16,7 @@ from dysco.protocol.ground import FAR, Numbers
 from dysco.protocol.life import ASK_S, RESET_S
 from dysco.protocol.rescue import GRACE_S, OPEN, OVER, SAVED, SILENT_S
 from dysco.protocol.stamps import AHEAD
+from dysco.protocol.switching import ALARM_S
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -203,6 +204,24 @@ def test_an_anchor_that_says_nothing_does_not_have_the_session_any_more() -> Non
     talk.rig.wait(4.0)
     moved = left_moves(talk)
     assert moved[-1] == ("aborted", DEAD + "the other side does not tell what has come")
+
+
+def test_an_anchor_that_has_said_that_its_half_is_empty_may_have_gone_on_and_is_asked_longer() -> None:
+    talk, anchor = joined_left()
+    reset_old(talk)
+    tell(talk.rig, "d", OldDone(CHAIN, label(anchor), OWN.request, False, 0, waiting=True))
+    talk.rig.wait(SILENT_S + 4.0)
+    assert [phase for phase, _ in left_moves(talk)] == ["stuck"]  # and not aborted
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT, SAVED))
+    assert left_moves(talk)[-1] == ("done", "")
+
+
+def test_an_anchor_that_has_said_that_its_half_is_empty_is_not_asked_for_ever() -> None:
+    talk, anchor = joined_left()
+    reset_old(talk)
+    tell(talk.rig, "d", OldDone(CHAIN, label(anchor), OWN.request, False, 0))
+    talk.rig.wait(ALARM_S + 4.0)
+    assert left_moves(talk)[-1] == ("aborted", DEAD + "the other side does not tell what has come")
 
 
 def test_before_the_switch_nobody_hears_of_a_dead_proxy() -> None:

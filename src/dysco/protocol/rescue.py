@@ -23,7 +23,7 @@ from dysco.protocol.ground import Ground
 from dysco.protocol.left import Left
 from dysco.protocol.right import Right
 from dysco.protocol.states import BROKEN
-from dysco.protocol.switching import patience, tell_done
+from dysco.protocol.switching import ALARM_S, patience, tell_done
 from dysco.wire.messages import OldDead
 from dysco.wire.numbers import MASK32, distance
 
@@ -105,7 +105,8 @@ class Rescue:
         if anchor.unsure:
             self._give_up(chain, anchor, "this agent has begun again, and does not know what it held", now)
         elif dead.peer is None:
-            if waited > SILENT_S:
+            # Whose half is empty may have gone on already, which nobody can take back; asked again, it says so.
+            if waited > (ALARM_S if anchor.peer_done else SILENT_S):
                 self._give_up(chain, anchor, "the other side does not tell what has come", now)
         else:
             acked, answered = dead.peer
