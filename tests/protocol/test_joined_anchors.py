@@ -12,7 +12,7 @@ import pytest
 from dysco.protocol.changing import LeftAnchor
 from dysco.protocol.events import ChangeMoved, SessionClosed
 from dysco.protocol.flow import FIRST_BOX, HOST, UNDERLAY
-from dysco.protocol.ground import FAR, Numbers
+from dysco.protocol.ground import Numbers
 from dysco.protocol.life import ASK_S, RESET_S
 from dysco.protocol.rescue import GRACE_S, OPEN, OVER, SAVED, SILENT_S
 from dysco.protocol.stamps import AHEAD
@@ -30,6 +30,7 @@ from dysco.wire.messages import (
     SynAck,
     SynRefused,
 )
+from dysco.wire.numbers import FAR
 from dysco.wire.packet import ACK, FIN, PSH, RST, SYN, build_tcp
 from protocol.rig import PAIR_BOX, Rig, hops, read, session, syn_ack
 from protocol.test_guards import RECEIVED, SENT, chain_of, finished_right_anchor, said, shake, tell
