@@ -14,7 +14,7 @@ from dysco.protocol.events import ChangeMoved, SessionClosed
 from dysco.protocol.flow import FIRST_BOX, HOST, UNDERLAY
 from dysco.protocol.ground import Numbers
 from dysco.protocol.life import ASK_S, RESET_S
-from dysco.protocol.rescue import GRACE_S, OPEN, OVER, SAVED, SILENT_S
+from dysco.protocol.rescue import AGREED, GRACE_S, OPEN, OVER, SAVED, SILENT_S
 from dysco.protocol.stamps import AHEAD
 from dysco.protocol.switching import ALARM_S
 from dysco.wire.messages import (
@@ -96,7 +96,7 @@ def test_a_fin_of_the_proxy_before_all_has_passed_it_is_not_that_of_the_session_
     assert talk.rig.feed(UNDERLAY, fin) == []
     assert talk.rig.state() == ["established"]
     assert said(talk.rig, OldDead) == [OldDead(CHAIN, label(anchor), OWN.request, True, SENT, RECEIVED)]
-    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT, AGREED))
     assert left_moves(talk)[-1] == ("done", "")
 
 
@@ -140,7 +140,12 @@ def test_an_anchor_whose_half_is_empty_has_told_the_proxys_host_already() -> Non
 def test_if_all_has_come_that_was_acknowledged_the_session_goes_on() -> None:
     talk, anchor = joined_left()
     reset_old(talk)
-    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
+    for _ in range(2):
+        tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
+    # It says at once that it agrees; who has not heard that may still give up.
+    assert [one.verdict for one in said(talk.rig, OldDead) if isinstance(one, OldDead)] == [OPEN, AGREED]
+    assert left_moves(talk) == []
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT, AGREED))
     assert left_moves(talk)[-1] == ("done", "")
     assert talk.rig.agent.counters["proxy_survived"] == 1
     [(_, out)] = from_inside(talk, SENT, 5)
@@ -194,7 +199,27 @@ def test_what_is_missing_may_still_be_acknowledged() -> None:
     assert left_moves(talk) == []
     talk.rig.wait(GRACE_S / 2)
     tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
-    assert left_moves(talk)[-1] == ("done", "")
+    last = said(talk.rig, OldDead)[-1]
+    assert isinstance(last, OldDead)
+    assert last.verdict == AGREED
+
+
+def test_an_anchor_that_agrees_gives_up_when_the_other_one_does() -> None:
+    talk, anchor = joined_left()
+    reset_old(talk)
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT, OVER))
+    assert left_moves(talk)[-1] == ("aborted", DEAD + "the other side cannot go on without it")
+
+
+def test_an_anchor_that_agrees_does_not_wait_for_ever() -> None:
+    talk, anchor = joined_left()
+    reset_old(talk)
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
+    talk.rig.wait(ALARM_S - 2.0)
+    assert talk.rig.state() == ["established"]
+    talk.rig.wait(4.0)
+    assert left_moves(talk)[-1] == ("aborted", DEAD + "the other side does not go on")
 
 
 def test_an_anchor_that_says_nothing_does_not_have_the_session_any_more() -> None:
@@ -323,7 +348,7 @@ def joined_right() -> tuple[Talk, Numbers]:
     [
         (SAVED, UNDER_WAY, "done", ""),
         (OVER, 0, "aborted", DEAD + "the other side cannot go on without it"),
-        (OPEN, 0, "done", ""),
+        (AGREED, 0, "done", ""),
     ],
 )
 def test_a_right_anchor_decides_by_the_same_rules(verdict: int, acked: int, phase: str, reason: str) -> None:

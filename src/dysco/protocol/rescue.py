@@ -3,6 +3,8 @@
 A proxy acknowledges what it has not passed on yet; if it dies with that, nobody else has it. So each anchor tells the
 other, along the new path, what its end was given as acknowledged and what it has acknowledged itself. Where all that
 was acknowledged has come, both ends still hold the rest: the anchors go on without the old path, and TCP repeats it.
+An anchor that finds this says that it agrees, and goes on when the other one does: that one may not hear a word of it,
+and give the session up.
 Else both reset their end, and the event says how much has not come. What still comes over the old path counts no more,
 or the two would decide by different numbers.
 
@@ -27,7 +29,7 @@ from dysco.protocol.switching import ALARM_S, patience, tell_done
 from dysco.wire.messages import OldDead
 from dysco.wire.numbers import MASK32, distance
 
-OPEN, SAVED, OVER = 0, 1, 2
+OPEN, SAVED, OVER, AGREED = range(4)
 GRACE_S: Final = 2.0  # ours: what an end was given before is acknowledged by then
 SILENT_S: Final = 10.0  # ours: an anchor that has not answered by then does not have the session any more
 
@@ -67,7 +69,7 @@ class Rescue:
         dead = anchor.dead
         if dead is None:
             return
-        if message.verdict == SAVED:
+        if message.verdict in (AGREED, SAVED):
             self._complete(chain, anchor, now)
         elif message.verdict == OVER:
             self._give_up(chain, anchor, "the other side cannot go on without it", now)
@@ -94,7 +96,7 @@ class Rescue:
             isinstance(anchor, LeftAnchor),
             (dead.acked + backward) & MASK32,
             (anchor.two.answered - forward) & MASK32,
-            OVER if over or anchor.unsure or chain.state in BROKEN else OPEN,
+            OVER if over or anchor.unsure or chain.state in BROKEN else AGREED if dead.agreed else OPEN,
         )
         self._ground.send(anchor.new, message)
 
@@ -111,8 +113,12 @@ class Rescue:
         else:
             acked, answered = dead.peer
             missing, there = distance(acked, two.answered), distance(dead.acked, answered)
-            if missing <= 0 and there <= 0:
-                self._complete(chain, anchor, now)
+            if dead.agreed:
+                if waited > ALARM_S:
+                    self._give_up(chain, anchor, "the other side does not go on", now)
+            elif missing <= 0 and there <= 0:
+                dead.agreed = True
+                self._say(chain, anchor, dead)
             elif (waited > GRACE_S and dead.heard - dead.since > GRACE_S) or waited > SILENT_S:
                 lost, side = (missing, "this") if missing > 0 else (there, "the other")
                 what = f"{lost} bytes that it was to pass on have not come to {side} side"
