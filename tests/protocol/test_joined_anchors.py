@@ -12,10 +12,11 @@ import pytest
 from dysco.protocol.changing import LeftAnchor
 from dysco.protocol.events import ChangeMoved, SessionClosed
 from dysco.protocol.flow import FIRST_BOX, HOST, UNDERLAY
-from dysco.protocol.ground import FAR, Numbers
+from dysco.protocol.ground import Numbers
 from dysco.protocol.life import ASK_S, RESET_S
-from dysco.protocol.rescue import GRACE_S, OPEN, OVER, SAVED, SILENT_S
+from dysco.protocol.rescue import AGREED, GRACE_S, OPEN, OVER, SAVED, SILENT_S
 from dysco.protocol.stamps import AHEAD
+from dysco.protocol.switching import ALARM_S
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -29,13 +30,26 @@ from dysco.wire.messages import (
     SynAck,
     SynRefused,
 )
+from dysco.wire.numbers import FAR
 from dysco.wire.packet import ACK, FIN, PSH, RST, SYN, build_tcp
 from protocol.rig import PAIR_BOX, Rig, hops, read, session, syn_ack
 from protocol.test_guards import RECEIVED, SENT, chain_of, finished_right_anchor, said, shake, tell
 from protocol.test_left_anchor import from_inside, label, start
 from protocol.test_left_anchor import moves as left_moves
 from protocol.test_left_anchor import two_paths as left_two_paths
-from protocol.test_locks import CHAIN, HERE, LEFT, NEW_HOP, NEW_PATH, OWN, RIGHT, Talk, new_path, request
+from protocol.test_locks import (
+    CHAIN,
+    HERE,
+    LEFT,
+    NEW_HOP,
+    NEW_PATH,
+    OWN,
+    RIGHT,
+    Talk,
+    new_path,
+    request,
+    wait_for_ack,
+)
 from protocol.test_right_anchor import UNDER_WAY
 
 DEAD = "the proxy is dead; "
@@ -82,7 +96,7 @@ def test_a_fin_of_the_proxy_before_all_has_passed_it_is_not_that_of_the_session_
     assert talk.rig.feed(UNDERLAY, fin) == []
     assert talk.rig.state() == ["established"]
     assert said(talk.rig, OldDead) == [OldDead(CHAIN, label(anchor), OWN.request, True, SENT, RECEIVED)]
-    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT, AGREED))
     assert left_moves(talk)[-1] == ("done", "")
 
 
@@ -126,7 +140,12 @@ def test_an_anchor_whose_half_is_empty_has_told_the_proxys_host_already() -> Non
 def test_if_all_has_come_that_was_acknowledged_the_session_goes_on() -> None:
     talk, anchor = joined_left()
     reset_old(talk)
-    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
+    for _ in range(2):
+        tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
+    # It says at once that it agrees; who has not heard that may still give up.
+    assert [one.verdict for one in said(talk.rig, OldDead) if isinstance(one, OldDead)] == [OPEN, AGREED]
+    assert left_moves(talk) == []
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT, AGREED))
     assert left_moves(talk)[-1] == ("done", "")
     assert talk.rig.agent.counters["proxy_survived"] == 1
     [(_, out)] = from_inside(talk, SENT, 5)
@@ -180,7 +199,27 @@ def test_what_is_missing_may_still_be_acknowledged() -> None:
     assert left_moves(talk) == []
     talk.rig.wait(GRACE_S / 2)
     tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
-    assert left_moves(talk)[-1] == ("done", "")
+    last = said(talk.rig, OldDead)[-1]
+    assert isinstance(last, OldDead)
+    assert last.verdict == AGREED
+
+
+def test_an_anchor_that_agrees_gives_up_when_the_other_one_does() -> None:
+    talk, anchor = joined_left()
+    reset_old(talk)
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT, OVER))
+    assert left_moves(talk)[-1] == ("aborted", DEAD + "the other side cannot go on without it")
+
+
+def test_an_anchor_that_agrees_does_not_wait_for_ever() -> None:
+    talk, anchor = joined_left()
+    reset_old(talk)
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT))
+    talk.rig.wait(ALARM_S - 2.0)
+    assert talk.rig.state() == ["established"]
+    talk.rig.wait(4.0)
+    assert left_moves(talk)[-1] == ("aborted", DEAD + "the other side does not go on")
 
 
 def test_an_anchor_that_says_nothing_does_not_have_the_session_any_more() -> None:
@@ -193,12 +232,43 @@ def test_an_anchor_that_says_nothing_does_not_have_the_session_any_more() -> Non
     assert moved[-1] == ("aborted", DEAD + "the other side does not tell what has come")
 
 
+def test_an_anchor_that_has_said_that_its_half_is_empty_may_have_gone_on_and_is_asked_longer() -> None:
+    talk, anchor = joined_left()
+    reset_old(talk)
+    tell(talk.rig, "d", OldDone(CHAIN, label(anchor), OWN.request, False, 0, waiting=True))
+    talk.rig.wait(SILENT_S + 4.0)
+    assert [phase for phase, _ in left_moves(talk)] == ["stuck"]  # and not aborted
+    tell(talk.rig, "d", dead(anchor, RECEIVED, SENT, SAVED))
+    assert left_moves(talk)[-1] == ("done", "")
+
+
+def test_an_anchor_that_has_said_that_its_half_is_empty_is_not_asked_for_ever() -> None:
+    talk, anchor = joined_left()
+    reset_old(talk)
+    tell(talk.rig, "d", OldDone(CHAIN, label(anchor), OWN.request, False, 0))
+    talk.rig.wait(ALARM_S + 4.0)
+    assert left_moves(talk)[-1] == ("aborted", DEAD + "the other side does not tell what has come")
+
+
 def test_before_the_switch_nobody_hears_of_a_dead_proxy() -> None:
     talk, anchor = start()
     tell(talk.rig, "d", AckLock(CHAIN, RIGHT, OWN.request, True))
     tell(talk.rig, "d", dead(anchor, RECEIVED, SENT, OVER))
     assert talk.rig.state() == ["established"]
     assert left_moves(talk) == [("requested", ""), ("locked", "")]
+
+
+def test_a_left_anchor_that_has_passed_a_reset_on_does_not_switch() -> None:
+    talk, anchor = start()
+    tell(talk.rig, "d", AckLock(CHAIN, RIGHT, OWN.request, True))
+    tell(talk.rig, "d", SynAck(CHAIN, label(anchor), OWN.request))
+    reset = build_tcp(talk.right.reversed(), RECEIVED, 0, RST, 0)
+    assert [read(packet).flags for _, packet in talk.rig.feed(UNDERLAY, reset)] == [RST]
+    shake(talk, anchor)
+    assert said(talk.rig, Ack) == []
+    assert len(said(talk.rig, CancelLock)) == 2  # along both paths
+    tell(talk.rig, "d", AckCancel(CHAIN, RIGHT, OWN.request))
+    assert left_moves(talk)[-1] == ("aborted", "the session was reset")
 
 
 def test_where_no_proxy_is_none_is_dead() -> None:
@@ -252,7 +322,8 @@ def test_an_end_that_is_to_be_reset_is_asked_until_it_answers() -> None:
 # As a right anchor.
 
 
-def joined_right() -> tuple[Talk, Numbers]:
+def waiting_right() -> tuple[Talk, Numbers]:
+    """b as a right anchor that has agreed and has not heard of the switch, and a proxy on the old path."""
     talk = Talk()
     asked = request(HERE, LEFT)
     assert isinstance(asked, RequestLock)
@@ -261,6 +332,11 @@ def joined_right() -> tuple[Talk, Numbers]:
     assert said(talk.rig, AckLock) == [AckLock(CHAIN, LEFT, HERE.request, True)]
     numbers = talk.rig.agent._changes._ground.numbers(chain_of(talk), "left")
     assert numbers is not None
+    return talk, numbers
+
+
+def joined_right() -> tuple[Talk, Numbers]:
+    talk, numbers = waiting_right()
     cutoff = numbers.received + UNDER_WAY
     tell(talk.rig, "a", Ack(CHAIN, NEW_HOP, HERE.request, cutoff, numbers.sent, False))
     talk.rig.events()
@@ -272,7 +348,7 @@ def joined_right() -> tuple[Talk, Numbers]:
     [
         (SAVED, UNDER_WAY, "done", ""),
         (OVER, 0, "aborted", DEAD + "the other side cannot go on without it"),
-        (OPEN, 0, "done", ""),
+        (AGREED, 0, "done", ""),
     ],
 )
 def test_a_right_anchor_decides_by_the_same_rules(verdict: int, acked: int, phase: str, reason: str) -> None:
@@ -286,6 +362,39 @@ def test_a_right_anchor_decides_by_the_same_rules(verdict: int, acked: int, phas
     [moved] = talk.rig.events(ChangeMoved)
     assert isinstance(moved, ChangeMoved)
     assert (moved.phase, moved.reason) == (phase, reason)
+
+
+@pytest.mark.parametrize("by", ["ack", "data"])
+def test_a_right_anchor_that_has_passed_a_reset_on_before_the_switch_says_that_it_is_over(by: str) -> None:
+    talk, numbers = waiting_right()
+    chain = chain_of(talk)
+    talk.rig.events()
+    reset = build_tcp(chain.left.tuple, numbers.received, 0, RST, 0)
+    assert [read(packet).flags for _, packet in talk.rig.feed(UNDERLAY, reset)] == [RST]
+    if by == "ack":
+        tell(talk.rig, "a", Ack(CHAIN, NEW_HOP, HERE.request, numbers.received, numbers.sent, True))
+    else:
+        data = build_tcp(NEW_PATH, numbers.received, numbers.sent, ACK | PSH, 64240, b"", b"x")
+        # The data go nowhere; both ends are asked what they expect.
+        assert [read(packet).payload_len for _, packet in talk.rig.feed(UNDERLAY, data)] == [0, 0]
+    assert said(talk.rig, OldDead) == [OldDead(CHAIN, NEW_HOP, HERE.request, False, 0, 0, OVER)]
+    assert said(talk.rig, AckAck) == []
+    why = "it had reset the session before this agent heard of the switch"
+    moved = [one for one in talk.rig.events(ChangeMoved) if isinstance(one, ChangeMoved)]
+    assert [(one.phase, one.reason) for one in moved] == [("aborted", DEAD + why)]
+    assert talk.rig.agent.counters["proxy_dead"] == 1
+    talk.rig.wait(RESET_S + 1)
+    assert closed(talk.rig) == ["bypassed"]
+
+
+def test_a_reset_before_a_switch_without_a_proxy_is_that_of_an_end() -> None:
+    talk = wait_for_ack((0, 0))
+    numbers = talk.rig.agent._changes._ground.numbers(chain_of(talk), "left")
+    assert numbers is not None
+    talk.rig.feed(UNDERLAY, build_tcp(chain_of(talk).left.tuple, numbers.received, 0, RST, 0))
+    tell(talk.rig, "a", Ack(CHAIN, NEW_HOP, HERE.request, numbers.received, numbers.sent, True))
+    assert said(talk.rig, OldDead) == []
+    assert len(said(talk.rig, AckAck)) == 1
 
 
 # Timestamps.

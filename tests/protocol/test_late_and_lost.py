@@ -89,6 +89,12 @@ def test_who_renews_a_lock_that_nobody_has_hears_that_the_old_path_is_dead() -> 
     assert rig.messages == [("a", OldDead(b"no-such-chain-00", 9, 5, False, 0, 0))]
 
 
+def test_a_lock_that_is_renewed_when_its_change_is_done_does_not_belong_to_a_dead_path() -> None:
+    talk, _ = finished_right_anchor()
+    tell(talk.rig, "a", RenewLock(CHAIN, LEFT, HERE.request, LEFT))
+    assert talk.rig.messages == []
+
+
 def test_a_switch_that_is_nothing_to_this_host_is_passed_on() -> None:
     talk = Talk()
     switched, answer = Ack(CHAIN, LEFT, 5, 1, 1), AckAck(CHAIN, RIGHT, 5, 1, 1)

@@ -9,6 +9,7 @@ from dysco.protocol.flow import HOST, UNDERLAY, Flow
 from dysco.protocol.settings import Timers
 from dysco.protocol.states import Input
 from dysco.wire.messages import Hello
+from dysco.wire.numbers import FAR, MASK32
 from dysco.wire.packet import ACK, FIN, RST, Packet, build_tcp
 from dysco.wire.tuples import FiveTuple
 from protocol.rig import PAIR_BOX, Rig, address, hops, read, session, syn, syn_ack, to_c
@@ -214,6 +215,25 @@ def test_stopping_resets_both_ends_with_the_numbers_that_they_say() -> None:
     stopped = [event for event in rig.events(SessionClosed) if isinstance(event, SessionClosed)]
     assert [event.reason for event in stopped] == ["stopped", "stopped"]
     assert stopped[1].packets == 6
+
+
+@pytest.mark.parametrize(
+    ("size", "client", "server"), [(0, (9000, 1001), (1000, 9001)), (10, (9011, 1011), (1011, 9001))]
+)
+def test_ends_are_asked_far_behind_their_window_with_numbers_of_the_session(
+    size: int, client: tuple[int, int], server: tuple[int, int]
+) -> None:
+    rig = Rig(decision=to_c())
+    sub = rig.establish()
+    if size:
+        rig.feed(HOST, build_tcp(ME, 1001, 9001, ACK, 1, b"", bytes(size)))
+        rig.feed(UNDERLAY, build_tcp(sub.reversed(), 9001, 1001 + size, ACK, 1, b"", bytes(size)))
+    rig.agent.reset_all(rig.now)
+    asked = [read(packet) for _, packet in rig.take()]
+    assert [(one.five_tuple, (one.seq + FAR) & MASK32, one.ack) for one in asked] == [
+        (ME.reversed(), *client),
+        (sub, *server),
+    ]
 
 
 def test_stopping_a_session_of_which_a_flow_is_lost() -> None:

@@ -14,6 +14,7 @@ from dysco.protocol.changing import Anchor
 from dysco.protocol.paths import TwoPaths
 from dysco.protocol.switching import at_cutoff, is_at_cutoff
 from dysco.wire.messages import Change
+from dysco.wire.numbers import FAR
 from dysco.wire.options import walk
 from dysco.wire.packet import ACK, FIN, PSH, RST, Located, Packet, build_tcp, locate, verify
 from dysco.wire.tuples import FiveTuple
@@ -257,6 +258,20 @@ def test_what_acknowledges_nothing_goes_nowhere(at: Numbers, flags: int, ack: in
             assert not receive(one, located(one))
         assert (anchor.answered, anchor.told_old, anchor.rcvd) == (at(4900), at(4900), at(5000))
         assert anchor.remind() is None
+
+
+def test_what_an_agent_asks_an_end_passes_on_both_paths_and_teaches_nothing(at: Numbers) -> None:
+    anchor = two(at)
+    asked = (1000 - FAR, 4950)
+    there = [(asked[0] & MASK, asked[1], 0, 0)]
+    assert send(anchor, at, packet(at, *asked)) == (there, there)
+    assert (anchor.top, anchor.answered, anchor.last) == (at(1000), at(4900), None)
+    for receive in (anchor.receive_old, anchor.receive_new):
+        one = packet(at, 5000 - FAR, 990)
+        before = bytes(one.data)
+        assert receive(one, located(one))
+        assert bytes(one.data) == before
+    assert (anchor.rcvd, anchor.acked) == (at(5000), at(900))
 
 
 def test_resets_always_pass(at: Numbers) -> None:

@@ -113,8 +113,14 @@ def test_a_session_is_saved_if_the_proxy_held_nothing(*, gently: bool) -> None:
         assert host.agent.counters["proxy_dead"] == host.agent.counters["proxy_survived"] == 1
 
 
-@pytest.mark.parametrize("seed", [*range(12), 194])
+@pytest.mark.parametrize(
+    "seed", [*range(12), 194, 47106249761120, 245741054479834, 245741054477782, 37400393628344]
+)
 def test_the_host_of_a_proxy_dies(seed: int) -> None:
     # 194: an anchor did not count what its end was given as acknowledged between the lock and the switch.
+    # 47106249761120: an anchor followed the other one when its end had been reset.
+    # 245741054479834: one gave up what the other one had gone on with, whose answers were lost.
+    # 245741054477782: what an agent asked an end was taken for that of the other end by anchors with two paths.
+    # 37400393628344: one went on, and the other one, which had heard nothing, gave up.
     # `python -m dysco.sim --dead-proxy` takes as many as one likes.
     assert run(seed).faults == []

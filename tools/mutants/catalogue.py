@@ -156,6 +156,11 @@ MUTATIONS: Final = (
     Mutation("ack after the end is not answered", CHANGES, "                self._ground.send(facing, AckAck(chain.chain_id, 0, message.request, cutoff, message.cutoff))\n", "                pass\n"),
     Mutation("oldDone is said once", SWITCHING, "        ground.alarm(due, lambda late: again(late, tries + 1))\n", ""),
     Mutation("an early syn is forgotten", RIGHT, "            self.syn(chain, *early, now)\n", "            pass\n"),
+    # Proxies that die.
+    Mutation("who is done has lost all it knew", CHANGES, "isinstance(message, RenewLock) and message.request not in self._ground.completed:", "isinstance(message, RenewLock):"),
+    Mutation("a left anchor switches behind a reset", LEFT, "if anchor.joined and chain.state in BROKEN:", "if False:"),
+    Mutation("a right anchor switches behind a reset", RIGHT, "anchor.joined and chain.state in BROKEN:", "False:"),
+    Mutation("a right anchor does not follow where an end has reset the session", RIGHT, "anchor.joined and chain.state in BROKEN:", "chain.state in BROKEN:"),
     # Hosts inside.
     Mutation("a new hop without ack stays for ever", JOINING, "        ground.alarm(now + LEASE_S, lambda at: self._not_committed(chain, inside, at))\n        ground.life.record", "        ground.life.record"),
     Mutation("a path handshake is taken for data", JOINING, "distance(flow.top_seq, rehearsed) > 0", "distance(flow.top_seq, rehearsed) >= 0"),

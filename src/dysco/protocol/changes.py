@@ -479,8 +479,9 @@ class Changes:
             told = self._ground.telling.get((message.request, not message.rightward))
             if told is not None and told.old.peer == peer:
                 told.know(message)
-        elif isinstance(message, RenewLock):
-            # After the switch the left anchor has no other way to hear that this host has lost all it knew.
+        elif isinstance(message, RenewLock) and message.request not in self._ground.completed:
+            # After the switch the left anchor has no other way to hear that this host has lost all it knew. One that
+            # is done needs the old path no more, and has lost nothing: what it says of it may be under way for long.
             answer = OldDead(message.chain_id, message.hop, message.request, False, 0, 0)
         elif isinstance(message, LockQuery):
             answer = LockStatus(message.chain_id, message.hop, message.request, UNHEARD, 0)

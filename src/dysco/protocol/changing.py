@@ -68,16 +68,18 @@ class Dead:
     """What an anchor knows of a proxy's death.
 
     acked: what its end was given as acknowledged until then. since: when it was taken for dead. peer: what the other
-    anchor says of acked and answered, in this one's numbers; heard: when it said so last.
+    anchor says of acked and answered, in this one's numbers; heard: when it said so last. agreed: all has come, as this
+    one has told.
     """
 
-    __slots__ = ("acked", "heard", "peer", "since")
+    __slots__ = ("acked", "agreed", "heard", "peer", "since")
 
     def __init__(self, acked: int, now: float) -> None:
         self.acked = acked
         self.since = now
         self.heard = now
         self.peer: tuple[int, int] | None = None
+        self.agreed = False
 
 
 class Anchor:

@@ -26,7 +26,7 @@ from dysco.protocol.settings import Settings
 from dysco.protocol.states import State
 from dysco.wire.chain_header import MAX_HOPS
 from dysco.wire.messages import Change, Message, RequestLock
-from dysco.wire.numbers import MASK32, later
+from dysco.wire.numbers import FAR, MASK32, later
 from dysco.wire.options import syn_options
 from dysco.wire.packet import ACK, Located, Packet, build_tcp, locate
 from dysco.wire.rewrite import apply, retarget
@@ -40,7 +40,6 @@ LIFETIME_S: Final = 60.0  # how long a copy of a packet may wander, as with the 
 MOST_FIRST: Final = MAX_HOPS  # labels that follow from the hop index
 _MOST_OVERTAKEN: Final = 1024
 _MOST_COMPLETED: Final = 16_384
-FAR: Final = 1 << 30  # ours: no window reaches so far back, and it is not ahead by wrapping (RFC 7323, 2.3)
 
 
 class Numbers(NamedTuple):

@@ -31,12 +31,12 @@ from dysco.protocol.chain import (
 )
 from dysco.protocol.changing import Inside, Joined
 from dysco.protocol.flow import HOST, UNKNOWN
-from dysco.protocol.ground import FAR, LIVE, Ground, Numbers
+from dysco.protocol.ground import LIVE, Ground, Numbers
+from dysco.protocol.life import question
 from dysco.protocol.paths import TwoPaths
 from dysco.wire.edit import split
 from dysco.wire.numbers import MASK32, distance, later
 from dysco.wire.packet import ACK, FIN, RST, SYN, Located, Packet, build_tcp
-from dysco.wire.tuples import FiveTuple
 
 LINGER_S: Final = 2.0  # ours: longer than the repetitions of oldDone that this host may still have to pass on
 PATIENCE_S: Final = (
@@ -224,7 +224,7 @@ class Joints:
             numbers = joint.ends.get(chain.key)
             towards = facing.tuple if side == "right" else facing.tuple.reversed()
             if not chain.fins & fin:
-                packet = _probe(facing, towards)
+                packet = question(facing, towards)
                 if numbers is not None:
                     packet = build_tcp(towards, numbers.received, numbers.sent, FIN | ACK, _WINDOW)
                 ground.output.packet(facing.write, packet)
@@ -283,13 +283,6 @@ class Joints:
         assert joint.left.right is not None
         yield joint.left, "right", FORWARD_FIN, joint.left.right
         yield joint.right, "left", BACKWARD_FIN, joint.right.left
-
-
-def _probe(facing: Facing, towards: FiveTuple) -> Packet:
-    """Ask a socket where it stands, if nobody knows: far out of its window (RFC 9293 section 3.10.7.4)."""
-    isns = facing.forward.isn, facing.backward.isn
-    own, its = isns if towards == facing.tuple else isns[::-1]
-    return build_tcp(towards, (own - FAR) & MASK32, (its + 1) & MASK32, ACK, _WINDOW)
 
 
 def members(chain: Chain) -> tuple[Chain, ...]:

@@ -17,6 +17,7 @@ from dysco.protocol.changing import Anchor, LeftAnchor, Phase
 from dysco.protocol.ground import REHEARSED_WINDOW, Ground, id_of, leftward, located
 from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.locks import step as lock_step
+from dysco.protocol.states import BROKEN
 from dysco.protocol.switching import (
     FROZEN_S,
     HURRY_S,
@@ -311,6 +312,10 @@ class Left:
         if not (anchor.agreed and anchor.shaken and anchor.knows_stamps):
             return
         if anchor.state is LeftState.SETTING_UP:
+            if anchor.joined and chain.state in BROKEN:
+                # Behind the switch a reset of the proxy ends nothing; this one came before, and has gone on to the end.
+                self.fail(chain, anchor, "the session was reset", now)
+                return
             if now - anchor.begun_at > COMMIT_S:
                 self.fail(chain, anchor, "the lock would not last", now)
                 return

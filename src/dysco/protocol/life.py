@@ -26,7 +26,9 @@ from dysco.protocol.records import write_record
 from dysco.protocol.resting import Chains
 from dysco.protocol.settings import Settings
 from dysco.protocol.states import GRACE_S, Action, Default, Input, State, step
-from dysco.wire.packet import ACK, RST, Located, build_tcp
+from dysco.wire.numbers import FAR, MASK32
+from dysco.wire.packet import ACK, RST, Located, Packet, build_tcp
+from dysco.wire.rewrite import apply
 from dysco.wire.tuples import FiveTuple
 
 RESET_S: Final = 5.0  # ours: how long the ends of a session may take to answer so that they can be reset
@@ -245,7 +247,7 @@ class Life:
         """Begin to reset both ends of a session: this agent goes down for good, or the session cannot go on.
 
         A reset must carry the number that its receiver expects next (RFC 5961 section 3.2), which nobody here knows.
-        So each end is sent an ACK far out of its window; it answers with one that says what it expects (RFC 9293
+        So each end is sent an ACK far behind its window; it answers with one that says what it expects (RFC 9293
         section 3.10.7.4), and that answer is answered with the reset. Sessions that are being opened are closed.
         """
         right = chain.right
@@ -255,19 +257,35 @@ class Life:
         for new in (*chain.left_flows(), *chain.right_flows()):
             old = self._table.get(new.port, new.match)
             if old is not None:
-                new.packets, new.bytes = self._table.refresh(old), old.bytes
+                self._table.refresh(old)
+                new.carry_over(old)
             new.slow = True
             self._table.insert(new)
         self.resetting[chain.key] = 0
         self._ask_ends(chain)
 
     def _ask_ends(self, chain: Chain) -> None:
-        """Ask the ends of a session that is being reset what they expect, but for those that have said it."""
+        """Ask the ends of a session that is being reset what they expect, but for those that have said it.
+
+        Hosts on the way count these numbers, and anchors with two paths go by them: so they are near the true ones.
+        """
         right, answered = chain.right, self.resetting[chain.key]
         assert right is not None
         for bit, facing, towards in ((1, chain.left, chain.left.tuple.reversed()), (2, right, right.tuple)):
             if not answered & bit:
-                self._output.packet(facing.write, build_tcp(towards, 0, 0, ACK, 0))
+                self._output.packet(facing.write, self._question(chain, facing, towards))
+
+    def _question(self, chain: Chain, facing: Facing, towards: FiveTuple) -> Packet:
+        """Ask with the numbers that packets to this end have come to, if that is known."""
+        for one in (*chain.left_flows(), *chain.right_flows()):
+            flow = self._table.get(one.port, one.match)
+            if flow is None or (flow.out, flow.rewrite) != (facing.write, towards):
+                continue
+            if flow.top_seq >= 0 and flow.top_ack >= 0:
+                packet = build_tcp(flow.match, (flow.top_seq - FAR) & MASK32, flow.top_ack, ACK, 0)
+                apply(packet, flow)
+                return packet
+        return question(facing, towards)
 
     def answer_with_reset(self, chain: Chain, flow: Flow, at: Located, now: float) -> None:
         """A packet of a session that is being reset tells what both ends expect.
@@ -362,3 +380,10 @@ class Life:
         if state is State.WAITING:
             return timers.association_wait
         return min(GRACE_S, timers.time_wait) if state is State.RESET else timers.time_wait
+
+
+def question(facing: Facing, towards: FiveTuple) -> Packet:
+    """Ask an end where it stands, if nobody knows: far out of its window (RFC 9293 section 3.10.7.4)."""
+    isns = facing.forward.isn, facing.backward.isn
+    own, its = isns if towards == facing.tuple else isns[::-1]
+    return build_tcp(towards, (own - FAR) & MASK32, (its + 1) & MASK32, ACK, 0)

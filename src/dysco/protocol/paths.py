@@ -7,7 +7,8 @@ Everything here is in the anchor's own numbers; a `Path` knows what to add on th
         <-- receive() --                  new path: numbers from the own cutoff on, acks from old_rcvd on
 
 The rules are those of DESIGN section 8 and never need the peer's cutoff; that only says when all is done. What has
-neither ACK nor RST goes nowhere: no end takes it (RFC 9293 section 3.10.7.4).
+neither ACK nor RST goes nowhere: no end takes it (RFC 9293 section 3.10.7.4). Where an agent further on asks an end
+what it expects, far out of its window, the question passes on both paths, and nothing is learned from it.
 They hold for any loss, repetition and order, and for an old path that acknowledges what it has not delivered.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dysco.wire.edit import bare, edit_sack, renumber, split
-from dysco.wire.numbers import distance, earlier, later
+from dysco.wire.numbers import FAR, distance, earlier, later
 from dysco.wire.options import SACK, walk
 from dysco.wire.packet import ACK, FIN, RST, Located, Packet, locate
 
@@ -108,6 +109,8 @@ class TwoPaths:
         new: list[Packet] = []
         if not at.flags & ACK:
             return old, new
+        if _is_question(at, self.top):
+            return [self._for_old(packet.copy(), None)], [self._for_new(packet, at)]
         ack = at.ack
         self.answered = later(self.answered, ack)
         self._count_missed()
@@ -148,6 +151,8 @@ class TwoPaths:
         """Take a packet of the old path in the anchor's numbers; whether it goes on to the inner side."""
         if at.flags & RST or not at.flags & ACK:
             return bool(at.flags & RST)
+        if _is_question(at, self.rcvd):
+            return True
         size = at.payload_len
         if size or at.flags & FIN:
             self.old_rcvd = later(self.old_rcvd, at.next_seq)
@@ -168,6 +173,8 @@ class TwoPaths:
         """
         if at.flags & RST or not at.flags & ACK:
             return bool(at.flags & RST)
+        if _is_question(at, self.rcvd):
+            return True
         size = at.payload_len
         self.bytes_new += size
         if size or at.flags & FIN:
@@ -251,6 +258,11 @@ class TwoPaths:
     def _known_block(self, left: int, right: int) -> tuple[int, int] | None:
         left = later(left, self.cutoff)
         return (left, right) if distance(right, left) > 0 else None
+
+
+def _is_question(at: Located, top: int) -> bool:
+    """Whether a bare ACK lies so far behind that no end has made it, but an agent that asks one where it stands."""
+    return at.flags == ACK and not at.payload_len and distance(at.seq, top) < -FAR // 2
 
 
 def _located(packet: Packet) -> Located:

@@ -3,13 +3,16 @@
 A proxy acknowledges what it has not passed on yet; if it dies with that, nobody else has it. So each anchor tells the
 other, along the new path, what its end was given as acknowledged and what it has acknowledged itself. Where all that
 was acknowledged has come, both ends still hold the rest: the anchors go on without the old path, and TCP repeats it.
+An anchor that finds this says that it agrees, and goes on when the other one does: that one may not hear a word of it,
+and give the session up.
 Else both reset their end, and the event says how much has not come. What still comes over the old path counts no more,
 or the two would decide by different numbers.
 
 A proxy is taken for dead when it has reset the session before all had passed, or has sent a FIN before that and
 nothing before the FIN is under way; when the next host on the old path knows nothing of it any more; or when the old
 path is not empty after a minute and there is no association with that host. An anchor that has begun again since the
-switch does not know what was acknowledged meanwhile, and gives the session up.
+switch does not know what was acknowledged meanwhile, and gives the session up. So does a right anchor that has passed
+a reset on before it heard of the switch: its end does not have the session any more.
 """
 
 from __future__ import annotations
@@ -21,15 +24,14 @@ from dysco.protocol.changing import Anchor, Dead, LeftAnchor, Phase, RightAnchor
 from dysco.protocol.ground import Ground
 from dysco.protocol.left import Left
 from dysco.protocol.right import Right
-from dysco.protocol.states import State
-from dysco.protocol.switching import patience, tell_done
+from dysco.protocol.states import BROKEN
+from dysco.protocol.switching import ALARM_S, patience, tell_done
 from dysco.wire.messages import OldDead
 from dysco.wire.numbers import MASK32, distance
 
-OPEN, SAVED, OVER = 0, 1, 2
+OPEN, SAVED, OVER, AGREED = range(4)
 GRACE_S: Final = 2.0  # ours: what an end was given before is acknowledged by then
 SILENT_S: Final = 10.0  # ours: an anchor that has not answered by then does not have the session any more
-_GONE: Final = (State.RESET, State.PROBED)
 
 
 class Rescue:
@@ -40,6 +42,7 @@ class Rescue:
         self._left = left
         self._right = right
         left.given_up = right.given_up = self.begin
+        right.too_late = self.too_late
 
     def begin(self, chain: Chain, anchor: Anchor, now: float) -> None:
         """Take the proxy for dead, unless the other anchor knows better."""
@@ -66,7 +69,7 @@ class Rescue:
         dead = anchor.dead
         if dead is None:
             return
-        if message.verdict == SAVED:
+        if message.verdict in (AGREED, SAVED):
             self._complete(chain, anchor, now)
         elif message.verdict == OVER:
             self._give_up(chain, anchor, "the other side cannot go on without it", now)
@@ -75,6 +78,13 @@ class Rescue:
             dead.peer = (message.acked + forward) & MASK32, (message.answered - backward) & MASK32
             dead.heard = now
             self._decide(chain, anchor, dead, now)
+
+    def too_late(self, chain: Chain, anchor: RightAnchor, now: float) -> None:
+        """The left anchor has switched, and the end here was reset before: nobody follows it."""
+        self._ground.counters["proxy_dead"] += 1
+        over = OldDead(chain.chain_id, 0, anchor.change.request, False, 0, 0, OVER)
+        self._ground.send(anchor.new, over)
+        self._end(chain, anchor, "it had reset the session before this agent heard of the switch", now)
 
     def _say(self, chain: Chain, anchor: Anchor, dead: Dead, *, over: bool = False) -> None:
         assert anchor.two is not None
@@ -86,7 +96,7 @@ class Rescue:
             isinstance(anchor, LeftAnchor),
             (dead.acked + backward) & MASK32,
             (anchor.two.answered - forward) & MASK32,
-            OVER if over or anchor.unsure or chain.state in _GONE else OPEN,
+            OVER if over or anchor.unsure or chain.state in BROKEN else AGREED if dead.agreed else OPEN,
         )
         self._ground.send(anchor.new, message)
 
@@ -97,13 +107,18 @@ class Rescue:
         if anchor.unsure:
             self._give_up(chain, anchor, "this agent has begun again, and does not know what it held", now)
         elif dead.peer is None:
-            if waited > SILENT_S:
+            # Whose half is empty may have gone on already, which nobody can take back; asked again, it says so.
+            if waited > (ALARM_S if anchor.peer_done else SILENT_S):
                 self._give_up(chain, anchor, "the other side does not tell what has come", now)
         else:
             acked, answered = dead.peer
             missing, there = distance(acked, two.answered), distance(dead.acked, answered)
-            if missing <= 0 and there <= 0:
-                self._complete(chain, anchor, now)
+            if dead.agreed:
+                if waited > ALARM_S:
+                    self._give_up(chain, anchor, "the other side does not go on", now)
+            elif missing <= 0 and there <= 0:
+                dead.agreed = True
+                self._say(chain, anchor, dead)
             elif (waited > GRACE_S and dead.heard - dead.since > GRACE_S) or waited > SILENT_S:
                 lost, side = (missing, "this") if missing > 0 else (there, "the other")
                 what = f"{lost} bytes that it was to pass on have not come to {side} side"
@@ -123,6 +138,9 @@ class Rescue:
     def _give_up(self, chain: Chain, anchor: Anchor, why: str, now: float) -> None:
         assert anchor.dead is not None
         self._say(chain, anchor, anchor.dead, over=True)  # or the other one would wait for what comes no more
+        self._end(chain, anchor, why, now)
+
+    def _end(self, chain: Chain, anchor: Anchor, why: str, now: float) -> None:
         anchor.doom = f"the proxy is dead; {why}"
         if isinstance(anchor, LeftAnchor):
             self._left.gone(chain, anchor, now)

@@ -28,6 +28,7 @@ from dysco.protocol.chain import (
 from dysco.protocol.changing import Anchor, Phase, RightAnchor
 from dysco.protocol.ground import REHEARSED_WINDOW, Ground, id_of, located, shifted
 from dysco.protocol.locks import LEASE_S, RENEW_S
+from dysco.protocol.states import BROKEN
 from dysco.protocol.switching import (
     BEGUN_AGAIN,
     FIRST_WAIT_S,
@@ -61,6 +62,7 @@ class Right:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self.given_up: Callable[[Chain, Anchor, float], None] = lambda chain, anchor, now: None
+        self.too_late: Callable[[Chain, RightAnchor, float], None] = lambda chain, anchor, now: None
 
     def request(self, chain: Chain, message: RequestLock, now: float, direct: str = "") -> str | None:
         """A requestLock has come to its end; why it is refused, if it is. direct: who has sent it past dead hosts."""
@@ -255,6 +257,10 @@ class Right:
             return
         ground = self._ground
         forced = anchor.change.force
+        if found[0] is RightAction.COMMIT and anchor.joined and chain.state in BROKEN:
+            # Behind the switch a reset of the proxy ends nothing; this one came before, and has gone on to the end.
+            self.too_late(chain, anchor, now)
+            return
         if found[0] is RightAction.COMMIT and ground.numbers(chain, "left", forced=forced) is None:
             # After a restart packets of the old path must show where it stands; `ack` is repeated. An end that waits
             # for the other one would say nothing.

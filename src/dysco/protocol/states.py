@@ -88,6 +88,8 @@ _EMBRYONIC: Final = (State.NEW, State.WAITING, State.AT_BOX, State.OPENING, Stat
 _OPEN: Final = (State.ESTABLISHED, State.HALF_CLOSED, State.TIME_WAIT, State.RESET, State.PROBED)
 DYING: Final = frozenset((State.TIME_WAIT, State.DENIED, State.RESET, State.PROBED))
 """A SYN with another ISN replaces a chain in one of these."""
+BROKEN: Final = frozenset((State.RESET, State.PROBED))
+"""A reset has gone on to an end: for that one the session is over."""
 
 TABLE: Final[dict[tuple[State, Input], tuple[Action, State]]] = {
     (State.NEW, Input.HELD): (Action.NOTHING, State.WAITING),

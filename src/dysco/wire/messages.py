@@ -350,7 +350,7 @@ class OldDead:
 
     acked: what its end was given as acknowledged until then; answered: what its end has acknowledged; both in the left
     anchor's numbers. verdict: 0 not known yet, 1 nothing is lost and the sender goes on without the old path, 2 the
-    sender cannot go on.
+    sender cannot go on, 3 nothing is lost, and the sender goes on when the other one says so, too.
     """
 
     chain_id: bytes

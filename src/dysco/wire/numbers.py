@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 MASK32: Final = 0xFFFFFFFF
+FAR: Final = 1 << 30  # ours: no window reaches so far back, and it is not ahead by wrapping (RFC 7323, 2.3)
 _HALF: Final = 1 << 31
 
 
