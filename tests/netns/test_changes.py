@@ -16,6 +16,7 @@ import pytest
 import dysco
 from dysco.chains import Step
 from dysco.lab import Lab
+from dysco.protocol.settings import Limits
 from netns.conftest import MakeLab
 from netns.labs import MEGABYTE, both_modes, lab_text, log_of, nft_counter, put_file, sessions, until, url
 
@@ -320,8 +321,9 @@ def test_a_peer_that_may_not_is_refused_by_name(make_lab: MakeLab) -> None:
 
 # Opens sessions and says a line on each when told; every answer must be its own.
 CROWD = """
-import pathlib, socket, sys, time
-count = int(sys.argv[2])
+import pathlib, resource, socket, sys, time
+count, (_, most) = int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 links = [socket.create_connection((sys.argv[1], 7000)) for _ in range(count)]
 rounds = 0
 while True:
@@ -339,7 +341,9 @@ while True:
 """
 
 CROWD_ECHO = """
-import selectors, socket
+import resource, selectors, socket
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 listener = socket.create_server(("::", 7000), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1000)
 look = selectors.DefaultSelector()
 look.register(listener, selectors.EVENT_READ)
@@ -413,6 +417,29 @@ def test_a_box_is_drained_of_200_sessions(make_lab: MakeLab, who: str, box: str,
     if who == "b":
         assert {one.reason for one in refused if one.kind == "end"} == {"firewall is drained"}
     assert command_line(lab, who, "undrain", box).stdout == f"{box} gets new sessions again\n"
+
+
+@pytest.mark.parametrize("mode", ["ebpf"], indirect=True)
+def test_sessions_at_rest_are_changed_again_and_again(make_lab: MakeLab) -> None:
+    """Of more sessions than an agent keeps as objects, some are at rest from one change to the next."""
+    text = lab_text("rest", firewall("b", 7000), hops='["b"]', match="dst port 7000")
+    lab = make_lab(text)
+    lab.up()
+    watch(lab, "b")
+    many = Limits().awake + 400
+    crowd = Crowd(lab, many)
+    for kind in ("remove", "insert", "remove"):
+        until("none goes to rest", lambda: at_rest(lab, "a") > 0 < at_rest(lab, "d"))
+        ends = [one for one in change(lab, "a", kind, "b", session="dst port 7000") if one.kind == "end"]
+        assert (len(ends), {one.phase for one in ends}) == (many, {"done"})
+    crowd.talk()
+    assert seen(lab, "resets") == 0
+
+
+def at_rest(lab: Lab, node: str) -> int:
+    """Of how many sessions an agent has a record only."""
+    lines = command_line(lab, node, "metrics").stdout.splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("dysco_sessions_at_rest "))
 
 
 LEAVES = """

@@ -215,5 +215,5 @@ class ControlServer:
 
     def _flush(self, writer: asyncio.StreamWriter) -> None:
         lines = self._ahead.pop(writer, None)
-        if lines:
+        if lines and not writer.is_closing():
             writer.write(bytes(lines))
