@@ -124,7 +124,7 @@ def test_from_up_over_a_crash_to_down(make_lab: MakeLab) -> None:
             assert all((second[name] == first[name]) == stays for name in names), kind
         assert client.fetch() == wanted
     assert "sessions_restored" in log_of(lab, "b", "agent.log")
-    assert "why_not_pinned" not in log_of(lab, "b", "agent.log")
+    assert "why_not_pinned=None" in log_of(lab, "b", "agent.log")
     kill(lab, "b")
     assert mounted(of(lab, "b"))
     assert len(run_in(lab.netns("b"), attached)) >= 3
@@ -412,7 +412,7 @@ def test_without_the_right_to_mount_nothing_is_pinned(make_lab: MakeLab) -> None
     process = lab.start("b", argv, name="agent")
     (lab.directory / "b" / "agent.pid").write_text(f"{process.pid}\n")
     until("it is not up", lambda: "agent_started" in log_of(lab, "b", "agent.log"))
-    assert "why_not_pinned" in log_of(lab, "b", "agent.log")
+    assert 'why_not_pinned="a bpffs cannot be mounted' in log_of(lab, "b", "agent.log")
     assert not mounted(of(lab, "b"))
     wanted = put_file(lab, MEGABYTE)
     lab.wait_for_agents()
