@@ -19,6 +19,7 @@ from dysco.dataplane.bpf import call, object_info, pin, pinned
 from dysco.dataplane.steer import SPECS, Steering
 from dysco.errors import HostError
 from dysco.host import Transaction, clean, for_agent, pins, run_in
+from dysco.host import links as host_links
 from dysco.host.pins import MountBpf, directory_of, fault, link_name, reach
 from dysco.lab import Lab
 from netns import program
@@ -207,8 +208,6 @@ def rig(spaces: list[Space], tmp_path: Path) -> Iterator[Rig]:
 
 
 def test_attachments_of_an_earlier_version_get_links(rig: Rig) -> None:
-    """And those with links stay as they are where the next agent has no bpffs."""
-
     def work() -> None:
         steering, it = rig.up(bpffs=False)
         maps = rig.maps(steering)
@@ -227,8 +226,35 @@ def test_attachments_of_an_earlier_version_get_links(rig: Rig) -> None:
         assert all(links)
         assert attached() == names
         steering.close()
+        assert it.down() == []
+        assert attached() == []
+
+    run_in(rig.space.name, work)
+
+
+def test_an_agent_that_does_not_reach_the_pins_goes_on_with_the_links(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stands in another mount namespace than the one before it, and has no way to that of process 1."""
+
+    def work() -> None:
+        steering, it = rig.up()
+        maps, links = rig.maps(steering), rig.links()
+        steering.close()
         it.leave()
-        assert it.kept == []
+        with monkeypatch.context() as patch:
+            for module in (pins, host_links):
+                patch.setattr(module, "reach", lambda directory: None)
+            steering = Steering.open("dysco1", lambda: None)
+            assert fault(rig.bpffs) is None
+            plan = for_agent(underlay=["eth0"], programs=steering.programs(), bpffs=rig.bpffs)
+            it = Transaction(plan, rig.run_directory, name="test", locks=rig.locks)
+            it.up()
+            assert steering.taken_over
+            assert rig.maps(steering) == maps
+            assert rig.links() == links
+            steering.close()
+            it.leave()
 
     run_in(rig.space.name, work)
 
@@ -358,7 +384,7 @@ def test_agents_in_mount_namespaces_that_end_with_them(rig: Rig) -> None:
     with apart(rig, first) as said:
         two_taken, two_entries, _, two_space = said
     assert (two_taken, two_entries) == (True, 1)
-    assert one_space != two_space
+    assert Path("/proc/self/ns/mnt").stat().st_ino not in (one_space, two_space)
     after = identities(rig.bpffs)
     assert after["maps/flows"] == before["maps/flows"]
     assert after["links/eth0-egress"] == before["links/eth0-egress"]
