@@ -40,8 +40,8 @@ _MNT_DETACH: Final = 2
 
 
 def directory_of(run_directory: Path) -> Path:
-    """Where the bpffs of an agent is mounted."""
-    return run_directory.absolute() / "bpf"
+    """Where the bpffs of an agent is mounted: by a path that means the same in every mount namespace."""
+    return run_directory.resolve() / "bpf"
 
 
 def reach(directory: Path) -> Path | None:
@@ -66,7 +66,7 @@ def fault(directory: Path) -> str | None:
             there = next(path for path in directory.parents if path.exists())
             if not there.samefile(FIRST / "root" / there.relative_to("/")):
                 return f"process 1 has another directory {there} than this one"
-        run_in(None, _try)
+        _where_first_stands(_try)
     except OSError as error:
         return f"a bpffs cannot be mounted where process 1 stands: {error.strerror}"
     return None
@@ -141,12 +141,12 @@ def _empty(room: Path) -> None:
 
 def _devices(directory: Path) -> set[str]:
     """The numbers of the bpffs that process 1 has at a directory."""
-    name = os.path.realpath(directory).translate(_ESCAPED)
+    name = str(directory).translate(_ESCAPED)
     return {fields[2] for fields in _mounts(FIRST) if (fields[4], fields[-3]) == (name, "bpf")}
 
 
 def _mounts(process: Path) -> list[list[str]]:
-    """The mounts of a process: proc(5), /proc/pid/mountinfo. None if it cannot be looked at."""
+    """The mounts of a process: proc(5), /proc/pid/mountinfo; none if it cannot be looked at."""
     try:
         lines = (process / "mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -161,21 +161,19 @@ def _is_with_first() -> bool:
 
 
 def _where_first_stands(work: Callable[[], None]) -> None:
-    """Do something in the mount namespace of process 1, on a thread that goes there alone. Raises OSError."""
+    """Do something in the mount namespace of process 1, on a thread of its own. Raises OSError."""
 
     def body() -> None:
-        descriptor = os.open(FIRST / "ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _succeed(_LIBC.unshare(_CLONE_FS))  # who shares its root with other threads is not let in
-            _succeed(_LIBC.setns(descriptor, _CLONE_NEWNS))
-        finally:
-            os.close(descriptor)
+        if not _is_with_first():
+            descriptor = os.open(FIRST / "ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _succeed(_LIBC.unshare(_CLONE_FS))  # who shares its root with other threads is not let in
+                _succeed(_LIBC.setns(descriptor, _CLONE_NEWNS))
+            finally:
+                os.close(descriptor)
         work()
 
-    if _is_with_first():
-        work()
-    else:
-        run_in(None, body)
+    run_in(None, body)
 
 
 def _make(directory: str) -> None:
