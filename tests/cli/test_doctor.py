@@ -27,6 +27,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
         yield from found
 
     monkeypatch.setattr(doctor, "machine", look)
+    monkeypatch.setattr(doctor, "pinning", lambda run: Finding("bpffs", "good", f"{run} will do"))
     return found
 
 
@@ -35,6 +36,7 @@ def test_all_is_well(agent: FakeAgent, dysco: Run, monkeypatch: pytest.MonkeyPat
     status, out, _ = dysco("doctor")
     assert status == ExitStatus.DONE
     assert "ok    kernel: Linux 6.12.1\n" in out
+    assert "ok    bpffs: /run/dysco will do\n" in out
     assert "ok    peer B: associated, and speaks our version\n" in out
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from dysco.dataplane import tcx
 from dysco.errors import HostError, PermissionDeniedError
-from dysco.host import doctor
+from dysco.host import doctor, pins
 from dysco.host.doctor import Finding, Neighbour
 from dysco.host.probe import Arrival
 
@@ -173,6 +173,15 @@ def test_a_kernel_that_takes_no_program_is_of_no_use(machine: pytest.MonkeyPatch
     ebpf = about(doctor.machine())["ebpf"]
     assert ebpf.level == "bad"
     assert "modprobe cls_bpf" in str(ebpf.remedy)
+
+
+def test_pinning(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(pins, "fault", lambda directory: None)
+    assert doctor.pinning(Path("/run/a")).level == "good"
+    machine.setattr(pins, "fault", lambda directory: "this is a container")
+    found = about(iter([doctor.pinning(Path("/run/a"))]))["bpffs"]
+    assert (found.level, found.text) == ("note", "this is a container")
+    assert "/run/a/bpf" in str(found.remedy)
 
 
 def test_devices(machine: pytest.MonkeyPatch) -> None:

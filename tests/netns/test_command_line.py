@@ -72,7 +72,7 @@ def test_from_the_dry_run_to_down(host: Host) -> None:
     before = dump(host.space)
     planned = host.good("tun", "up", "-c", str(host.config), "--dry-run").splitlines()
     commands = {shlex.split(line)[0] for line in planned if not line.startswith("#")}
-    assert {"ip", "sysctl"} <= commands
+    assert {"ip", "mount", "sysctl"} <= commands
     assert commands & {"bpftool", "tc"}  # by the kernel: programs on devices themselves, or on a qdisc
     assert dump(host.space) == before
 

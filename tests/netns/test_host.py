@@ -18,6 +18,7 @@ from dysco.errors import HostError
 from dysco.host import NamespaceBox, Plan, Transaction, clean, for_agent, run_in
 from dysco.host.changes import ForwardIPv6, SetSysctl
 from dysco.host.netns import Namespace, enter, path_of
+from dysco.host.pins import directory_of
 from dysco.wire.tuples import FiveTuple
 from netns import program
 from netns.worlds import Space, attached, dump, run
@@ -49,6 +50,7 @@ class Rig:
             boxes=[box],
             programs={name: partial(fresh, name) for name in ("egress", "ingress", "inject")},
             by_tcx=self.by_tcx,
+            bpffs=directory_of(self.run_directory),
         )
 
     def transaction(self, at: object = None) -> Transaction:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dysco.config import HostConfig
     from dysco.host.doctor import Finding
 
+_RUN: Final = Path("/run/dysco")
 _SIGNS: Final = {"good": "ok  ", "note": "note", "bad": "BAD "}
 
 
@@ -49,6 +50,7 @@ def _examine(config: HostConfig | None, socket: Path | None) -> Iterator[Finding
     from dysco.host import doctor as host
 
     yield from host.machine()
+    yield host.pinning(config.run_directory if config is not None else _RUN)
     if config is not None:
         yield from host.devices(config.agent.underlay)
         kernel_box = any(box.kind == "kernel" for box in config.box)

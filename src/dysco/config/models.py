@@ -74,7 +74,9 @@ class Agent(Section):
         reload="restart",
     )
     run_directory: FilePath | None = option(
-        None, doc="Where the journals are kept. Default: /run/dysco/NAME.", reload="restart"
+        None,
+        doc="Where the journals are kept and the bpffs is mounted. Default: /run/dysco/NAME.",
+        reload="restart",
     )
     socket: SocketPath | None = option(
         None, doc="Control socket. Default: /run/dysco/NAME.sock.", reload="restart"

@@ -27,6 +27,8 @@ _MAP_UPDATE: Final = 2
 _MAP_DELETE: Final = 3
 _MAP_NEXT_KEY: Final = 4
 _PROG_LOAD: Final = 5
+_OBJ_PIN: Final = 6
+_OBJ_GET: Final = 7
 _PROG_TEST_RUN: Final = 10
 _PROG_FD_BY_ID: Final = 13
 _MAP_FD_BY_ID: Final = 14
@@ -235,6 +237,39 @@ def bind_map(program: int, one: Map) -> None:
     call(_PROG_BIND_MAP, struct.pack("=III", program, one.fd, 0), f"the map {one.spec.name!r} cannot be kept")
 
 
+def pin(fd: int, path: Path) -> None:
+    """Let a map, program or link live as long as a file in a bpffs; in one step in place of what was pinned there.
+
+    Raises HostError.
+    """
+    fresh = path.with_name(f"{path.name}+")
+    try:
+        fresh.unlink(missing_ok=True)
+        name = ctypes.create_string_buffer(os.fsencode(fresh))
+        call(_OBJ_PIN, struct.pack("=QII", ctypes.addressof(name), fd, 0), f"{path} cannot be pinned")
+        fresh.replace(path)
+    except OSError as error:
+        raise HostError(f"{path} cannot be pinned: {error.strerror}") from None
+
+
+def pinned(path: Path) -> int:
+    """A descriptor for what is pinned there. Raises HostError."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return call(_OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0), f"{path} cannot be opened")
+
+
+def pinned_map(path: Path, spec: MapSpec) -> Map | None:
+    """The map that is pinned there; None if there is none, or another one than the spec says."""
+    try:
+        fd = pinned(path)
+    except HostError:
+        return None
+    if _spec(fd) == spec:
+        return Map(spec, fd)
+    os.close(fd)
+    return None
+
+
 def program_by_id(number: int) -> int:
     """A descriptor for a program that the kernel has. Raises HostError."""
     return call(_PROG_FD_BY_ID, struct.pack("=III", number, 0, 0), f"program {number} is gone")
@@ -242,18 +277,24 @@ def program_by_id(number: int) -> int:
 
 def program_name(fd: int) -> str:
     """The name of a loaded program, of at most 15 characters."""
-    return _program_info(fd).raw[64:80].split(b"\0")[0].decode()  # struct bpf_prog_info: name
+    return object_info(fd).raw[64:80].split(b"\0")[0].decode()  # struct bpf_prog_info: name
 
 
 def program_id(fd: int) -> int:
     """The number of a loaded program, by which `program_by_id` finds it."""
-    return int(struct.unpack_from("=I", _program_info(fd), 4)[0])  # struct bpf_prog_info: id
+    return int(struct.unpack_from("=I", object_info(fd), 4)[0])  # struct bpf_prog_info: id
 
 
-def _program_info(fd: int) -> ctypes.Array[ctypes.c_char]:
+def object_info(fd: int) -> ctypes.Array[ctypes.c_char]:
+    """What the kernel tells of a map, program or link: struct bpf_map_info, bpf_prog_info, bpf_link_info."""
     info = ctypes.create_string_buffer(256)
-    call(_OBJ_INFO, struct.pack("=IIQ", fd, 256, ctypes.addressof(info)), "the program tells nothing")
+    call(_OBJ_INFO, struct.pack("=IIQ", fd, 256, ctypes.addressof(info)), "the kernel tells nothing of it")
     return info
+
+
+def _spec(fd: int) -> MapSpec:
+    kind, _, key_size, value_size, entries, _, name = struct.unpack_from("=IIIIII16s", object_info(fd))
+    return MapSpec(name.rstrip(b"\0").decode(), kind, key_size, value_size, entries)
 
 
 def maps_of_program(fd: int, specs: tuple[MapSpec, ...]) -> dict[str, Map]:
@@ -267,14 +308,7 @@ def maps_of_program(fd: int, specs: tuple[MapSpec, ...]) -> dict[str, Map]:
     found: dict[str, Map] = {}
     for number in ids[: struct.unpack_from("=I", info, 52)[0]]:
         map_fd = call(_MAP_FD_BY_ID, struct.pack("=III", number, 0, 0), f"map {number} is gone")
-        about = ctypes.create_string_buffer(128)
-        call(
-            _OBJ_INFO,
-            struct.pack("=IIQ", map_fd, 128, ctypes.addressof(about)),
-            f"map {number} tells nothing",
-        )
-        kind, _, key_size, value_size, entries, _, name = struct.unpack_from("=IIIIII16s", about)
-        spec = MapSpec(name.rstrip(b"\0").decode(), kind, key_size, value_size, entries)
+        spec = _spec(map_fd)
         if spec in specs:
             found[spec.name] = Map(spec, map_fd)
         else:

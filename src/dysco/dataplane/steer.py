@@ -1,8 +1,8 @@
 """Steering: the kernel programs that divert packets to the agent, and the maps that tell them which.
 
 Knows the layout of the maps of steer.bpf.c; attaching the programs is the host layer's work. A new agent takes the
-maps of the running programs over, so that what was captured stays captured. Programs live as long as they are
-attached and maps as long as a program uses them: nothing is pinned, and nothing is left behind when a namespace goes.
+maps over, so that what was captured stays captured: those that are pinned, else those of the programs that are
+attached. For also without a pin programs live as long as they are attached, and maps as long as a program uses them.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from dysco.dataplane.bpf import (
     create_map,
     load_program,
     maps_of_program,
+    pin,
+    pinned_map,
     program_by_id,
     program_name,
     run_program,
@@ -112,6 +114,10 @@ SPECS: Final = (
 )
 PROGRAMS: Final = ("egress", "ingress", "inject", "egress_l3", "ingress_l3", "from_host", "from_box")
 _KEEPERS: Final = ("ingress", "ingress_l3")
+# The kernel forgets what is in one with its last descriptor or pin: so that chains begin only while there is an agent.
+_UNPINNED: Final = PROG_ARRAY
+MAPS_IN: Final = "maps"
+PROGRAMS_IN: Final = "programs"
 LEAVE: Final = "leave"
 """Stands on each device of a box in a namespace of its own; `Steering.programs` has one as `leave` and the port."""
 _PLACE = struct.Struct("=IHxx")
@@ -144,11 +150,22 @@ NOTHING: Final = Tally(0, 0)
 
 
 class Steering:
-    """The maps and the programs. `taken_over` says whether a running agent's maps were found."""
+    """The maps and the programs. `taken_over` says whether a running agent's maps were found.
 
-    def __init__(self, maps: Mapping[str, Map], *, taken_over: bool = False) -> None:
+    pinned_in gives the bpffs where they are pinned, or None, when the first program is loaded.
+    """
+
+    def __init__(
+        self,
+        maps: Mapping[str, Map],
+        *,
+        taken_over: bool = False,
+        pinned_in: Callable[[], Path | None] = lambda: None,
+    ) -> None:
         self.maps = dict(maps)
         self.taken_over = taken_over
+        self._pinned_in = pinned_in
+        self._are_pinned = False
         self._loaded: dict[str, int] = {}
         self._places: dict[int, Map] = {}  # of each `leave`, by port
         self._flows = self.maps["flows"]
@@ -163,32 +180,23 @@ class Steering:
             self._arriving = {key for key in self._flows.keys() if key[_DIRECTION_AT] == IN}  # noqa: SIM118
 
     @classmethod
-    def open(cls, underlay_tun: str) -> Steering:
-        """Take over the maps behind the programs that run here, or make new ones. Raises HostError."""
-        found: dict[str, Map] = {}
-        for number in _running(underlay_tun):
-            fd = program_by_id(number)
-            try:
-                if not program_name(fd).startswith(_OWN):
-                    continue
-                for name, one in maps_of_program(fd, SPECS).items():
-                    if name in found:
-                        one.close()
-                    else:
-                        found[name] = one
-            finally:
-                os.close(fd)
-        if len(found) == len(SPECS):
-            return cls(found, taken_over=True)
-        for one in found.values():
-            one.close()
-        return cls.make()
+    def open(cls, underlay_tun: str, pinned_in: Callable[[], Path | None] = lambda: None) -> Steering:
+        """Take over the maps that are pinned or behind the programs that run here, or make new ones.
+
+        None are taken over if the underlay TUN is not there: pins outlive a namespace. Raises HostError.
+        """
+        with IPRoute() as ip:
+            is_here = bool(ip.link_lookup(ifname=underlay_tun))
+        found = (_pinned(pinned_in()) or _running()) if is_here else {}
+        if found:
+            return cls(found, taken_over=True, pinned_in=pinned_in)
+        return cls.make(pinned_in=pinned_in)
 
     @classmethod
-    def make(cls, entries: int = ENTRIES) -> Steering:
+    def make(cls, entries: int = ENTRIES, pinned_in: Callable[[], Path | None] = lambda: None) -> Steering:
         """Make new maps with room for so many tuples. Raises HostError."""
         specs = (spec if spec.name != "flows" else replace(spec, entries=entries) for spec in SPECS)
-        return cls({spec.name: create_map(spec) for spec in specs})
+        return cls({spec.name: create_map(spec) for spec in specs}, pinned_in=pinned_in)
 
     def programs(self, box_ports: Iterable[int] = ()) -> dict[str, Callable[[], int]]:
         """The classifiers by name, each as a function that loads it when it is first needed.
@@ -314,6 +322,8 @@ class Steering:
                 # So that the next agent finds them: what only tail calls lead to is gone with the last descriptor.
                 for one in self.maps.values():
                     bind_map(self._loaded[name], one)
+            if name in PROGRAMS:
+                self._pin(name)
         return self._loaded[name]
 
     def _load_leave(self, port: int) -> int:
@@ -322,7 +332,20 @@ class Steering:
             self._places[port] = create_map(_PLACE_SPEC)
             maps = {**self.maps, _PLACE_SPEC.name: self._places[port]}
             self._loaded[name] = load_program(OBJECT, f"tc/{LEAVE}", maps)
+            self._pin(name)
         return self._loaded[name]
+
+    def _pin(self, program: str) -> None:
+        """Pin a program before it is attached; and first of all the maps."""
+        place = self._pinned_in()
+        if place is None:
+            return
+        if not self._are_pinned:
+            for name, one in self.maps.items():
+                if one.spec.type != _UNPINNED:
+                    pin(one.fd, place / MAPS_IN / name)
+            self._are_pinned = True
+        pin(self._loaded[program], place / PROGRAMS_IN / program)
 
     def _written(self) -> bytes:
         return self.maps["config"].get(_INDEX.pack(0)) or bytes(_CONFIG.size)
@@ -352,17 +375,52 @@ class Steering:
         )
 
 
-def _running(underlay_tun: str) -> list[int]:
-    """The ids of our programs that are attached in this namespace, by tcx or cls_bpf.
+def _pinned(place: Path | None) -> dict[str, Map]:
+    """The maps that are pinned, with new ones where the kernel forgets what was in them; or none at all."""
+    found: dict[str, Map] = {}
+    if place is None:
+        return found
+    for spec in SPECS:
+        if spec.type == _UNPINNED:
+            found[spec.name] = create_map(spec)
+        elif one := pinned_map(place / MAPS_IN / spec.name, spec):
+            found[spec.name] = one
+    return _all_or_none(found)
 
-    None if the underlay TUN is not there.
+
+def _running() -> dict[str, Map]:
+    """The maps of our programs that are attached in this namespace; or none at all.
 
     One program does not use all maps, so that all of them are asked.
     """
+    found: dict[str, Map] = {}
+    for number in _attached():
+        fd = program_by_id(number)
+        try:
+            if not program_name(fd).startswith(_OWN):
+                continue
+            for name, one in maps_of_program(fd, SPECS).items():
+                if name in found:
+                    one.close()
+                else:
+                    found[name] = one
+        finally:
+            os.close(fd)
+    return _all_or_none(found)
+
+
+def _all_or_none(found: dict[str, Map]) -> dict[str, Map]:
+    if len(found) == len(SPECS):
+        return found
+    for one in found.values():
+        one.close()
+    return {}
+
+
+def _attached() -> list[int]:
+    """The ids of programs that are attached in this namespace, by tcx all of them, by cls_bpf ours."""
     numbers: list[int] = []
     with IPRoute() as ip:
-        if not ip.link_lookup(ifname=underlay_tun):
-            return numbers
         if tcx.is_here():
             for link in ip.get_links():
                 for direction in _DIRECTIONS:

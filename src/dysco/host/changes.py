@@ -35,6 +35,8 @@ class Change(ABC):
     netns: str | None = None
     # Fields that live only in this process (descriptors, callables) and are not needed to undo.
     _volatile: ClassVar[frozenset[str]] = frozenset()
+    # Whether something is to be undone although the namespace is gone.
+    outlives_namespace: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         KINDS[cls.__name__] = cls

@@ -27,6 +27,7 @@ from dysco.dataplane import tcx
 from dysco.dataplane.selftest import offload_fault
 from dysco.dataplane.trial import rewriting_fault, steering_fault
 from dysco.errors import DyscoError
+from dysco.host import pins
 from dysco.host.probe import Arrival, syn_with_payload
 from dysco.wire.tuples import show_address
 
@@ -75,6 +76,18 @@ def machine() -> Iterator[Finding]:
             'newer kernels may work; until then agents take tun.offload = false by "auto"',
         )
     yield _programs()
+
+
+def pinning(run_directory: Path) -> Finding:
+    """Whether what an agent has in the kernel can be pinned where it outlives the agent."""
+    fault = pins.fault(pins.directory_of(run_directory))
+    if fault is None:
+        return Finding("bpffs", "good", "maps, programs and links can be pinned")
+    remedy = (
+        "agents work without, their programs attached without links; or mount a bpffs that lasts at "
+        f"{pins.directory_of(run_directory)}"
+    )
+    return Finding("bpffs", "note", fault, remedy)
 
 
 def devices(underlay: Sequence[str]) -> Iterator[Finding]:

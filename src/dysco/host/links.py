@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -22,6 +23,7 @@ from dysco.dataplane import tcx
 from dysco.errors import HostError, PermissionDeniedError
 from dysco.host.changes import Change, State
 from dysco.host.netns import Kernel, path_of
+from dysco.host.pins import LINKS_IN, link_name, reach
 
 Family = Literal["inet", "inet6"]
 _FAMILY: Final[dict[str, int]] = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
@@ -466,13 +468,15 @@ class AttachProgram(Change):
     """Attach an eBPF program to a device itself (tcx), behind what others have attached there.
 
     `program` as for `AttachClassifier`. One of the same name that a crashed agent left is replaced in one step.
+    `bpffs` is where the link that holds it is pinned, if one is mounted there by then.
     """
 
     device: str
     direction: tcx.Direction
     name: str
     program: Callable[[], int] | None = field(default=None, compare=False, repr=False)
-    _volatile: ClassVar[frozenset[str]] = frozenset({"program"})
+    bpffs: Path | None = field(default=None, compare=False, repr=False)
+    _volatile: ClassVar[frozenset[str]] = frozenset({"program", "bpffs"})
 
     def command(self) -> str:
         """Give the change in bpftool's syntax."""
@@ -493,12 +497,15 @@ class AttachProgram(Change):
         if self.program is None:
             raise HostError(f"{self.show()}: there is no program")
         index = _index(kernel, self, self.device)
-        tcx.attach(index, self.direction, self.program(), tcx.own(index, self.direction, self.name))
+        program = self.program()
+        place = reach(self.bpffs) if self.bpffs is not None else None
+        pinned_at = place and place / LINKS_IN / link_name(self.netns, self.device, self.direction)
+        tcx.attach(index, self.direction, program, tcx.own(index, self.direction, self.name), pinned_at)
 
     def undo(self, kernel: Kernel, before: State) -> str | None:
         """Detach the program."""
         index = kernel.index(self.device)
-        number = tcx.own(index, self.direction, self.name) if index is not None else None
-        if index is not None and number is not None:
-            tcx.detach(index, self.direction, number)
+        one = tcx.own(index, self.direction, self.name) if index is not None else None
+        if index is not None and one is not None:
+            tcx.detach(index, self.direction, one)
         return None

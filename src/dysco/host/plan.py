@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from dysco.dataplane import tcx
@@ -36,6 +37,7 @@ from dysco.host.links import (
     LinkUp,
 )
 from dysco.host.netns import Kernel, Namespace
+from dysco.host.pins import MountBpf
 from dysco.protocol.flow import FIRST_BOX
 
 QUEUE: Final = (
@@ -56,10 +58,14 @@ Programs = Mapping[str, Callable[[], int]]
 
 @dataclass(frozen=True)
 class Hooks:
-    """Where programs are attached: to devices themselves, or as classifiers of tc on kernels before 6.6."""
+    """Where programs are attached: to devices themselves, or as classifiers of tc on kernels before 6.6.
+
+    bpffs: where the links that hold them are pinned.
+    """
 
     programs: Programs
     by_tcx: bool
+    bpffs: Path | None = None
 
     def on(
         self, device: str, names: Mapping[Direction, str], *, netns: str | None = None, instance: str = ""
@@ -73,6 +79,7 @@ class Hooks:
                     direction=direction,
                     name=f"dysco_{name}",
                     program=self.programs.get(name + instance),
+                    bpffs=self.bpffs,
                 )
                 for direction, name in names.items()
             ]
@@ -94,10 +101,14 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Plan:
-    """Changes in the order in which they are made, and what a person should know about them."""
+    """Changes in the order in which they are made, and what a person should know about them.
+
+    not_pinned: why programs and maps are not pinned; empty: they are.
+    """
 
     changes: tuple[Change, ...]
     notes: tuple[str, ...] = ()
+    not_pinned: str = ""
 
     def show(self) -> list[str]:
         """Give each change in the syntax of ip, tc and sysctl, one a line; touches nothing."""
@@ -130,16 +141,17 @@ def for_agent(
     programs: Programs | None = None,
     by_tcx: bool | None = None,
     carries: bool = False,
+    bpffs: Path | None = None,
 ) -> Plan:
     """Compute the changes for an agent in the calling thread's network namespace; changes nothing.
 
     `mtu` in bytes, None for the smallest of the underlay devices. `programs` gives loaded classifiers by
     name (egress, ingress, inject); without them the plan can only be shown. `by_tcx` attaches them to devices
     themselves, else as classifiers of tc; None: as the kernel can. `carries`: programs may carry packets into
-    boxes in namespaces and out of them. Raises HostError for devices and
+    boxes in namespaces and out of them. `bpffs`: a directory where one is mounted. Raises HostError for devices and
     namespaces that are not there.
     """
-    hooks = Hooks(programs or {}, tcx.is_here() if by_tcx is None else by_tcx)
+    hooks = Hooks(programs or {}, tcx.is_here() if by_tcx is None else by_tcx, bpffs)
     own = Namespace(None)
     try:
         links = own.call(lambda kernel: _links(kernel, underlay))
@@ -148,6 +160,7 @@ def for_agent(
         own.close()
     mtu = mtu or min(link.get_attr("IFLA_MTU") for link in links)
     changes = [
+        *([MountBpf(directory=str(bpffs))] if bpffs is not None else []),
         ReservePorts(first=port_range[0], last=port_range[1]),
         CreateTun(device=session_tun),
         CreateTun(device=underlay_tun),
@@ -175,12 +188,13 @@ def for_move(
     addresses: Sequence[str],
     programs: Programs | None,
     by_tcx: bool | None = None,
+    bpffs: Path | None = None,
 ) -> list[Change]:
     """Compute the changes for a host that is reached by another device now; `addresses` are those that it leaves.
 
     Sockets of sessions that live go on using them, so the session device keeps them. Raises HostError.
     """
-    hooks = Hooks(programs or {}, tcx.is_here() if by_tcx is None else by_tcx)
+    hooks = Hooks(programs or {}, tcx.is_here() if by_tcx is None else by_tcx, bpffs)
     own = Namespace(None)
     try:
         [link] = own.call(lambda kernel: _links(kernel, [device]))

@@ -8,8 +8,8 @@ Knows changes, the journal and the locks; not what the changes are for. Theory o
     down   for each {do} without {undone}, backwards: undo, write {undone}. Then delete the journal.
     leave  keep everything, give up the locks: a later `up` takes over, `clean` cleans.
 
-A record names its namespace by cookie, so that a namespace which is gone needs nothing, and one that has got
-the name meanwhile is left alone.
+A record names its namespace by cookie, so that a namespace which is gone needs nothing (but for changes that outlive
+it), and one that has got the name meanwhile is left alone.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Transaction:
 
     def _undo(self, entry: Done) -> None:
         self._at(f"undo {entry.change.show()}")
-        space = self._found(entry)
+        space = self._namespace(None) if entry.change.outlives_namespace else self._found(entry)
         if space is not None:
             kept = space.call(lambda kernel: entry.change.undo(kernel, entry.before))
             if kept is not None:

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from dysco.errors import DyscoError, HostError, LocalError, PermissionDeniedError, TimedOutError
+from dysco.host import clean
 from dysco.host.lock import Lock
 from dysco.lab import hosts, models, network, processes
 from dysco.lab.graph import draw
@@ -349,6 +350,8 @@ class Lab:
         there = [path.name for path in paths if path.exists()]
         if there:
             network.ip([f"netns delete {name}" for name in there])
+        for journal in self.directory.glob("*/run/host.journal"):
+            clean(journal.parent)  # of agents that have not undone what outlives their namespaces
         if self.directory.exists():
             shutil.rmtree(self.directory)
         self._state.unlink(missing_ok=True)

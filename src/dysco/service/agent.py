@@ -228,6 +228,7 @@ class AgentService:
             addresses=list(report.addresses(own)),
             mode=report.mode(side),
             why_no_ebpf=side.kernel_refused or None,
+            why_not_pinned=side.plan.not_pinned or None,
         )
 
     def take_reports(self, *, settle: bool = True) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from dysco.dataplane.steer import MAX_ADDRESSES, Steering, SteeringConfig
 from dysco.dataplane.trial import fault_since_boot
 from dysco.dataplane.tun import Tun
 from dysco.errors import HostError
+from dysco.host import pins
 from dysco.host.addresses import KeepAddress, device_of
 from dysco.host.netns import run_in
 from dysco.host.plan import Plan, for_agent, for_move, veth_name
@@ -123,7 +124,8 @@ def move(
         )
     texts = [str(ipaddress.ip_address(one)) for one in left]
     for device in dict.fromkeys(devices):
-        changes = for_move(device, config.tun.session, texts, side.steering.programs())
+        bpffs = None if side.plan.not_pinned else pins.directory_of(config.run_directory)
+        changes = for_move(device, config.tun.session, texts, side.steering.programs(), bpffs=bpffs)
         side.transaction.extend(changes)
     with IPRoute() as ip:
         links = [ip.get_links(ifname=device)[0] for device in devices]
@@ -149,7 +151,9 @@ def plan(config: HostConfig, programs: Any = None, in_kernel: bool | None = None
 
     in_kernel: whether programs rewrite packets; None: as the configuration wants it.
     """
-    return for_agent(
+    bpffs = pins.directory_of(config.run_directory)
+    fault = pins.fault(bpffs)
+    made = for_agent(
         underlay=config.agent.underlay,
         session_tun=config.tun.session,
         underlay_tun=config.tun.underlay,
@@ -159,14 +163,19 @@ def plan(config: HostConfig, programs: Any = None, in_kernel: bool | None = None
         boxes=namespace_boxes(config),
         programs=programs,
         carries=config.dataplane.mode != "tun" if in_kernel is None else in_kernel,
+        bpffs=bpffs if fault is None else None,
     )
+    if fault is None:
+        return made
+    return replace(made, notes=(*made.notes, f"nothing is pinned: {fault}"), not_pinned=fault)
 
 
 def up(config: HostConfig) -> KernelSide:
     """Make everything; on failure nothing is left. Raises HostError and its kinds."""
     underlay = look(config)
     in_kernel, kernel_refused = choose(config.dataplane.mode)
-    steering = Steering.open(config.tun.underlay)
+    bpffs = pins.directory_of(config.run_directory)
+    steering = Steering.open(config.tun.underlay, partial(pins.reach, bpffs))
     ports = [port for box in namespace_boxes(config) for port in (box.port, box.port + 1)]
     changes = plan(config, steering.programs(ports), in_kernel)
     transaction = Transaction(changes, config.run_directory, name=config.agent.name)
