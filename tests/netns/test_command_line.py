@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dysco.errors import ExitStatus
+from dysco.host.pins import fault
 from netns.labs import until
 from netns.worlds import Space, dump
 
@@ -72,7 +73,8 @@ def test_from_the_dry_run_to_down(host: Host) -> None:
     before = dump(host.space)
     planned = host.good("tun", "up", "-c", str(host.config), "--dry-run").splitlines()
     commands = {shlex.split(line)[0] for line in planned if not line.startswith("#")}
-    assert {"ip", "mount", "sysctl"} <= commands
+    assert {"ip", "sysctl"} <= commands
+    assert ("mount" in commands) == (fault(host.config.parent / "bpf") is None)
     assert commands & {"bpftool", "tc"}  # by the kernel: programs on devices themselves, or on a qdisc
     assert dump(host.space) == before
 

@@ -18,7 +18,7 @@ from dysco.errors import HostError
 from dysco.host import NamespaceBox, Plan, Transaction, clean, for_agent, run_in
 from dysco.host.changes import ForwardIPv6, SetSysctl
 from dysco.host.netns import Namespace, enter, path_of
-from dysco.host.pins import directory_of
+from dysco.host.pins import directory_of, fault
 from dysco.wire.tuples import FiveTuple
 from netns import program
 from netns.worlds import Space, attached, dump, run
@@ -44,13 +44,14 @@ class Rig:
             return loaded[-1]
 
         box = NamespaceBox("box", self.spaces[1].name, "left", "right")
+        bpffs = directory_of(self.run_directory)
         return for_agent(
             underlay=["eth0"],
             kernel_box=True,
             boxes=[box],
             programs={name: partial(fresh, name) for name in ("egress", "ingress", "inject")},
             by_tcx=self.by_tcx,
-            bpffs=directory_of(self.run_directory),
+            bpffs=bpffs if fault(bpffs) is None else None,
         )
 
     def transaction(self, at: object = None) -> Transaction:

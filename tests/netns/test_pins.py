@@ -44,6 +44,13 @@ box = [{ name = "inside", kind = "namespace", namespace = "${ns.box}", left = "l
 """
 
 
+@pytest.fixture(autouse=True)
+def _outlives(tmp_path: Path) -> None:
+    """Where nothing can be mounted that outlives an agent, nothing is pinned, and there is nothing to see."""
+    if why := fault(tmp_path / "bpf"):
+        pytest.skip(why)
+
+
 def identity(path: Path) -> int:
     """The number that the kernel has given to what is pinned there."""
     descriptor = pinned(path)
