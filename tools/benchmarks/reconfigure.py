@@ -197,25 +197,27 @@ async def _leave(made: Lab, sessions: int) -> Figures:
     holding = made.command(
         "a", [*load_argv, "hold", made.address("d"), str(HOLD_PORT), "--count", str(sessions)]
     )
-    with (
-        started(accepting) as server,
-        started(holding) as client,
-    ):
+    with started(accepting) as server:
         try:
             assert server.stdout is not None
-            assert client.stdout is not None
             await asyncio.to_thread(server.stdout.readline)
             wait_for_port(made, HOLD_PORT)
-            await asyncio.to_thread(client.stdout.readline)
-            memory, cpu = _memory(made), _cpu_s(made)
-            took, failed = await _all(made, "remove", "m1")
-            cpu = _cpu_s(made) - cpu
-            failed += (await _all(made, "insert", "m1"))[1]
-            await asyncio.sleep(LINGER_S)
-            grown = max(now - before for now, before in zip(_memory(made), memory, strict=True))
+            with started(holding) as client:
+                try:
+                    assert client.stdout is not None
+                    _, errors, *first = (await asyncio.to_thread(client.stdout.readline)).split(maxsplit=2)
+                    if int(errors):
+                        raise BenchError(f"{errors} of {sessions} sessions failed: {first}")
+                    memory, cpu = _memory(made), _cpu_s(made)
+                    took, failed = await _all(made, "remove", "m1")
+                    cpu = _cpu_s(made) - cpu
+                    failed += (await _all(made, "insert", "m1"))[1]
+                    await asyncio.sleep(LINGER_S)
+                    grown = max(now - before for now, before in zip(_memory(made), memory, strict=True))
+                finally:
+                    client.kill()
         finally:
-            for process in (client, server):
-                process.kill()
+            server.kill()
     return {
         "seconds": took,
         "failed": failed,
