@@ -11,11 +11,13 @@ from dysco.protocol.anchors import LeftState, RightState
 from dysco.protocol.chain import SEEN, Chain, Facing, Seam, Terms
 from dysco.protocol.changing import Anchor
 from dysco.protocol.flow import UNDERLAY
+from dysco.protocol.ground import Side
 from dysco.protocol.records import read_record
 from dysco.protocol.stamps import Stamps
 from dysco.protocol.windows import Windows, windows
 from dysco.wire.messages import Ack, AckAck, LockQuery
 from dysco.wire.packet import ACK, RST, Packet, build_tcp
+from protocol.living import Living
 from protocol.rig import PAIR_BOX, Rig, read, session
 from protocol.test_guards import left_anchor, said, shake, switch, tell
 from protocol.test_joints import SUBSESSION, handshake
@@ -205,3 +207,22 @@ def test_windows_are_not_touched_where_scales_are_not_known() -> None:
     assert windows(chain, inner_left=True) is None
     chain.right = None
     assert windows(chain, inner_left=False) is None
+
+
+@pytest.mark.parametrize(("side", "asker", "other"), [("left", "c", "d"), ("right", "b", "a")])
+def test_questions_that_nobody_answers_do_not_keep_a_session_alive(
+    side: Side, asker: str, other: str
+) -> None:
+    """They pass the box, and are counted behind it."""
+    live = Living()
+    live.talk()
+    live.network.link("data", asker, other).up = False
+    agent = live.agent(asker)
+    [chain] = agent._life.chains.values()
+    packets, active = agent._life.traffic(chain)[0], chain.active
+    for _ in range(5):
+        agent._ground.ask_inside(chain, side)
+        live.hosts[asker].drain()
+        live.wait(1.0)
+    assert agent._life.traffic(chain)[0] == packets + 5
+    assert chain.active == active + 5
