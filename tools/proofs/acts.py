@@ -105,8 +105,6 @@ def many(world: World, size: int) -> Iterator[tuple[list[str], Callable[[], None
         "-Z",
         "--parallel-max",
         str(min(200, size)),
-        "--limit-rate",
-        "50k",
         "-K",
         str(config),
     ]

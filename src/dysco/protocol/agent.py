@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from dysco.protocol import counters
 from dysco.protocol.adoption import Adoption
-from dysco.protocol.chain import Chain, Facing, FacingInfo, SessionInfo, role
+from dysco.protocol.chain import Chain, Facing, FacingInfo, SessionInfo, key_of, role
 from dysco.protocol.changes import MESSAGES, Changes
 from dysco.protocol.events import Event, PeerDown, PeerMoved, PeerUp
 from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
@@ -379,25 +379,35 @@ class Agent:
     def sessions(self, now: float = 0.0) -> Iterator[SessionInfo]:
         """Every session of this agent; ages count up to `now`."""
         for chain in self._life.chains.values():
-            packets, octets = self._life.traffic(chain)
-            right = chain.right
-            yield SessionInfo(
-                chain.chain_id,
-                chain.hop_index,
-                role(chain),
-                chain.state.value,
-                chain.session_in,
-                chain.session_out,
-                chain.policy,
-                None if chain.box is None else chain.box.name,
-                _info(chain, chain.left),
-                None if right is None else _info(chain, right),
-                max(0.0, now - chain.created_at),
-                packets,
-                octets,
-                () if chain.changing is None else chain.changing.infos(now),
-            )
+            yield self._about(chain, now)
         yield from self.adoption.briefs.infos(now)
+
+    def session(self, key: bytes, now: float = 0.0) -> SessionInfo | None:
+        """The session with a key; None if there is none."""
+        chain = self._life.chains.get(key)
+        if chain is not None:
+            return self._about(chain, now)
+        return next((one for one in self.adoption.briefs.infos(now) if key_of(one) == key), None)
+
+    def _about(self, chain: Chain, now: float) -> SessionInfo:
+        packets, octets = self._life.traffic(chain)
+        right = chain.right
+        return SessionInfo(
+            chain.chain_id,
+            chain.hop_index,
+            role(chain),
+            chain.state.value,
+            chain.session_in,
+            chain.session_out,
+            chain.policy,
+            None if chain.box is None else chain.box.name,
+            _info(chain, chain.left),
+            None if right is None else _info(chain, right),
+            max(0.0, now - chain.created_at),
+            packets,
+            octets,
+            () if chain.changing is None else chain.changing.infos(now),
+        )
 
     def __len__(self) -> int:
         """How many sessions this agent has."""

@@ -389,6 +389,11 @@ class SessionInfo:
     changes: tuple[ChangeInfo, ...] = ()
 
 
+def key_of(info: SessionInfo) -> bytes:
+    """The key by which the agent knows a session."""
+    return info.chain_id + bytes((info.hop_index,))
+
+
 def role(chain: Chain) -> str:
     """What this agent is in the chain: first, middle, last, or relay (no box)."""
     if chain.left.peer is None:

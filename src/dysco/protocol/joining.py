@@ -16,13 +16,14 @@ from dysco.protocol.events import SessionEstablished, SessionOpened
 from dysco.protocol.flow import UNDERLAY, Flow
 from dysco.protocol.ground import Ground
 from dysco.protocol.locks import LEASE_S, Lock, LockState
-from dysco.protocol.neighbours import SELF
+from dysco.protocol.neighbours import SELF, reached
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
 from dysco.protocol.switching import BEGUN_AGAIN, NOT_FREE
 from dysco.wire.messages import (
     Ack,
     AckAck,
+    Hops,
     NackSyn,
     OldDone,
     Syn,
@@ -183,7 +184,7 @@ class Joining:
             message.last,
             chain.session_out,
             right.tuple,
-            type(message.hops)(message.hops[1:]),
+            Hops(reached(message.hops[1:], right.tuple)),
             message.handshake,
             message.anchor,
         )

@@ -17,6 +17,7 @@ from dysco.protocol.changing import Anchor, LeftAnchor, Phase
 from dysco.protocol.ground import REHEARSED_WINDOW, Ground, id_of, leftward, located
 from dysco.protocol.locks import COMMIT_S, LEASE_S, RENEW_S, Lock, LockAction, LockInput, LockState
 from dysco.protocol.locks import step as lock_step
+from dysco.protocol.neighbours import reached
 from dysco.protocol.states import BROKEN
 from dysco.protocol.switching import (
     FROZEN_S,
@@ -43,6 +44,7 @@ from dysco.wire.messages import (
     CancelLock,
     Change,
     Handshake,
+    Hops,
     LockStatus,
     NackLock,
     NackSyn,
@@ -344,7 +346,7 @@ class Left:
             change.last,
             chain.session_out,
             new.tuple,
-            change.hops,
+            Hops(reached(change.hops, new.tuple)),
             Handshake(new.handshake),
             self._ground.settings.name,
         )

@@ -8,13 +8,14 @@ keys are accepted as soon as there is one; those before are good for two minutes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from dysco.protocol.ports import PortPool
 from dysco.protocol.replay import ReplayWindow, Window
 from dysco.protocol.settings import Peer, Settings
 from dysco.wire import chain_header
+from dysco.wire.chain_header import Hop
 from dysco.wire.messages import Hello
 from dysco.wire.tuples import FiveTuple
 
@@ -259,3 +260,11 @@ class Neighbours:
         pool = self._pools.get(subsession.src + subsession.dst)
         if pool is not None:
             pool.release(subsession.sport, subsession.dport, now)
+
+
+def reached(hops: Sequence[Hop], subsession: FiveTuple) -> tuple[Hop, ...]:
+    """The hops as the first of them is told them: by the address where it is now.
+
+    Who asks knows the one that policies name, which it may have left so long ago that it has forgotten it.
+    """
+    return (Hop(subsession.dst, hops[0].box), *hops[1:])

@@ -33,7 +33,7 @@ from dysco.protocol.chain import (
 from dysco.protocol.events import SentNatively, SessionOpened, SetupRefused
 from dysco.protocol.flow import HOST, UNDERLAY, Flow, FlowTable
 from dysco.protocol.life import Life
-from dysco.protocol.neighbours import SELF, Neighbours
+from dysco.protocol.neighbours import SELF, Neighbours, reached
 from dysco.protocol.output import Output
 from dysco.protocol.settings import Decide, LocalBox, Settings
 from dysco.protocol.states import DYING, Input
@@ -432,7 +432,7 @@ class Setup:
             chain.hop_index,
             chain.session_out,
             subsession,
-            opening.hops,
+            reached(opening.hops, subsession),
             neighbour.next_counter(),
             opening.egress,
             opening.on_fail_open,

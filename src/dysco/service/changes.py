@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -27,7 +27,7 @@ from dysco.errors import (
     WireError,
 )
 from dysco.protocol.agent import Agent
-from dysco.protocol.chain import SessionInfo
+from dysco.protocol.chain import SessionInfo, key_of
 from dysco.protocol.events import ChangeMoved, Traced
 from dysco.protocol.states import State
 from dysco.service import planning
@@ -300,10 +300,8 @@ class ChainChanges:
 
     def has_closed(self, info: SessionInfo) -> bool:
         """Whether both FINs of a session have passed: there is nothing left for another chain to carry."""
-        return any(
-            one.state == State.TIME_WAIT.value and key_of(one) == key_of(info)
-            for one in self._owner.core.sessions(self._owner.now())
-        )
+        now = self._owner.core.session(key_of(info), self._owner.now())
+        return now is not None and now.state == State.TIME_WAIT.value
 
     async def _tries(self, run: Run, wish: Wish, terms: Terms) -> Outcome:
         wait, told, info = _FIRST_WAIT_S, False, run.info
@@ -358,11 +356,10 @@ class Run:
         self._now = now
         self._began = began
 
-    def refresh(self, infos: Iterable[SessionInfo]) -> bool:
+    def refresh(self, info: SessionInfo | None) -> bool:
         """See the session as it is now; False if it has ended."""
-        found = next((one for one in infos if key_of(one) == key_of(self.info)), None)
-        self.info = found or self.info
-        return found is not None
+        self.info = info or self.info
+        return info is not None
 
     async def say(self, kind: str, **fields: Any) -> None:
         after_s = round(self._now() - self._began, 6)
@@ -420,8 +417,3 @@ def place_record(place: Place) -> dict[str, Any]:
 
 def _about(info: SessionInfo) -> dict[str, Any]:
     return {"chain_id": info.chain_id.hex(), "session": str(info.session)}
-
-
-def key_of(info: SessionInfo) -> bytes:
-    """The key by which the core knows a session."""
-    return info.chain_id + bytes((info.hop_index,))

@@ -18,9 +18,9 @@ from typing import Final, Protocol
 from dysco.config.models import HostConfig
 from dysco.errors import ConfigError
 from dysco.protocol.agent import Agent
-from dysco.protocol.chain import SessionInfo
+from dysco.protocol.chain import SessionInfo, key_of
 from dysco.protocol.neighbours import ANNOUNCE_S
-from dysco.service.changes import ChainChanges, Outcome, Run, Tell, Terms, key_of
+from dysco.service.changes import ChainChanges, Outcome, Run, Tell, Terms
 from dysco.service.kernel import KernelSide, Underlay
 from dysco.service.kernel import move as move_kernel
 from dysco.transport.channel import Channel
@@ -198,7 +198,7 @@ class Moving:
             # The right anchor may hear before us that all is done; and others may change this session, too.
             await asyncio.sleep(random.uniform(wait / 2, wait))
             wait = min(2 * wait, 0.4)
-            if not run.refresh(owner.core.sessions(owner.now())):
+            if not run.refresh(owner.core.session(key_of(run.info), owner.now())):
                 return Outcome("over", reason="the session has ended")
         return Outcome("done")
 

@@ -228,6 +228,8 @@ class KernelOpening:
             if address is None or not isinstance(hop, Place) or self._agent.drained(address, hop.box):
                 return OpenRule(clause)
             hops.append(Hop(address, hop.box))
+        first = hops[0]
+        hops[0] = Hop(self._agent.core.peer_address(first.address), first.box)
         neighbour = self._peers.get(hops[0].address)
         if neighbour is None or len(hops) >= MAX_HOPS:
             return OpenRule(clause)
