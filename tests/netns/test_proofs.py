@@ -34,7 +34,8 @@ def test_programs_do_not_notice_that_their_proxy_leaves(mode: str, family: str, 
     ("mode", "family", "acts"),
     [
         ("ebpf", "4", "download one-way deltas renumbered mandatory"),
-        ("tun", "6", "crowd idle"),
+        ("tun", "6", "crowd idle move"),
+        ("ebpf", "4", "move"),
         ("ebpf", "6", "thousand"),
     ],
 )

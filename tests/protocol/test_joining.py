@@ -14,7 +14,18 @@ from dysco.protocol.ground import REHEARSED_WINDOW
 from dysco.protocol.settings import Limits
 from dysco.sim.endpoint import State as End
 from dysco.wire.chain_header import Hop
-from dysco.wire.messages import Ack, CancelLock, Change, Handshake, Hops, NackSyn, OldDone, RequestLock, Syn
+from dysco.wire.messages import (
+    Ack,
+    CancelLock,
+    Change,
+    Handshake,
+    Hops,
+    Moved,
+    NackSyn,
+    OldDone,
+    RequestLock,
+    Syn,
+)
 from dysco.wire.packet import ACK, FIN, SYN
 from dysco.wire.packet import build_tcp as built
 from dysco.wire.tuples import FiveTuple
@@ -100,6 +111,15 @@ def test_who_has_left_comes_back_when_its_middlebox_has_seen_the_end(rig: Rig) -
     say(rig, "a", INVITATION)
     [(peer, passed)] = rig.messages
     assert (peer, type(passed)) == ("d", Syn)
+
+
+def test_who_has_moved_is_invited_by_the_address_where_it_is(rig: Rig) -> None:
+    """It may have moved again since, and not know itself any more by the one that others have in their policies."""
+    say(rig, "d", Moved(1, Hops((Hop(address(44)),))))
+    say(rig, "a", INVITATION)
+    [(peer, passed)] = rig.messages
+    assert isinstance(passed, Syn)
+    assert (peer, passed.hops, passed.subsession.dst) == ("d", (Hop(address(44)),), address(44))
 
 
 @pytest.mark.parametrize("timestamps", [True, False])

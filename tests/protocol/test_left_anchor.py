@@ -17,6 +17,7 @@ from dysco.protocol.locks import COMMIT_S, RENEW_S
 from dysco.protocol.settings import Decision
 from dysco.protocol.switching import FROZEN_BYTES, FROZEN_S, is_at_cutoff
 from dysco.protocol.transfers import ARRIVED, COPY, FAILED, FREEZE, INSTALLED
+from dysco.wire.chain_header import Hop
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -24,6 +25,8 @@ from dysco.wire.messages import (
     AckLock,
     CancelLock,
     CopyState,
+    Hops,
+    Moved,
     NackLock,
     OldDone,
     OldDoneAck,
@@ -37,7 +40,7 @@ from dysco.wire.messages import (
     SynAck,
 )
 from dysco.wire.packet import ACK, RST, SYN, Packet, build_tcp
-from protocol.rig import Rig, hops, read
+from protocol.rig import Rig, address, hops, read
 from protocol.test_guards import PEER_ISN, RECEIVED, SENT, chain_of, left_anchor, said, shake, switch, tell
 from protocol.test_locks import ASKED, CHAIN, ONE, OWN, RIGHT, Talk, busy
 
@@ -468,3 +471,15 @@ def test_what_waits_is_not_sent_for_a_session_that_has_ended() -> None:
     talk.rig.agent._life.close(chain_of(talk), "reset", talk.rig.now)
     talk.rig.take()
     assert talk.rig.wait(5.0) == []
+
+
+def test_who_has_moved_is_invited_by_the_address_where_it_is() -> None:
+    talk = Talk()
+    tell(talk.rig, "d", Moved(1, Hops((Hop(address(44)),))))
+    session_out = chain_of(talk).session_out
+    talk.rig.feed(FIRST_BOX + 1, build_tcp(session_out, 1006, RECEIVED, ACK, 64240, b"", bytes(100)))
+    assert talk.rig.agent.change(talk.key(), OWN, talk.rig.now)
+    talk.rig.take()
+    [invited] = said(talk.rig, Syn)
+    assert isinstance(invited, Syn)
+    assert invited.hops == (Hop(address(44)),)

@@ -115,6 +115,34 @@ def test_a_syn_with_another_isn_on_a_live_session_is_the_endpoint_s_affair() -> 
     assert rig.state() == ["established"]
 
 
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_syn_that_comes_behind_what_followed_it_goes_no_further(forward: bool) -> None:
+    """A kernel carries the session while the agent has the copy in its hands; a strict firewall would lose track."""
+    rig = Rig(decision=to_c())
+    sub = rig.establish()
+    mine, back = session(2), sub.reversed()
+    port, again = (HOST, syn(mine)) if forward else (UNDERLAY, syn_ack(sub))
+    rig.one(port, again)  # nobody knows yet whether the other has heard it
+    rig.one(HOST, build_tcp(mine, 1001, 9001, ACK, 100, payload=b"x"))
+    if not forward:
+        rig.one(UNDERLAY, syn_ack(sub))  # the server may not have heard that
+        rig.one(UNDERLAY, build_tcp(back, 9001, 1001, ACK, 100))  # nor does that tell
+        rig.one(UNDERLAY, syn_ack(sub))
+        rig.one(UNDERLAY, build_tcp(back, 9001, 1002, ACK, 100))
+    port, again = (HOST, syn(mine)) if forward else (UNDERLAY, syn_ack(sub))
+    assert rig.feed(port, again) == []
+    assert rig.agent.counters["syn_late"] == 1
+    port, again = (HOST, syn(mine, isn=5)) if forward else (UNDERLAY, syn_ack(sub, isn=5))
+    rig.one(port, again)  # that is an endpoint's affair
+
+
+def test_a_syn_ack_that_comes_behind_data_goes_no_further() -> None:
+    rig = Rig(decision=to_c())
+    sub = rig.establish()
+    rig.one(UNDERLAY, build_tcp(sub.reversed(), 9001, 1001, ACK, 100, payload=b"x"))
+    assert rig.feed(UNDERLAY, syn_ack(sub)) == []
+
+
 def test_another_isn_before_the_answer_begins_a_new_chain() -> None:
     rig = Rig(decision=to_c())
     sub = rig.begin()

@@ -43,6 +43,7 @@ COUNTERS: Final[dict[str, str]] = {
     "header_without_association": "chain headers of a peer whose association is gone, dropped until it is back",
     "header_replayed": "chain headers seen before, dropped",
     "tag_unknown": "SYNs with a tag of ours that left a box too late, dropped",
+    "syn_late": "SYNs and SYN-ACKs that came behind what the same side has sent since, dropped",
     "syn_stray": "SYNs without a chain header for a session that is over, dropped",
     # other packets
     "malformed": "packets that are no whole IP or TCP packet, dropped",

@@ -40,6 +40,7 @@ from dysco.protocol.states import DYING, Input
 from dysco.wire import chain_header
 from dysco.wire.chain_header import CHAIN_ID_LEN, ChainHeader, Egress, Hop
 from dysco.wire.messages import SynRefused
+from dysco.wire.numbers import distance
 from dysco.wire.options import clamp_mss, find_tag, strip_tag, syn_options
 from dysco.wire.packet import ACK, RST, Located, Packet, build_tcp, complete, locate, set_payload
 from dysco.wire.rewrite import MASK32, apply, retarget
@@ -121,6 +122,10 @@ class Setup:
         right = chain.right
         from_right = right is not None and flow.match == right.tuple.reversed() and flow.port == right.read
         if from_right and self.no_agent(chain, at, now):
+            return
+        side = right if right is not None and from_right else chain.left
+        if side.backward.isn == at.seq and side.backward.flags & SEEN and self._is_late(flow, at):
+            self._counters["syn_late"] += 1
             return
         clamp_mss(packet, self._mss_limit(chain, at.family, now), at)
         half = announced(packet, at)
@@ -218,7 +223,7 @@ class Setup:
             # The peer has forgotten this chain, or its ports would be taken.
             signer = self._admission.signer(header, at)
             return signer is not None and signer.window_of(payload, now) is not None
-        side = chain.left if flow.match == chain.left.tuple and flow.port == chain.left.read else chain.right
+        side = _side(chain, flow)
         if side is None or side.forward.isn == at.seq:
             return False
         is_first = chain.left.peer is None and side is chain.left and chain.opening is not None
@@ -227,6 +232,10 @@ class Setup:
     def _again(self, chain: Chain, flow: Flow, packet: Packet, at: Located, now: float) -> None:
         """A repeated SYN goes the way of the first; another SYN on a live tuple is the endpoint's affair."""
         forward = chain.is_forward(flow)
+        side = _side(chain, flow) if forward else None
+        if side is not None and side.forward.isn == at.seq and self._is_late(flow, at):
+            self._counters["syn_late"] += 1
+            return
         self._counters["syn_again" if forward else "simultaneous_open"] += 1
         payload = packet.data[at.payload_offset : at.total_len]
         header = chain_header.peek(payload) if flow.port == UNDERLAY and payload else None
@@ -246,6 +255,19 @@ class Setup:
         flow.packets += 1
         flow.bytes += len(packet.data)
         self._output.packet(flow.out, packet)
+
+    def _is_late(self, flow: Flow, at: Located) -> bool:
+        """Whether who has sent this SYN or SYN-ACK had its answer since, as what it has sent behind it shows.
+
+        The kernel carries that while an agent may have a copy of the SYN in its hands. A middlebox that has seen a SYN
+        again, and the SYN-ACK, thinks that the session begins anew, and takes all that follows for a stranger's.
+        """
+        self._table.refresh(flow)
+        if flow.top_ack < 0:
+            return False
+        if not at.flags & ACK:
+            return True
+        return distance(flow.top_seq, at.next_seq) > 0 or distance(flow.top_ack, at.ack) > 0
 
     def _sign_anew(self, chain: Chain, opening: Opening) -> None:
         """Sign the header again if the association's key is another one by now."""
@@ -580,6 +602,11 @@ class Setup:
                 if neighbour is not None:
                     mtu = min(mtu, neighbour.mtu(now, mtu))
         return mtu - HEADERS[family]
+
+
+def _side(chain: Chain, flow: Flow) -> Facing | None:
+    """Where packets that the left end has sent are read as a flow matches; the right side may not be there yet."""
+    return chain.left if flow.match == chain.left.tuple and flow.port == chain.left.read else chain.right
 
 
 def _without_tag(packet: Packet, at: Located) -> Located:
