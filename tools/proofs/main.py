@@ -22,7 +22,7 @@ from proofs.moves import move
 from proofs.options import rows
 from proofs.world import Disproved, World, world
 
-ACTS = {**acts.ACTS, "move": Act("both hosts move during all of these", move, 200_000, 10_000)}
+ACTS = {**acts.ACTS, "move": Act("both hosts move during all of these", move, 1_000_000_000, 10_000_000)}
 ROW = "{:<12} {:<5} {:<5} {:>7} {:>9} {:>6}  {}"
 
 

@@ -27,8 +27,8 @@ _ROUTER: Final = 1
 def move(world: World, size: int) -> str:
     """Both hosts move in the middle of a download, of many short ones, of an idle session, of sessions one way."""
     _second_devices(world)
-    _download(world, 1000 * size)
-    _crowd(world, max(60, size // 1000))
+    _download(world, size)
+    _crowd(world, min(200, size // 100_000))
     _idle(world)
     _one_way(world)
     return f"a and b, {len(world.times)} sessions moved"
