@@ -185,11 +185,11 @@ class Chains:
 
     def has(self, match: FiveTuple) -> bool:
         """Whether a session at rest has a flow with this tuple."""
-        return _either_way(match) in self._by_tuple
+        return bool(self._by_tuple) and _either_way(match) in self._by_tuple
 
     def wakes(self, match: FiveTuple) -> bool:
         """Wake the session at rest that has a flow with this tuple; False if there is none."""
-        key = self._by_tuple.get(_either_way(match))
+        key = self._by_tuple.get(_either_way(match)) if self._by_tuple else None
         return key is not None and self._wake(key) is not None
 
     def _wake(self, key: bytes) -> Chain:

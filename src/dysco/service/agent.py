@@ -408,10 +408,11 @@ class AgentService:
         level = report.level(event)
         if logs.LOGGER.isEnabledFor(level):
             log(report.name(event), level, **report.fields(event))
-        if not len(self.core):
-            self._empty.set()
-        if isinstance(event, SessionClosed) and event.box is not None:
-            self.devices.forget(event.box, event.session)
+        if isinstance(event, SessionClosed):
+            if not len(self.core):
+                self._empty.set()
+            if event.box is not None:
+                self.devices.forget(event.box, event.session)
 
     def _write_journal(self) -> None:
         """Write what was noted; a new file is made in slices."""
