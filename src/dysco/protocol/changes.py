@@ -29,7 +29,7 @@ from dataclasses import replace
 from typing import Final
 
 from dysco.protocol.bypass import Bypass
-from dysco.protocol.chain import Chain, Facing
+from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, Chain, Facing
 from dysco.protocol.changing import LeftAnchor, Phase, RightAnchor
 from dysco.protocol.flow import UNDERLAY
 from dysco.protocol.ground import FIRST_DRAWN, Ground, Side, along, leftward, means, rightward
@@ -40,6 +40,7 @@ from dysco.protocol.left import TAKEN_BACK, Left
 from dysco.protocol.packets import Packets
 from dysco.protocol.rescue import SAVED, Rescue
 from dysco.protocol.right import Right
+from dysco.protocol.states import State
 from dysco.protocol.traces import Traces
 from dysco.protocol.transfers import ARRIVED, Transfers
 from dysco.protocol.wishes import Wishes
@@ -371,6 +372,7 @@ class Changes:
             inside = roles.inside
             if inside.new:
                 self.joining.learn(chain, message)
+                self._learn_fins(chain, message, now)
                 return
             self.hosts.old_done(chain, message, now)
             if inside.left_done and inside.right_done:
@@ -382,10 +384,25 @@ class Changes:
                 self._ground.send(facing, said)
         elif message.request in self._ground.passing or not message.last:
             self._ground.send(along(chain, to_right=message.rightward), message)
+            self._learn_fins(chain, message, now)
         elif roles is None:
             # This agent has restarted since the lock: it is inside, and knows that from here on.
             self.hosts.remember(chain, message, now)
             self._old_done(chain, facing, message, now)
+
+    def _learn_fins(self, chain: Chain, message: OldDone, now: float) -> None:
+        """What has ended by the old path ends for this host of the new one; its box, too, if nothing else comes."""
+        unseen, life = message.fins & ~chain.fins, self._ground.life
+        for fin in (FORWARD_FIN, BACKWARD_FIN):
+            if unseen & fin:
+                life.closing(chain, forward=fin == FORWARD_FIN, reset=False, now=now)
+        if unseen:
+            life.record(chain)
+        if unseen and chain.state is State.TIME_WAIT:
+            # An end that has not heard that its FIN has come says it again, and that passes here.
+            packets = life.traffic(chain)[0]
+            half = self._ground.settings.timers.time_wait / 2
+            self._ground.alarm(now + half, lambda at: self.hosts.over(chain, packets, at))
 
     def _answers(self, message: OldDone) -> Iterator[Message]:
         """What an agent says that is no anchor any more: that it knows, and, if asked, that its half was empty."""

@@ -318,7 +318,14 @@ class Hosts:
     def _traffic(self, chain: Chain) -> tuple[tuple[int, int], ...]:
         return tuple(self._ground.life.traffic(one) for one in members(chain) if one.joint is not None)
 
-    def leave(self, chain: Chain, inside: Inside, now: float) -> None:
+    def over(self, chain: Chain, packets: int, now: float) -> None:
+        """The session has ended by another path: leave as well, unless more than so many packets have passed."""
+        is_over = chain.state is State.TIME_WAIT and chain.changing is None
+        if is_over and self._ground.life.traffic(chain)[0] == packets:
+            inside = self._ground.changing(chain).inside = Inside(0, 0, new=False)
+            self.leave(chain, inside, now, "closed")
+
+    def leave(self, chain: Chain, inside: Inside, now: float, reason: str = "moved") -> None:
         """Close what is left towards the middlebox, and go a little later."""
         if chain.changing is None or chain.changing.inside is not inside or inside.committed:
             return
@@ -345,7 +352,7 @@ class Hosts:
                 ground.table.insert(flow)
             else:
                 ground.table.delete(flow.port, flow.match)
-        ground.alarm(now + LINGER_S, lambda at: ground.life.close(chain, "moved", at))
+        ground.alarm(now + LINGER_S, lambda at: ground.life.close(chain, reason, at))
 
     def passed_by(self, chain: Chain, now: float) -> None:
         """The chain goes around this host, which was taken for dead: leave, unless it has a part in another change."""

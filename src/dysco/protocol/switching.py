@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from dysco.protocol.chain import WITH_SACK, Chain, Facing
+from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, WITH_SACK, Chain, Facing
 from dysco.protocol.changing import Anchor, Phase
 from dysco.protocol.ground import REHEARSED_WINDOW, Ground, Numbers
 from dysco.protocol.paths import TwoPaths
@@ -102,7 +102,17 @@ def say_done(ground: Ground, chain: Chain, anchor: Anchor, *, rightward: bool) -
     change, waiting = anchor.change, not anchor.peer_done
     message = OldDone(chain.chain_id, 0, change.request, rightward, change.last, waiting)
     ground.send(anchor.old, message)
-    ground.send(anchor.new, replace(message, last=0))
+    ground.send(anchor.new, replace(message, last=0, fins=_unseen_fins(chain, anchor, rightward=rightward)))
+
+
+def _unseen_fins(chain: Chain, anchor: Anchor, *, rightward: bool) -> int:
+    """The FINs that have passed below a cutoff: hosts of the new path do not see them, and would wait for them."""
+    two = anchor.two
+    own, other = (FORWARD_FIN, BACKWARD_FIN) if rightward else (BACKWARD_FIN, FORWARD_FIN)
+    if two is None:
+        return 0
+    below = own * (two.top == two.cutoff) | other * (two.rcvd == two.peer_cutoff)
+    return chain.fins & below
 
 
 def tell_cancelled(ground: Ground, chain: Chain, facing: Facing, request: int, last: int, now: float) -> None:

@@ -47,6 +47,7 @@ _INTEGERS = {
     "status": "!B",
     "verdict": "!B",
     "leg": "!B",
+    "fins": "!B",
     "index": "!H",
     "count": "!H",
 }

@@ -322,7 +322,7 @@ class OldDone:
     """The sender's half of the old path is empty; goes along both paths, to the right if `rightward`.
 
     last: label of the old path's last subsession; 0 on the new path. waiting: it has not heard the same from the
-    other anchor.
+    other anchor. fins: on the new path, which FINs have passed by the old one: 1 that of the left end, 2 of the right.
     """
 
     chain_id: bytes
@@ -331,6 +331,7 @@ class OldDone:
     rightward: bool
     last: int = 0
     waiting: bool = False
+    fins: int = 0
 
 
 @dataclass(frozen=True, slots=True)
