@@ -182,6 +182,31 @@ def test_fins_after_a_reset_that_was_forged() -> None:
     assert rig.state() == ["time-wait"]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_reset_behind_fins_that_both_ends_have_acknowledged_goes_no_further(first: bool) -> None:
+    """A closed socket answers so what comes late; on another path than the FINs it would look like a session's end."""
+    rig = Rig(decision=to_c())
+    if first:
+        sub = rig.establish()
+        here, there = ME, sub.reversed()
+    else:
+        _, inner = rig.one(UNDERLAY, rig.chained_syn(hops(2), of=session(1, 2)))
+        there = FiveTuple.of(address(1), 61001, address(2), 61002)
+        here = read(inner).five_tuple.reversed()
+        rig.one(HOST, syn_ack(here.reversed()))
+    own, other = (1001, 9001) if first else (9001, 1001)
+    rig.one(HOST, build_tcp(here, own, other, FIN | ACK, 100))
+    rig.one(UNDERLAY, build_tcp(there, other, own + 1, FIN | ACK, 100))
+    assert rig.state() == ["time-wait"]
+    rig.one(
+        HOST, build_tcp(here, own + 1, 0, RST, 0)
+    )  # the other end may still wait for what it acknowledges
+    rig.one(HOST, build_tcp(here, own + 1, other + 1, ACK, 100))
+    assert rig.feed(HOST, build_tcp(here, own + 1, 0, RST, 0)) == []
+    assert rig.agent.counters["reset_late"] == 1
+    rig.one(UNDERLAY, build_tcp(there, other + 1, 0, RST, 0))  # no socket here has sent that
+
+
 def test_timers_of_closed_sessions_are_not_kept_for_hours() -> None:
     rig = Rig(decision=to_c())
     rig.establish(session(2, port=1))

@@ -117,6 +117,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "status": U8,
     "verdict": U8,
     "leg": U8,
+    "fins": U8,
     "index": st.integers(0, 65535),
     "count": st.integers(0, 65535),
     "boot_id": st.binary(min_size=16, max_size=16),

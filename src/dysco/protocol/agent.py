@@ -135,6 +135,9 @@ class Agent:
         forward = chain.is_forward(flow)
         if at.flags & RST and not forward and flow.port == UNDERLAY and self._setup.no_agent(chain, at, now):
             return
+        if at.flags & RST and self._ground.is_needless(chain, forward=forward):
+            self.counters["reset_late"] += 1
+            return
         apply(packet, flow, at)
         if at.flags & RST:
             flow.packets += 1

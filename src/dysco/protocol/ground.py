@@ -371,6 +371,18 @@ class Ground:
             chain.state in LIVE or (change.force and chain.state is State.TIME_WAIT)
         )
 
+    def is_needless(self, chain: Chain, *, forward: bool) -> bool:
+        """Whether a RST of this host's stack tells nobody anything: both ends have closed, and know it of each other.
+
+        A closed socket answers so what comes late, such as the acknowledgement with which the other end answers a copy
+        out of a path handshake.
+        """
+        facing = chain.left if forward else chain.right
+        if chain.state is not State.TIME_WAIT or facing is None or facing.peer is not None:
+            return False
+        numbers = self.numbers(chain, "right" if forward else "left")
+        return numbers is not None and numbers.sent == numbers.acked and numbers.received == numbers.answered
+
     def is_opened(self, chain: Chain) -> bool:
         """Whether the end on the left has acknowledged the SYN-ACK; what an anchor says of it must be true.
 
