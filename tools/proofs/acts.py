@@ -81,8 +81,11 @@ def download(world: World, size: int) -> str:
 
 
 @contextmanager
-def many(world: World, size: int) -> Iterator[tuple[list[str], Callable[[], None]]]:
-    """The command for so many short downloads, and what compares them; they can be made more than once."""
+def many(world: World, size: int, where: str = "") -> Iterator[tuple[list[str], Callable[[], None]]]:
+    """The command for so many short downloads, and what compares them; they can be made more than once.
+
+    where: the place on the server, which says how long they last.
+    """
     root = world.lab.directory / "d" / "www"
     wanted = {}
     for number in range(20):
@@ -94,7 +97,7 @@ def many(world: World, size: int) -> Iterator[tuple[list[str], Callable[[], None
     config = arrived / "urls"
     config.write_text(
         "".join(
-            f'url = "{world.url(WEB, f"short{number % 20}")}"\noutput = "{arrived / str(number)}"\n'
+            f'url = "{world.url(WEB, f"{where}short{number % 20}")}"\noutput = "{arrived / str(number)}"\n'
             for number in range(size)
         )
     )

@@ -57,7 +57,7 @@ def _download(world: World, size: int) -> None:
 
 
 def _crowd(world: World, size: int) -> None:
-    with many(world, size) as (argv, check):
+    with many(world, size, "slowly/") as (argv, check):
         for least in (1, size // 2):  # the others are being opened
             process = subprocess.Popen(world.lab.command("a", argv), stderr=subprocess.PIPE, text=True)
             try:

@@ -98,7 +98,16 @@ worker_processes 1;
 pid ${{dir}}/nginx.pid;
 error_log ${{dir}}/nginx.error.log;
 events {{ worker_connections 4096; }}
-http {{ access_log off; limit_rate 30k; server {{ listen 80; listen [::]:80; root ${{dir}}/www; }} }}
+http {{
+    access_log off;
+    limit_rate 50k;
+    server {{
+        listen 80;
+        listen [::]:80;
+        root ${{dir}}/www;
+        location /slowly/ {{ alias ${{dir}}/www/; limit_rate 10k; }}
+    }}
+}}
 '''
 """
 LOSSY = """
