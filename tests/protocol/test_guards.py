@@ -10,7 +10,7 @@ import pytest
 from dysco.protocol.chain import Chain, Facing
 from dysco.protocol.changing import LeftAnchor
 from dysco.protocol.events import ChangeMoved
-from dysco.protocol.flow import FIRST_BOX, HOST, UNDERLAY
+from dysco.protocol.flow import FIRST_BOX, FORWARD, HOST, UNDERLAY
 from dysco.protocol.ground import REHEARSED_WINDOW, Numbers
 from dysco.protocol.locks import LockState
 from dysco.protocol.switching import begin_two
@@ -234,8 +234,11 @@ def joined(*, rehearsed: bool) -> Rig:
         _, inner = rig.one(UNDERLAY, build_tcp(SUBSESSION, 5000, 0, SYN, REHEARSED_WINDOW, MSS_1460))
         _, outer = rig.one(HOST, inner)
         back = build_tcp(read(outer).five_tuple.reversed(), 900, 5001, SYN | ACK, REHEARSED_WINDOW, MSS_1460)
-        _, answer = rig.one(UNDERLAY, back)
-        rig.one(HOST, answer)
+        for port, answer in rig.feed(
+            UNDERLAY, back
+        ):  # the second one is what its box must see behind the first
+            assert port == FORWARD
+            rig.one(HOST, answer)
     return rig
 
 
