@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,38 @@ async def test_who_moves_hears_each_peer_from_where_it_is_also_if_the_old_addres
         await a.until(lambda: a.channel.has_moved("b"), "for b to answer")
         assert a.count("up") == 2
         assert a.count("down") == 0
+
+
+async def test_two_that_move_at_once_hear_each_other_from_where_they_are(pki: Path) -> None:
+    """Whoever is called where it was calls again itself, and a call to where the other one was begins again."""
+    port = free_port()
+    a = Node("a", pki, port=port, peers=[PeerSettings("b", ("127.0.0.2",), port)], roaming=("127.0.0.0/8",))
+    b = Node(
+        "b",
+        pki,
+        address="127.0.0.2",
+        port=port,
+        peers=[PeerSettings("a", ("127.0.0.1",), port)],
+        roaming=("127.0.0.0/8",),
+    )
+    async with running(a, b):
+        await both_up(a, b)
+        for number in (3, 5, 7):
+            for node, other, address in ((a, b, f"127.0.0.{number}"), (b, a, f"127.0.0.{number + 1}")):
+                node.channel.move([address])
+                other.channel.admit(node.name, [address])
+            for node, other in ((a, b), (b, a)):
+                await node.until(partial(node.channel.has_moved, other.name), f"for {other.name} to answer")
+
+
+async def test_who_is_called_where_it_was_calls_from_where_it_is(pki: Path) -> None:
+    a, b = pair(pki, roaming=("127.0.0.0/8",))
+    async with running(a, b):
+        await both_up(a, b)
+        for caller, mover, address in ((a, b, "127.0.0.4"), (b, a, "127.0.0.3")):
+            caller.channel.rekey(mover.name)
+            mover.channel.move([address])
+            await mover.until(partial(mover.channel.has_moved, caller.name), f"for {caller.name} to answer")
 
 
 async def test_the_second_address_is_tried(pki: Path) -> None:

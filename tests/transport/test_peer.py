@@ -31,7 +31,17 @@ def test_a_peer_without_an_address_of_that_version_is_called_as_before() -> None
     one = peer(NAMED[1])
     one.attempts = 3
     one.turn_to({4})
-    assert (one.attempts, next_address(one)) == (3, NAMED[1])
+    assert next_address(one) == NAMED[1]
+
+
+def test_who_moves_again_and_again_calls_a_peer_where_it_is_and_not_where_it_was() -> None:
+    one = peer()
+    for where in ("198.51.100.1", "198.51.100.2"):
+        one.tell([where])
+    for _ in range(3):
+        one.turn_to({4})
+        assert next_address(one) == "198.51.100.2"
+        one.attempts += 1  # it is called
 
 
 def test_a_peer_that_goes_to_and_fro_is_called_where_it_was_last() -> None:

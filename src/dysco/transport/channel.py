@@ -166,12 +166,26 @@ class Channel:
         current = self._known(peer).current
         if current is None or current.ready_at is None or current.ready_at < self._moved_at:
             return False
-        return current.socket.getsockname()[0] in self.settings.addresses
+        return self._is_here(current)
+
+    def _is_here(self, link: Link) -> bool:
+        """Tell whether a link has an address of this host that it has not left."""
+        return link.socket.getsockname()[0] in self.settings.addresses
 
     def admit(self, peer: str, addresses: Iterable[str]) -> None:
-        """Reach a peer at other addresses too, and let it call from there, as it has said itself."""
-        self._known(peer).tell(addresses)
+        """Reach a peer at other addresses too, and let it call from there, as it has said itself.
+
+        It does not listen any more where it was: a call to there begins again.
+        """
+        known, told, now = self._known(peer), tuple(addresses), self._now()
+        known.tell(told)
         self._board().allow(one.settings for one in self._peers.values())
+        if known.call is not None and known.call.remote[0] not in told:
+            version = ipaddress.ip_address(known.call.remote[0]).version
+            self._end_call(known)
+            known.turn_to({version})
+            self._call(known, now)
+            self._tick(peer, now)
 
     def send(self, peer: str, message: Message) -> bool:
         """Queue a message; it goes out at the end of this turn of the loop. False: peer down or queue
@@ -349,6 +363,9 @@ class Channel:
         )
         if peer.current is not link:
             return
+        if not self._is_here(link):
+            # The peer has called where this host was, for it has moved itself or has not heard of it yet.
+            self._call(peer, now)
         self._path_mtu(peer, link, now)
         self._tick(peer.settings.name, now)
 

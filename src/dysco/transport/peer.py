@@ -90,13 +90,12 @@ class Peer:
         self.attempts = 0
 
     def turn_to(self, versions: Collection[int]) -> None:
-        """Have the next call go to an address of one of these IP versions, if the peer has one."""
-        addresses = self.settings.addresses
-        for more in range(len(addresses)):
-            address = addresses[(self.attempts + more) % len(addresses)]
-            if ipaddress.ip_address(address).version in versions:
-                self.attempts += more
-                return
+        """Have the next call go to the first address of one of these IP versions, or else to the first of all.
+
+        Behind it may be those that the peer has left: nobody listens there.
+        """
+        fitting = (ipaddress.ip_address(one).version in versions for one in self.settings.addresses)
+        self.attempts = next((number for number, fits in enumerate(fitting) if fits), 0)
 
     def silent(self, now: float, keepalives: float) -> bool:
         """Tell whether the peer has missed so many keepalives."""
