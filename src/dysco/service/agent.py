@@ -277,7 +277,7 @@ class AgentService:
         self.core.accept_key(peer, receive_key, self._loop.time())
 
     def on_up(self, peer: str, hello: Hello, send_key: bytes, receive_key: bytes, address: bytes) -> None:
-        self.core.peer_up(peer, hello, send_key, receive_key, self._loop.time())
+        self.core.peer_up(peer, hello, send_key, receive_key, self._loop.time(), address=address)
         self._refresh_opening()
         self.moving.announce(peer)
         self._transmit()
