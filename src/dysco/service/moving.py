@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from dysco.config.models import HostConfig
 from dysco.errors import ConfigError
+from dysco.protocol.admission import is_target
 from dysco.protocol.agent import Agent
 from dysco.protocol.chain import SessionInfo, key_of
 from dysco.protocol.neighbours import ANNOUNCE_S
@@ -137,6 +138,9 @@ class Moving:
             raise ConfigError(str(error)) from None
         if not found or len({len(one) for one in found}) != len(found):
             raise ConfigError("a move needs one address, or one of each family")
+        for text, address in zip(texts, found, strict=True):
+            if not is_target(address):
+                raise ConfigError(f"{text}: other hosts cannot reach this one there")
         for peer in self._owner.config.peer:
             if any(address.packed in found for address in peer.addresses):
                 raise ConfigError(f"{', '.join(texts)}: that is an address of the peer {peer.name}")
