@@ -40,6 +40,7 @@ _PASSING: Final = (
 )
 """Beginnings of reasons that may be over when one asks again: neither the peer nor the network may know the new address
 yet."""
+_NO_ASSOCIATION: Final = "there is no association from the new address yet"
 _NOT_OPEN: Final = ("the session is not established", "not found", "the session has ended")
 """Reasons where a session is still being opened at the other end, so that it begins anew from there, or has ended."""
 
@@ -182,8 +183,10 @@ class Moving:
             facing = info.right if right else info.left
             peer = "" if facing is None or facing.peer is None else facing.peer
             while peer and not owner.channel.has_moved(peer):
-                run.by, run.reason = peer, "there is no association from the new address yet"
+                run.by, run.reason = peer, _NO_ASSOCIATION
                 await asyncio.sleep(_LOOK_S)
+            if run.reason == _NO_ASSOCIATION:
+                run.by = run.reason = ""  # what it waits for from here on is something else
             self._announce(peer)
             target = tuple_.dst if right else self._new(tuple_.dst)
             change = Change(
