@@ -315,6 +315,19 @@ async def test_who_is_called_where_it_was_calls_from_where_it_is(pki: Path) -> N
             await mover.until(partial(mover.channel.has_moved, caller.name), f"for {caller.name} to answer")
 
 
+async def test_a_peer_that_has_moved_is_still_there_when_the_configuration_is_read_again(pki: Path) -> None:
+    a, b = pair(pki)
+    async with running(a, b):
+        await both_up(a, b)
+        for mover, other, address in ((b, a, "127.0.0.4"), (a, b, "127.0.0.3")):
+            other.channel.admit(mover.name, [address])
+            mover.channel.move([address])
+            await mover.until(partial(mover.channel.has_moved, other.name), f"for {other.name} to answer")
+            calls = other.channel.counters["calls"]
+            other.channel.reconfigure(other.channel.settings.peers)
+            assert other.channel.counters["calls"] == calls
+
+
 async def test_the_second_address_is_tried(pki: Path) -> None:
     port = free_port()
     a = Node(

@@ -60,3 +60,14 @@ def test_a_peer_that_moves_for_ever_fills_no_list() -> None:
     assert len(one.settings.addresses) < 20
     assert set(NAMED) < set(one.settings.addresses)
     assert next_address(one) == "198.51.100.99"
+
+
+def test_where_a_peer_has_said_that_it_is_comes_behind_what_a_new_configuration_says() -> None:
+    one = peer()
+    one.tell(["198.51.100.1"])
+    assert one.told(PeerSettings("b", NAMED, mtu=1400)) == PeerSettings(
+        "b", ("198.51.100.1", *NAMED), mtu=1400
+    )
+    new = ("203.0.113.1", NAMED[1])
+    assert one.told(PeerSettings("b", new)).addresses == (*new, "198.51.100.1")
+    assert one.told(PeerSettings("b", ("198.51.100.1",))).addresses == ("198.51.100.1",)

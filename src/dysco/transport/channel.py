@@ -117,21 +117,23 @@ class Channel:
                 self._forget(peer)
                 if was_up:
                     self._handler.on_down(name)
-        board.allow(wanted.values())
+        told = {name: self._peers[name].told(one) for name, one in wanted.items() if name in self._peers}
+        board.allow((wanted | told).values())
         self._identity.pins = {p.fingerprint: p.name for p in wanted.values() if p.fingerprint is not None}
         for name, settings in wanted.items():
             known = self._peers.get(name)
             if known is None:
                 self._peers[name] = Peer(settings, self.settings.timing, leads=self.settings.name < name)
-            elif known.settings != settings:
-                self._change(known, settings, now)
+            elif known.settings != told[name]:
+                self._change(known, told[name], now)
+            if known is not None:
+                known.named = settings.addresses
             self._tick(name, now)
 
     def _change(self, peer: Peer, settings: PeerSettings, now: float) -> None:
         """Take over other addresses or another MTU; the association serves until another one is there."""
         moved = (peer.settings.addresses, peer.settings.port) != (settings.addresses, settings.port)
         peer.settings = settings
-        peer.named = settings.addresses
         if moved:
             self._end_call(peer)
             peer.call_at = now

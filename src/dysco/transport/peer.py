@@ -89,6 +89,17 @@ class Peer:
         self.settings = replace(self.settings, addresses=(*told, *kept))
         self.attempts = 0
 
+    def told(self, settings: PeerSettings) -> PeerSettings:
+        """What the configuration says of the peer now, and where it has said that it is.
+
+        That comes first, unless the configuration names other addresses than before.
+        """
+        if settings.addresses == self.named:
+            return replace(settings, addresses=self.settings.addresses)
+        named = {*self.named, *settings.addresses}
+        more = (one for one in self.settings.addresses if one not in named)
+        return replace(settings, addresses=(*settings.addresses, *more))
+
     def turn_to(self, versions: Collection[int]) -> None:
         """Have the next call go to the first address of one of these IP versions, or else to the first of all.
 
