@@ -43,6 +43,9 @@ yet."""
 _NO_ASSOCIATION: Final = "there is no association from the new address yet"
 _NOT_OPEN: Final = ("the session is not established", "not found", "the session has ended")
 """Reasons where a session is still being opened at the other end, so that it begins anew from there, or has ended."""
+_UNANSWERED: Final = "not ready: the SYN-ACK has not been acknowledged yet"
+_ANSWER_S: Final = 10.0
+"""How long that may be so: a SYN-ACK comes again after 1, 3 and 7 s. Who has begun the session has gone by then."""
 
 
 class Owner(Protocol):
@@ -169,6 +172,7 @@ class Moving:
         left: the addresses that this move leaves. Another move may begin before it is done; then that one's count.
         """
         owner, wait, told, asked = self._owner, _LOOK_S, False, 0
+        until = owner.now() + _ANSWER_S
         while stale := self._stale(run.info, left if terms.dry_run else self.left):
             right, tuple_, label = stale[0]
             if not told:
@@ -193,7 +197,8 @@ class Moving:
                 random.getrandbits(64), label, label, Hops((Hop(target),)), True, 0, owner.config.agent.name
             )
             ended = await owner.changes.request(run, change, rightward=False, wait=terms.wait)
-            if ended.reason in _NOT_OPEN and label == asked:
+            is_over = ended.reason in _NOT_OPEN and label == asked
+            if is_over or (ended.reason == _UNANSWERED and owner.now() > until):
                 return Outcome("over", ended.by, ended.reason)
             asked = label
             passing = ended.reason.startswith((*_PASSING, *_NOT_OPEN)) and not owner.changes.has_closed(info)
