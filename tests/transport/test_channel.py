@@ -14,6 +14,7 @@ import pytest
 
 from dysco.errors import ConfigError, LocalError
 from dysco.transport import keys
+from dysco.transport.association import State
 from dysco.transport.identity import Identity
 from dysco.transport.settings import PeerSettings
 from dysco.wire.messages import SynRefused
@@ -303,6 +304,33 @@ async def test_two_that_move_at_once_hear_each_other_from_where_they_are(pki: Pa
                 other.channel.admit(node.name, [address])
             for node, other in ((a, b), (b, a)):
                 await node.until(partial(node.channel.has_moved, other.name), f"for {other.name} to answer")
+
+
+async def test_a_call_to_where_a_peer_is_goes_on_when_that_one_has_called_where_this_host_was(
+    pki: Path,
+) -> None:
+    a, b = pair(pki, roaming=("127.0.0.0/8",))
+    async with running(a, b):
+        await both_up(a, b)
+        for caller, mover, number in ((a, b, 3), (b, a, 5), (a, b, 7), (b, a, 9)):
+            caller.channel.move([f"127.0.0.{number}"])  # it calls where the mover was
+            mover.channel.move([f"127.0.0.{number + 1}"])
+            mover.channel.admit(caller.name, [f"127.0.0.{number}"])
+            await mover.until(partial(mover.channel.has_moved, caller.name), f"for {caller.name} to answer")
+            caller.channel.admit(mover.name, [f"127.0.0.{number + 1}"])
+            await caller.until(partial(caller.channel.has_moved, mover.name), f"for {mover.name} to answer")
+
+
+async def test_a_call_after_a_move_that_failed_is_made_again(pki: Path) -> None:
+    a, b = pair(pki, roaming=("127.0.0.0/8",))
+    async with running(a, b):
+        await both_up(a, b)
+        a.channel.move(["127.0.0.3"])
+        call = a.channel._peers["b"].call
+        assert call is not None
+        a.channel._board().drop(call)
+        a.channel.ended(call, State.HANDSHAKE, asyncio.get_running_loop().time())
+        await a.until(partial(a.channel.has_moved, "b"), "for b to answer")
 
 
 async def test_who_is_called_where_it_was_calls_from_where_it_is(pki: Path) -> None:

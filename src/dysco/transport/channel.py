@@ -183,10 +183,9 @@ class Channel:
         known.tell(told)
         self._board().allow(one.settings for one in self._peers.values())
         if known.call is not None and known.call.remote[0] not in told:
-            version = ipaddress.ip_address(known.call.remote[0]).version
+            call = known.call
             self._end_call(known)
-            known.turn_to({version})
-            self._call(known, now)
+            self._call_from_here(known, call, now)
             self._tick(peer, now)
 
     def send(self, peer: str, message: Message) -> bool:
@@ -347,7 +346,8 @@ class Channel:
         old, peer.current = peer.current, link
         peer.rekeying = False
         peer.last_failure = None
-        self._end_call(peer)
+        if self._is_here(link):
+            self._end_call(peer)
         link.retired_at = None
         if old is not None:
             old.retired_at = now
@@ -367,7 +367,7 @@ class Channel:
             return
         if not self._is_here(link):
             # The peer has called where this host was, for it has moved itself or has not heard of it yet.
-            self._call(peer, now)
+            self._call_from_here(peer, link, now)
         self._path_mtu(peer, link, now)
         self._tick(peer.settings.name, now)
 
@@ -448,6 +448,13 @@ class Channel:
         else:
             peer.rekeying = peer.current is not None
 
+    def _call_from_here(self, peer: Peer, link: Link, now: float) -> None:
+        """Call a peer where it is, by the IP version of a link, unless a call goes on: that one will do."""
+        if peer.call is None:
+            peer.turn_to({ipaddress.ip_address(link.remote[0]).version})
+            self._call(peer, now)
+        peer.rekeying = peer.call is not None and peer.current is not None
+
     def _end_call(self, peer: Peer) -> None:
         if peer.call is not None:
             link, peer.call = peer.call, None
@@ -480,8 +487,12 @@ class Channel:
                 peer.keepalives += 1
                 keepalive = Keepalive(peer.keepalives, self._handler.digest(name))
                 self._post(current, [keepalive, *self._handler.standing(name)], now)
-            if (peer.silent(now, _SILENCE) or peer.aged(now)) and not peer.greeting():
+            if peer.greeting():
+                pass
+            elif peer.silent(now, _SILENCE) or peer.aged(now):
                 self._call_if_due(peer, now)
+            elif not self.has_moved(name) and now >= peer.call_at:
+                self._call_from_here(peer, current, now)
             if current.search is None and peer.settings.mtu is None and now >= peer.probe_at:
                 probing.begin(peer, current, self.settings.mtu, now)
             self._probe_on(peer, current, now)
