@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -50,6 +51,13 @@ class Put(Change):
         else:
             WORLD[self.key] = before["value"]
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep(Put):
+    """Put one that the next agent keeps."""
+
+    outlives_agent: ClassVar[bool] = True
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +126,27 @@ def test_the_next_one_takes_over_and_remembers_the_first_state(tmp_path: Path) -
     second.up()
     assert WORLD == {"a": "1", "c": "30", "d": "4"}
     assert second.down() == []
+    assert WORLD == {"a": "old"}
+
+
+def test_the_next_one_keeps_what_outlives_an_agent_and_undoes_it_at_its_end(tmp_path: Path) -> None:
+    kept = Keep(key="k", value="1")
+    first = transaction(puts(a="1", b="2"), tmp_path)
+    first.up()
+    first.extend([kept])
+    first.leave()
+    for _ in range(2):
+        second = transaction(puts(a="1"), tmp_path)
+        second.up()
+        assert WORLD == {"a": "1", "k": "1"}
+        assert kept in second.made()
+        second.leave()
+    third = transaction(puts(a="1"), tmp_path)
+    third.up()
+    third.withdraw([kept])
+    assert WORLD == {"a": "1"}
+    third.extend([kept])
+    assert third.down() == []
     assert WORLD == {"a": "old"}
 
 

@@ -291,6 +291,19 @@ def test_a_wish_that_is_under_way_is_told_how_far_it_is() -> None:
     assert ("d", Progress(CHAIN, RIGHT, 61, Phase.REQUESTED, True)) in talk.rig.messages
 
 
+def test_a_wish_for_a_session_that_was_opened_here_and_is_gone_is_refused() -> None:
+    talk = Talk()
+    gone = bytes(15) + b"g"
+    change = Change(61, 1, 1, OWN.hops, origin="d")
+    tell(talk.rig, "d", RightRequest(gone, 1, change))
+    assert ("d", Progress(gone, 1, 61, Phase.REFUSED, True, "b", "not found")) in talk.rig.messages
+    talk.rig.messages.clear()
+    tell(talk.rig, "d", RightRequest(gone, 1, change, rightward=True))
+    tell(talk.rig, "d", RightRequest(gone, 1, replace(change, last=2)))
+    tell(talk.rig, "d", RightRequest(gone, 300, replace(change, first=300, last=300)))
+    assert talk.rig.messages == []
+
+
 def test_a_wish_that_nobody_answers_ends() -> None:
     talk = Talk()
     talk.rig.agent.change(talk.key(), Change(62, LEFT, LEFT, OWN.hops, origin="b"), talk.rig.now)

@@ -184,6 +184,24 @@ def test_what_a_peer_has_said_before_it_moved_on_is_not_believed_when_it_comes_l
     assert rig.agent.peer_address(address(3)) == address(33)
 
 
+@pytest.mark.parametrize(("answers", "known"), [(3, 3), (33, 33), (99, 3)])
+def test_a_peer_that_begins_again_is_where_it_answers_or_where_the_configuration_says(
+    answers: int, known: int
+) -> None:
+    rig = Rig(decision=to_c())
+    boots = [bytes([number]) * 16 for number in (1, 2)]
+    rig.agent.peer_up("c", Hello(name="c", boot_id=boots[0]), b"k" * 32, b"K" * 32, rig.now)
+    rig.agent.receive_message("c", Moved(1, Hops((Hop(address(33)),))), rig.now)
+    _, first = begun(rig, 33)
+    again = Hello(name="c", boot_id=boots[1])
+    rig.agent.peer_up("c", again, b"n" * 32, b"N" * 32, rig.now, address=address(answers))
+    assert rig.agent.peer_address(address(3)) == address(known)
+    assert rig.agent.peer_address(address(33)) == address(known)
+    assert (begun(rig, known)[1] == first) == (known == 33)
+    rig.agent.receive_message("c", Moved(1, Hops((Hop(address(34)),))), rig.now)
+    begun(rig, 34)
+
+
 def begun(rig: Rig, peer: int) -> tuple[Packet, bytes]:
     """A SYN of the host goes to a peer; gives what went out, and the id of its chain."""
     port, out = rig.one(HOST, syn(session(2)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dysco.protocol.chain import FacingInfo, SessionInfo
+from dysco.protocol.chain import FacingInfo, SessionInfo, key_of
 from dysco.service.changes import ChainChanges, Outcome, Run, Terms
 from dysco.wire.tuples import FiveTuple
 
@@ -29,8 +29,8 @@ class Owner:
         self.infos = infos
         self.core: Any = self
 
-    def sessions(self, now: float) -> tuple[SessionInfo, ...]:
-        return self.infos
+    def session(self, key: bytes, now: float) -> SessionInfo | None:
+        return next((one for one in self.infos if key_of(one) == key), None)
 
     def now(self) -> float:
         return 0.0

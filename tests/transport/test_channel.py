@@ -7,12 +7,14 @@ import functools
 import ipaddress
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dysco.errors import ConfigError, LocalError
 from dysco.transport import keys
+from dysco.transport.association import State
 from dysco.transport.identity import Identity
 from dysco.transport.settings import PeerSettings
 from dysco.wire.messages import SynRefused
@@ -280,6 +282,78 @@ async def test_who_moves_hears_each_peer_from_where_it_is_also_if_the_old_addres
         await a.until(lambda: a.channel.has_moved("b"), "for b to answer")
         assert a.count("up") == 2
         assert a.count("down") == 0
+
+
+async def test_two_that_move_at_once_hear_each_other_from_where_they_are(pki: Path) -> None:
+    """Whoever is called where it was calls again itself, and a call to where the other one was begins again."""
+    port = free_port()
+    a = Node("a", pki, port=port, peers=[PeerSettings("b", ("127.0.0.2",), port)], roaming=("127.0.0.0/8",))
+    b = Node(
+        "b",
+        pki,
+        address="127.0.0.2",
+        port=port,
+        peers=[PeerSettings("a", ("127.0.0.1",), port)],
+        roaming=("127.0.0.0/8",),
+    )
+    async with running(a, b):
+        await both_up(a, b)
+        for number in (3, 5, 7):
+            for node, other, address in ((a, b, f"127.0.0.{number}"), (b, a, f"127.0.0.{number + 1}")):
+                node.channel.move([address])
+                other.channel.admit(node.name, [address])
+            for node, other in ((a, b), (b, a)):
+                await node.until(partial(node.channel.has_moved, other.name), f"for {other.name} to answer")
+
+
+async def test_a_call_to_where_a_peer_is_goes_on_when_that_one_has_called_where_this_host_was(
+    pki: Path,
+) -> None:
+    a, b = pair(pki, roaming=("127.0.0.0/8",))
+    async with running(a, b):
+        await both_up(a, b)
+        for caller, mover, number in ((a, b, 3), (b, a, 5), (a, b, 7), (b, a, 9)):
+            caller.channel.move([f"127.0.0.{number}"])  # it calls where the mover was
+            mover.channel.move([f"127.0.0.{number + 1}"])
+            mover.channel.admit(caller.name, [f"127.0.0.{number}"])
+            await mover.until(partial(mover.channel.has_moved, caller.name), f"for {caller.name} to answer")
+            caller.channel.admit(mover.name, [f"127.0.0.{number + 1}"])
+            await caller.until(partial(caller.channel.has_moved, mover.name), f"for {mover.name} to answer")
+
+
+async def test_a_call_after_a_move_that_failed_is_made_again(pki: Path) -> None:
+    a, b = pair(pki, roaming=("127.0.0.0/8",))
+    async with running(a, b):
+        await both_up(a, b)
+        a.channel.move(["127.0.0.3"])
+        call = a.channel._peers["b"].call
+        assert call is not None
+        a.channel._board().drop(call)
+        a.channel.ended(call, State.HANDSHAKE, asyncio.get_running_loop().time())
+        await a.until(partial(a.channel.has_moved, "b"), "for b to answer")
+
+
+async def test_who_is_called_where_it_was_calls_from_where_it_is(pki: Path) -> None:
+    a, b = pair(pki, roaming=("127.0.0.0/8",))
+    async with running(a, b):
+        await both_up(a, b)
+        for caller, mover, address in ((a, b, "127.0.0.4"), (b, a, "127.0.0.3")):
+            caller.channel.rekey(mover.name)
+            mover.channel.move([address])
+            await mover.until(partial(mover.channel.has_moved, caller.name), f"for {caller.name} to answer")
+
+
+async def test_a_peer_that_has_moved_is_still_there_when_the_configuration_is_read_again(pki: Path) -> None:
+    a, b = pair(pki)
+    async with running(a, b):
+        await both_up(a, b)
+        for mover, other, address in ((b, a, "127.0.0.4"), (a, b, "127.0.0.3")):
+            other.channel.admit(mover.name, [address])
+            mover.channel.move([address])
+            await mover.until(partial(mover.channel.has_moved, other.name), f"for {other.name} to answer")
+            calls = other.channel.counters["calls"]
+            other.channel.reconfigure(other.channel.settings.peers)
+            assert other.channel.counters["calls"] == calls
 
 
 async def test_the_second_address_is_tried(pki: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -42,8 +42,12 @@ def _is_down(link: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class KeepAddress(Change):
-    """Let a device of ours have an address, alone, so that sockets that use it can go on."""
+    """Let a device of ours have an address, alone, so that sockets that use it can go on.
 
+    They still do when the agent has ended without a word and another one takes its sessions up.
+    """
+
+    outlives_agent: ClassVar[bool] = True
     device: str
     address: str
 

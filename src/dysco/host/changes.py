@@ -37,6 +37,8 @@ class Change(ABC):
     _volatile: ClassVar[frozenset[str]] = frozenset()
     # Whether something is to be undone although the namespace is gone.
     outlives_namespace: ClassVar[bool] = False
+    # Whether an agent that takes over keeps it, although its own plan has no such change.
+    outlives_agent: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         KINDS[cls.__name__] = cls

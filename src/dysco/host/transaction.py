@@ -3,7 +3,8 @@
 Knows changes, the journal and the locks; not what the changes are for. Theory of operation:
 
     up     take the locks; read the journal. Changes of it that the plan has are taken over with what they
-           saw the first time; the others are undone, backwards. Then for each change of the plan: look,
+           saw the first time; the others are undone, backwards, but for those that outlive an agent. Then for each
+           change of the plan: look,
            write {do} and wait for the disk, apply. An error undoes everything.
     down   for each {do} without {undone}, backwards: undo, write {undone}. Then delete the journal.
     leave  keep everything, give up the locks: a later `up` takes over, `clean` cleans.
@@ -113,6 +114,10 @@ class Transaction:
             if entry.change.record() in records:
                 self._undo(entry)
 
+    def made(self) -> list[Change]:
+        """Give the changes that stand, also those of an agent before this one."""
+        return [entry.change for entry in self._done]
+
     def down(self) -> list[str]:
         """Undo every change and delete the journal; give what was left because others had changed it."""
         try:
@@ -168,7 +173,8 @@ class Transaction:
         """Undo what an earlier plan had and this one has not; keep the rest, with what it saw then."""
         wanted = [(change.record(), self._namespace(change.netns).cookie) for change in self.plan.changes]
         for entry in reversed(self._done.copy()):
-            if (entry.change.record(), entry.cookie) not in wanted:
+            stays = entry.change.outlives_agent and entry.cookie == self._cookie
+            if not stays and (entry.change.record(), entry.cookie) not in wanted:
                 self._undo(entry)
 
     def _do(self, change: Change) -> None:

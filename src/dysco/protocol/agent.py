@@ -178,13 +178,15 @@ class Agent:
         elif isinstance(message, Moved):
             addresses = tuple(hop.address for hop in message.addresses)
             if self._neighbours.moved(peer, message.number, addresses):
-                self._output.event(PeerMoved(peer, tuple(map(show_address, addresses))))
-                at, mover = self._neighbours.at, self._neighbours.by_name[peer]
-                self._life.begin_anew(
-                    lambda opening, _: any(at(hop.address) is mover for hop in opening.hops), now
-                )
+                self._moved(peer, addresses, now)
         elif isinstance(message, Gone):
             self.counters["gone"] += 1
+
+    def _moved(self, peer: str, addresses: tuple[bytes, ...], now: float) -> None:
+        """A peer is elsewhere: say so, and begin anew what is being opened through it."""
+        self._output.event(PeerMoved(peer, tuple(map(show_address, addresses))))
+        at, mover = self._neighbours.at, self._neighbours.by_name[peer]
+        self._life.begin_anew(lambda opening, _: any(at(hop.address) is mover for hop in opening.hops), now)
 
     def outgoing(self) -> list[PacketOut | MessageOut]:
         """Take what is to be sent, in order."""
@@ -218,15 +220,29 @@ class Agent:
         if neighbour is not None:
             neighbour.accept(receive_key, now)
 
-    def peer_up(self, peer: str, hello: Hello, send_key: bytes, receive_key: bytes, now: float) -> None:
-        """An association is there; keys of 32 bytes, one for each direction."""
+    def peer_up(
+        self,
+        peer: str,
+        hello: Hello,
+        send_key: bytes,
+        receive_key: bytes,
+        now: float,
+        *,
+        address: bytes = b"",
+    ) -> None:
+        """An association is there; keys of 32 bytes, one for each direction. address: where the peer answers."""
         neighbour = self._neighbours.by_name.get(peer)
         if neighbour is None:
             return
         fresh = not neighbour.up
+        before = neighbour.hello
         neighbour.associate(hello, send_key, receive_key, now)
         if fresh:
             self._output.event(PeerUp(peer))
+        if before is not None and before.boot_id != hello.boot_id:
+            elsewhere = neighbour.begins_again(address)
+            if elsewhere:
+                self._moved(peer, elsewhere, now)
         self._setup.associated(peer, now)
 
     def peer_down(self, peer: str, now: float) -> None:

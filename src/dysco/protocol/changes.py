@@ -502,8 +502,23 @@ class Changes:
             answer = OldDead(message.chain_id, message.hop, message.request, False, 0, 0)
         elif isinstance(message, LockQuery):
             answer = LockStatus(message.chain_id, message.hop, message.request, UNHEARD, 0)
+        elif isinstance(message, RightRequest) and self._never_opened(message):
+            answer = Progress(
+                message.chain_id, message.hop, message.change.request, Phase.REFUSED, True, me, "not found"
+            )
         if answer is not None and peer:
             self._ground.output.message(peer, answer)
+
+    def _never_opened(self, message: RightRequest) -> bool:
+        """Whether a neighbour wants its subsession changed that was opened from here, and nothing is left of it here.
+
+        So it is with what was begun anew while it was opened, and given up by who had begun it.
+        """
+        if message.rightward or message.change.first != message.change.last:
+            return False
+        if not 0 < message.hop < FIRST_DRAWN:
+            return False
+        return self._ground.life.chains.get(message.chain_id + bytes((message.hop - 1,))) is None
 
     # Beginnings and endings.
 

@@ -115,6 +115,18 @@ class Neighbour:
         if len(self.left) > MOST_LEFT:
             del self.left[next(iter(self.left))]
 
+    def begins_again(self, address: bytes) -> tuple[bytes, ...]:
+        """It has forgotten its moves, and answers from this address; gives where it is then, if that is elsewhere.
+
+        If it is not where it had moved to, it is where the configuration says.
+        """
+        if not self.moved_to or self.moved_to.get(len(address)) == address:
+            return ()
+        for one in self.moved_to.values():
+            self.leave(one)
+        self.moved_to.clear()
+        return self.peer.addresses
+
     def reach(self, address: bytes) -> bytes:
         """Where it is now that has, or had, this address."""
         if len(address) in self.moved_to:

@@ -156,13 +156,14 @@ class AgentService:
             self._undo.callback(self._hurry.end)
         self._undo.push_async_callback(self._close_kernel)
         own, mtu = side.underlay.addresses, side.underlay.mtu
+        self.moving.left = side.left
         self.policies: PolicySet = policy_set(config, own)
         self.table: PythonFlowTable = (
             KernelFlowTable(side.steering, own, config.agent.port_range, side.carried)
             if side.in_kernel
             else PythonFlowTable(side.steering, own, config.agent.port_range)
         )
-        self.core_settings = settings.core_settings(config, own, mtu)
+        self.core_settings = settings.core_settings(config, own, mtu, left=side.left)
         # What the kernel has opened for an agent before this one is taken up in the mode `tun` too.
         opens = side.in_kernel and config.dataplane.opening == "kernel"
         openings = Openings(side.steering) if opens or side.steering.taken_over else None
@@ -197,8 +198,9 @@ class AgentService:
             self._loop.add_reader(tun.fd, self._readable, tun.fd)
             self._undo.callback(self._loop.remove_reader, tun.fd)
         boot = settings.boot_id(os.urandom(32))
+        here = tuple(one for one in own if one not in side.left)
         self.channel = Channel(
-            settings.channel_settings(config, own, mtu, boot), identity, self, random.SystemRandom()
+            settings.channel_settings(config, here, mtu, boot), identity, self, random.SystemRandom()
         )
         await self.channel.start()
         self._undo.push_async_callback(self.channel.close)
@@ -277,7 +279,7 @@ class AgentService:
         self.core.accept_key(peer, receive_key, self._loop.time())
 
     def on_up(self, peer: str, hello: Hello, send_key: bytes, receive_key: bytes, address: bytes) -> None:
-        self.core.peer_up(peer, hello, send_key, receive_key, self._loop.time())
+        self.core.peer_up(peer, hello, send_key, receive_key, self._loop.time(), address=address)
         self._refresh_opening()
         self.moving.announce(peer)
         self._transmit()

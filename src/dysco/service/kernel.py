@@ -48,7 +48,7 @@ class Underlay:
 
 @dataclass
 class KernelSide:
-    """All that an agent holds in the kernel."""
+    """All that an agent holds in the kernel. left: addresses that the agent before it had left and kept for sockets."""
 
     underlay: Underlay
     plan: Plan
@@ -61,6 +61,7 @@ class KernelSide:
     offload_refused: str = ""
     in_kernel: bool = False
     kernel_refused: str = ""
+    left: frozenset[bytes] = frozenset()
 
     @property
     def has_offload(self) -> bool:
@@ -182,6 +183,8 @@ def up(config: HostConfig) -> KernelSide:
     transaction.up()
     with contextlib.ExitStack() as undo:
         undo.callback(transaction.down)
+        left = _left(config, transaction, underlay)
+        underlay = replace(underlay, addresses=(*underlay.addresses, *left))
         devices = [config.tun.session, config.tun.underlay]
         session, subsession, refused = _open(devices, config.tun.offload)
         undo.callback(session.close)
@@ -207,7 +210,15 @@ def up(config: HostConfig) -> KernelSide:
         refused,
         in_kernel,
         kernel_refused,
+        frozenset(left),
     )
+
+
+def _left(config: HostConfig, transaction: Transaction, underlay: Underlay) -> list[bytes]:
+    """The addresses that our device keeps for sockets, but those that this host has come back to."""
+    kept = [one for one in transaction.made() if isinstance(one, KeepAddress)]
+    found = (ipaddress.ip_address(one.address).packed for one in kept if one.device == config.tun.session)
+    return [one for one in dict.fromkeys(found) if one not in underlay.addresses]
 
 
 def _join(config: HostConfig, steering: Steering) -> dict[int, BoxDevice]:

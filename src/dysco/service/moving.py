@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from dysco.config.models import HostConfig
 from dysco.errors import ConfigError
+from dysco.protocol.admission import is_target
 from dysco.protocol.agent import Agent
 from dysco.protocol.chain import SessionInfo, key_of
 from dysco.protocol.neighbours import ANNOUNCE_S
@@ -39,8 +40,12 @@ _PASSING: Final = (
 )
 """Beginnings of reasons that may be over when one asks again: neither the peer nor the network may know the new address
 yet."""
+_NO_ASSOCIATION: Final = "there is no association from the new address yet"
 _NOT_OPEN: Final = ("the session is not established", "not found", "the session has ended")
 """Reasons where a session is still being opened at the other end, so that it begins anew from there, or has ended."""
+_UNANSWERED: Final = "not ready: the SYN-ACK has not been acknowledged yet"
+_ANSWER_S: Final = 10.0
+"""How long that may be so: a SYN-ACK comes again after 1, 3 and 7 s. Who has begun the session has gone by then."""
 
 
 class Owner(Protocol):
@@ -137,6 +142,9 @@ class Moving:
             raise ConfigError(str(error)) from None
         if not found or len({len(one) for one in found}) != len(found):
             raise ConfigError("a move needs one address, or one of each family")
+        for text, address in zip(texts, found, strict=True):
+            if not is_target(address):
+                raise ConfigError(f"{text}: other hosts cannot reach this one there")
         for peer in self._owner.config.peer:
             if any(address.packed in found for address in peer.addresses):
                 raise ConfigError(f"{', '.join(texts)}: that is an address of the peer {peer.name}")
@@ -164,6 +172,7 @@ class Moving:
         left: the addresses that this move leaves. Another move may begin before it is done; then that one's count.
         """
         owner, wait, told, asked = self._owner, _LOOK_S, False, 0
+        until = owner.now() + _ANSWER_S
         while stale := self._stale(run.info, left if terms.dry_run else self.left):
             right, tuple_, label = stale[0]
             if not told:
@@ -178,15 +187,18 @@ class Moving:
             facing = info.right if right else info.left
             peer = "" if facing is None or facing.peer is None else facing.peer
             while peer and not owner.channel.has_moved(peer):
-                run.by, run.reason = peer, "there is no association from the new address yet"
+                run.by, run.reason = peer, _NO_ASSOCIATION
                 await asyncio.sleep(_LOOK_S)
+            if run.reason == _NO_ASSOCIATION:
+                run.by = run.reason = ""  # what it waits for from here on is something else
             self._announce(peer)
             target = tuple_.dst if right else self._new(tuple_.dst)
             change = Change(
                 random.getrandbits(64), label, label, Hops((Hop(target),)), True, 0, owner.config.agent.name
             )
             ended = await owner.changes.request(run, change, rightward=False, wait=terms.wait)
-            if ended.reason in _NOT_OPEN and label == asked:
+            is_over = ended.reason in _NOT_OPEN and label == asked
+            if is_over or (ended.reason == _UNANSWERED and owner.now() > until):
                 return Outcome("over", ended.by, ended.reason)
             asked = label
             passing = ended.reason.startswith((*_PASSING, *_NOT_OPEN)) and not owner.changes.has_closed(info)

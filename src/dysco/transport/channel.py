@@ -117,21 +117,23 @@ class Channel:
                 self._forget(peer)
                 if was_up:
                     self._handler.on_down(name)
-        board.allow(wanted.values())
+        told = {name: self._peers[name].told(one) for name, one in wanted.items() if name in self._peers}
+        board.allow((wanted | told).values())
         self._identity.pins = {p.fingerprint: p.name for p in wanted.values() if p.fingerprint is not None}
         for name, settings in wanted.items():
             known = self._peers.get(name)
             if known is None:
                 self._peers[name] = Peer(settings, self.settings.timing, leads=self.settings.name < name)
-            elif known.settings != settings:
-                self._change(known, settings, now)
+            elif known.settings != told[name]:
+                self._change(known, told[name], now)
+            if known is not None:
+                known.named = settings.addresses
             self._tick(name, now)
 
     def _change(self, peer: Peer, settings: PeerSettings, now: float) -> None:
         """Take over other addresses or another MTU; the association serves until another one is there."""
         moved = (peer.settings.addresses, peer.settings.port) != (settings.addresses, settings.port)
         peer.settings = settings
-        peer.named = settings.addresses
         if moved:
             self._end_call(peer)
             peer.call_at = now
@@ -166,12 +168,25 @@ class Channel:
         current = self._known(peer).current
         if current is None or current.ready_at is None or current.ready_at < self._moved_at:
             return False
-        return current.socket.getsockname()[0] in self.settings.addresses
+        return self._is_here(current)
+
+    def _is_here(self, link: Link) -> bool:
+        """Tell whether a link has an address of this host that it has not left."""
+        return link.socket.getsockname()[0] in self.settings.addresses
 
     def admit(self, peer: str, addresses: Iterable[str]) -> None:
-        """Reach a peer at other addresses too, and let it call from there, as it has said itself."""
-        self._known(peer).tell(addresses)
+        """Reach a peer at other addresses too, and let it call from there, as it has said itself.
+
+        It does not listen any more where it was: a call to there begins again.
+        """
+        known, told, now = self._known(peer), tuple(addresses), self._now()
+        known.tell(told)
         self._board().allow(one.settings for one in self._peers.values())
+        if known.call is not None and known.call.remote[0] not in told:
+            call = known.call
+            self._end_call(known)
+            self._call_from_here(known, call, now)
+            self._tick(peer, now)
 
     def send(self, peer: str, message: Message) -> bool:
         """Queue a message; it goes out at the end of this turn of the loop. False: peer down or queue
@@ -331,7 +346,8 @@ class Channel:
         old, peer.current = peer.current, link
         peer.rekeying = False
         peer.last_failure = None
-        self._end_call(peer)
+        if self._is_here(link):
+            self._end_call(peer)
         link.retired_at = None
         if old is not None:
             old.retired_at = now
@@ -349,6 +365,9 @@ class Channel:
         )
         if peer.current is not link:
             return
+        if not self._is_here(link):
+            # The peer has called where this host was, for it has moved itself or has not heard of it yet.
+            self._call_from_here(peer, link, now)
         self._path_mtu(peer, link, now)
         self._tick(peer.settings.name, now)
 
@@ -429,6 +448,13 @@ class Channel:
         else:
             peer.rekeying = peer.current is not None
 
+    def _call_from_here(self, peer: Peer, link: Link, now: float) -> None:
+        """Call a peer where it is, by the IP version of a link, unless a call goes on: that one will do."""
+        if peer.call is None:
+            peer.turn_to({ipaddress.ip_address(link.remote[0]).version})
+            self._call(peer, now)
+        peer.rekeying = peer.call is not None and peer.current is not None
+
     def _end_call(self, peer: Peer) -> None:
         if peer.call is not None:
             link, peer.call = peer.call, None
@@ -461,8 +487,12 @@ class Channel:
                 peer.keepalives += 1
                 keepalive = Keepalive(peer.keepalives, self._handler.digest(name))
                 self._post(current, [keepalive, *self._handler.standing(name)], now)
-            if (peer.silent(now, _SILENCE) or peer.aged(now)) and not peer.greeting():
+            if peer.greeting():
+                pass
+            elif peer.silent(now, _SILENCE) or peer.aged(now):
                 self._call_if_due(peer, now)
+            elif not self.has_moved(name) and now >= peer.call_at:
+                self._call_from_here(peer, current, now)
             if current.search is None and peer.settings.mtu is None and now >= peer.probe_at:
                 probing.begin(peer, current, self.settings.mtu, now)
             self._probe_on(peer, current, now)

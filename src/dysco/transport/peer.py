@@ -89,14 +89,24 @@ class Peer:
         self.settings = replace(self.settings, addresses=(*told, *kept))
         self.attempts = 0
 
+    def told(self, settings: PeerSettings) -> PeerSettings:
+        """What the configuration says of the peer now, and where it has said that it is.
+
+        That comes first, unless the configuration names other addresses than before.
+        """
+        if settings.addresses == self.named:
+            return replace(settings, addresses=self.settings.addresses)
+        named = {*self.named, *settings.addresses}
+        more = (one for one in self.settings.addresses if one not in named)
+        return replace(settings, addresses=(*settings.addresses, *more))
+
     def turn_to(self, versions: Collection[int]) -> None:
-        """Have the next call go to an address of one of these IP versions, if the peer has one."""
-        addresses = self.settings.addresses
-        for more in range(len(addresses)):
-            address = addresses[(self.attempts + more) % len(addresses)]
-            if ipaddress.ip_address(address).version in versions:
-                self.attempts += more
-                return
+        """Have the next call go to the first address of one of these IP versions, or else to the first of all.
+
+        Behind it may be those that the peer has left: nobody listens there.
+        """
+        fitting = (ipaddress.ip_address(one).version in versions for one in self.settings.addresses)
+        self.attempts = next((number for number, fits in enumerate(fitting) if fits), 0)
 
     def silent(self, now: float, keepalives: float) -> bool:
         """Tell whether the peer has missed so many keepalives."""
