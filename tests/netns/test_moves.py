@@ -11,7 +11,7 @@ import pytest
 
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, SlowClient, lab_text, put_file, sessions
+from netns.labs import MEGABYTE, SlowClient, ask, fetch, lab_text, put_file, sessions, until, url
 from netns.test_changes import command_line, firewall, seen, watch
 
 ROAMING = '{ roaming = ["10.77.0.0/16", "fd77::/32"] }'
@@ -75,3 +75,38 @@ def test_a_host_moves_during_a_download(make_lab: MakeLab, family: int, movers: 
             assert all(address in one for one in ends)
         assert client.digest() == wanted
     assert seen(lab, "resets") == 0
+
+
+@pytest.mark.parametrize(("mode", "family"), [("ebpf", 4), ("ebpf", 6)], indirect=["mode"])
+def test_kernels_go_on_to_open_chains_when_all_hosts_have_moved(make_lab: MakeLab, family: int) -> None:
+    """Policies name the middlebox by the address that it had at first, and it has forgotten that one by now."""
+    lab = make_lab(lab_of_movers("openers"))
+    lab.up()
+    wanted = put_file(lab, 1000)
+    for number, node in enumerate("abd", 1):
+        for address in (
+            new_device(lab, node, number, family, gone=False),
+            next_address(lab, node, number, family),
+        ):
+            done = command_line(lab, node, "move", "--address", address)
+            assert (done.returncode, done.stderr) == (0, "")
+
+    def opened() -> list[int]:
+        return [int(ask(lab, node, "status")["steering"]["syn_opened"]) for node in "abd"]
+
+    def is_opened() -> bool:
+        """The first may come while somebody does not know yet where the next one is; then agents open its chain."""
+        before = opened()
+        assert fetch(lab, url(lab, family)) == wanted
+        return [after - now for after, now in zip(opened(), before, strict=True)] == [1, 2, 1]
+
+    until("agents open all chains", is_opened)
+
+
+def next_address(lab: Lab, node: str, number: int, family: int) -> str:
+    """Give the second device of a host one more address."""
+    address = f"10.77.{number}.3" if family == 4 else f"fd77:0:0:{number}::3"
+    more = ["nodad"] if family == 6 else []
+    argv = ["ip", "-n", lab.netns(node), "address", "add", f"{address}/{24 if family == 4 else 64}"]
+    subprocess.run([*argv, "dev", "eth9", *more], check=True, capture_output=True, timeout=20)
+    return address

@@ -107,7 +107,7 @@ SPECS: Final = (
     MapSpec("openings", ARRAY, 4, 16, 1),
     MapSpec("sha256", ARRAY, 4, 256, 1),
     MapSpec("scratch", PERCPU_ARRAY, 4, 1248, 1),
-    MapSpec("peers", HASH, 20, 4, 4 * MAX_NEIGHBOURS),
+    MapSpec("peers", HASH, 20, 4, 32 * MAX_NEIGHBOURS),
     MapSpec("in_box", HASH, 40, 152, 1 << 14),
     MapSpec("reports", RINGBUF, 0, 0, RING),
     MapSpec("stages", PROG_ARRAY, 4, 4, len(STAGES)),

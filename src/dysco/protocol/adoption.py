@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from dysco.protocol.brief import Briefs
@@ -31,6 +32,7 @@ from dysco.wire.tuples import Family
 
 _NO_HALF: Final = NO_HANDSHAKE[len(NO_HANDSHAKE) // 2 :]
 _SIZES: Final[dict[Family, int]] = {4: 4, 6: 16}
+_ALIASES: Final = 30  # of a neighbour; the kernel has room for them and for two ways
 
 
 class Accepted(NamedTuple):
@@ -44,11 +46,13 @@ class Accepted(NamedTuple):
 class Association(NamedTuple):
     """A neighbour as the kernel needs it. rate: chains that it may begin in a second without being looked at; 0: none.
 
-    ways: own address and the neighbour's, of each family in which it can be reached. send_key: empty while it is down.
+    ways: own address and the neighbour's, of each family in which it can be reached. aliases: other addresses by which
+    hops and subsessions name it, and those ways lead to it. send_key: empty while it is down.
     """
 
     name: str
     ways: tuple[tuple[bytes, bytes], ...]
+    aliases: tuple[bytes, ...]
     mtu: int
     rate: int
     send_key: bytes
@@ -109,9 +113,14 @@ class Adoption:
                 if named is not None and own is not None:
                     ways.append((own, self._neighbours.reach(named)))
             plain = one.peer.accept and one.peer.next_hops is None
+            reached = [address for _, address in ways]
+            known = (*one.peer.addresses, *one.left)
             yield Association(
                 name,
                 tuple(ways),
+                tuple(
+                    islice((it for it in known if it not in reached and one.reach(it) in reached), _ALIASES)
+                ),
                 one.mtu(now, settings.mtu),
                 settings.limits.setups_per_second if plain and self._may_open() else 0,
                 one.send_key if one.may_begin and self._may_open() else b"",

@@ -75,6 +75,7 @@ class Moving:
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self.left: frozenset[bytes] = frozenset()
+        self._home: frozenset[bytes] = frozenset()  # where others know this host; they may begin sessions to there
         self._moves = 0
         self._in_turn = asyncio.Lock()
         self.addresses: dict[int, bytes] = {}
@@ -103,7 +104,9 @@ class Moving:
         """Have these addresses, and tell all peers, unless it is a dry run; gives those that are left then."""
         owner = self._owner
         old = owner.kernel.underlay.addresses
-        idle = self.left - self._named() - set(new)
+        if not self._moves:
+            self._home = frozenset(old) - self.left
+        idle = self.left - self._home - self._named() - set(new)
         of_these = {one for one in old if any(len(one) == len(other) for other in new)}
         left = (self.left - idle | of_these) - set(new)
         if not terms.dry_run:

@@ -206,6 +206,8 @@ class KernelOpening:
                 if slot is not None:
                     slots[family] = slot.number
                     self._by_number[number, family] = slot
+            for address in one.aliases:
+                peers.setdefault(address, number)
             told = OpenNeighbour(ways, slots, one.mtu, one.rate, one.send_key, tuple(windows))
             if self._told.get(number) != told:
                 self._told[number] = told
@@ -228,8 +230,6 @@ class KernelOpening:
             if address is None or not isinstance(hop, Place) or self._agent.drained(address, hop.box):
                 return OpenRule(clause)
             hops.append(Hop(address, hop.box))
-        first = hops[0]
-        hops[0] = Hop(self._agent.core.peer_address(first.address), first.box)
         neighbour = self._peers.get(hops[0].address)
         if neighbour is None or len(hops) >= MAX_HOPS:
             return OpenRule(clause)

@@ -225,7 +225,7 @@ struct place_key {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4 * MAX_NEIGHBOURS);
+	__uint(max_entries, 32 * MAX_NEIGHBOURS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct place_key);
 	__type(value, __u32); // index of the neighbour
@@ -643,6 +643,7 @@ SEC("tc/open_out") int open_out(struct __sk_buff *skb)
 			__builtin_memcpy(m + 52 + 8 * i, s->route.hop[i].address, 4);
 			*(__be32 *)(m + 56 + 8 * i) = s->route.hop[i].box;
 		}
+		__builtin_memcpy(m + 52, sub->dst, 4); // where the first one is now
 		at = 52 + 8 * hops;
 		if (s->route.is_open)
 			*(__u32 *)(m + (at - 8 & 252)) = *(__u32 *)found->key.dst;
@@ -656,6 +657,7 @@ SEC("tc/open_out") int open_out(struct __sk_buff *skb)
 			__builtin_memcpy(m + 100 + 20 * i, s->route.hop[i].address, 16);
 			*(__be32 *)(m + 116 + 20 * i) = s->route.hop[i].box;
 		}
+		__builtin_memcpy(m + 100, sub->dst, 16);
 		at = 100 + 20 * hops;
 		if (s->route.is_open)
 #pragma unroll
