@@ -11,10 +11,12 @@ Both sides call, at once when they start and after a silence. Who leads is settl
 sides know, and not by addresses, which a NAT shows differently to each: the smaller name leads.
 
 * A follower that is called by its leader drops its own call; a leader that has just called does not listen.
-* If two links come up all the same, the newer one counts, unless the leader closes it because its other one
-is   young and well. The leader closes a link that it has replaced when something still arrives on it. So
-both sides   end with the same link, whatever was lost or reordered. * A replaced link receives for a while
-longer, and its keys stay valid (which is the core's business).
+* If two links come up all the same, the newer one counts, unless the leader closes it because its other one is
+  young and well. The leader closes a link that it has replaced when something still arrives on it. So both sides
+  end with the same link, whatever was lost or reordered.
+* A replaced link receives for a while longer, and its keys stay valid (which is the core's business).
+* Who has moved calls until the link in use is one from a new address. A peer that does not know of the move yet may
+  call the old address meanwhile, and that link is the newer one.
 """
 
 from __future__ import annotations
@@ -158,15 +160,24 @@ class Channel:
         for peer in self._peers.values():
             self._end_call(peer)
             peer.turn_to(versions)
+            peer.pause_s = peer.timing.first_pause_s
             self._call(peer, now)
             self._tick(peer.settings.name, now)
 
     def has_moved(self, peer: str) -> bool:
         """Tell whether a peer has answered since this host has the addresses that it has now."""
         current = self._known(peer).current
-        if current is None or current.ready_at is None or current.ready_at < self._moved_at:
+        return current is not None and self._from_here(current)
+
+    def _from_here(self, link: Link) -> bool:
+        """Tell whether the peer has answered on a link since this host has the addresses that it has now."""
+        if link.ready_at is None or link.ready_at < self._moved_at:
             return False
-        return current.socket.getsockname()[0] in self.settings.addresses
+        return link.socket.getsockname()[0] in self.settings.addresses
+
+    def _strayed(self, peer: Peer) -> bool:
+        """Tell whether the link in use ends at an address that this host has left, and wants another one."""
+        return peer.current is not None and not self._from_here(peer.current)
 
     def admit(self, peer: str, addresses: Iterable[str]) -> None:
         """Reach a peer at other addresses too, and let it call from there, as it has said itself."""
@@ -214,8 +225,10 @@ class Channel:
             not peer.leads or peer.call is None or now >= peer.call.began_at + _OWN_CALL_S for peer in peers
         )
 
-    def called_by(self, names: frozenset[str], now: float) -> None:
-        """Drop the own calls to these peers where they lead."""
+    def called_by(self, names: frozenset[str], own: str, now: float) -> None:
+        """Drop the own calls to these peers where they lead, unless they call an address that this host has left."""
+        if own not in self.settings.addresses:
+            return
         for name in names:
             peer = self._peers[name]
             if not peer.leads and peer.call is not None:
@@ -316,7 +329,7 @@ class Channel:
         if old is not None and old.hello is not None and link.hello is not None:
             same_boot = old.hello.boot_id == link.hello.boot_id
             well = old.ready_at is not None and now < old.ready_at + _YOUNG_S
-            moved = old.remote[0] != link.remote[0]
+            moved = old.remote[0] != link.remote[0] or not self._from_here(old)
             if same_boot and well and peer.leads and not peer.rekeying and not moved:
                 self.counters["links_closed_double"] += 1
                 link.retired_at = now
@@ -329,9 +342,13 @@ class Channel:
     def _use(self, peer: Peer, link: Link, now: float) -> None:
         assert link.hello is not None
         old, peer.current = peer.current, link
-        peer.rekeying = False
         peer.last_failure = None
-        self._end_call(peer)
+        if self._from_here(link):
+            self._end_call(peer)
+        elif peer.call is None:
+            # A moment, or two that have moved and do not know it yet would call each other in circles.
+            peer.call_at = max(peer.call_at, now + peer.timing.first_pause_s)
+        peer.rekeying = peer.call is not None
         link.retired_at = None
         if old is not None:
             old.retired_at = now
@@ -461,7 +478,8 @@ class Channel:
                 peer.keepalives += 1
                 keepalive = Keepalive(peer.keepalives, self._handler.digest(name))
                 self._post(current, [keepalive, *self._handler.standing(name)], now)
-            if (peer.silent(now, _SILENCE) or peer.aged(now)) and not peer.greeting():
+            wanted = peer.silent(now, _SILENCE) or peer.aged(now) or self._strayed(peer)
+            if wanted and not peer.greeting():
                 self._call_if_due(peer, now)
             if current.search is None and peer.settings.mtu is None and now >= peer.probe_at:
                 probing.begin(peer, current, self.settings.mtu, now)
@@ -475,7 +493,7 @@ class Channel:
             self._call(peer, now)
 
     def _arm(self, peer: Peer, now: float) -> None:
-        deadline = max(peer.next_deadline(now, _SILENCE), now + 0.001)
+        deadline = max(peer.next_deadline(now, _SILENCE, strayed=self._strayed(peer)), now + 0.001)
         if peer.timer is not None:
             if peer.armed_for == deadline:
                 return

@@ -118,8 +118,8 @@ class Peer:
         """Tell whether a link is up whose exchange of Hello is going on."""
         return any(link.up and link.ready_at is None for link in self.links)
 
-    def next_deadline(self, now: float, keepalives: float) -> float:
-        """Tell when the peer is to be looked at again."""
+    def next_deadline(self, now: float, keepalives: float, *, strayed: bool = False) -> float:
+        """Tell when the peer is to be looked at again; strayed: whether it is to be called as soon as may be."""
         timing = self.timing
         deadlines = []
         for link in self.links:
@@ -134,7 +134,7 @@ class Peer:
             deadlines.append(self.keepalive_at)
             if may_call:
                 silent_at = self.current.heard_at + keepalives * timing.keepalive_s
-                deadlines.append(max(self.call_at, min(silent_at, self._ages_at())))
+                deadlines.append(max(self.call_at, now if strayed else min(silent_at, self._ages_at())))
             if self.current.search is not None:
                 deadlines.append(self.current.search.next_deadline() or now)
             elif self.settings.mtu is None:
