@@ -134,6 +134,7 @@ class Channel:
         moved = (peer.settings.addresses, peer.settings.port) != (settings.addresses, settings.port)
         peer.settings = settings
         peer.named = settings.addresses
+        peer.told = ()
         if moved:
             self._end_call(peer)
             peer.call_at = now
@@ -181,8 +182,14 @@ class Channel:
 
     def admit(self, peer: str, addresses: Iterable[str]) -> None:
         """Reach a peer at other addresses too, and let it call from there, as it has said itself."""
-        self._known(peer).tell(addresses)
+        known, now = self._known(peer), self._now()
+        known.tell(addresses)
         self._board().allow(one.settings for one in self._peers.values())
+        if known.call is not None and known.has_left(known.call.remote[0]):
+            # It would be waited for in vain, and for long.
+            self._end_call(known)
+            self._call(known, now)
+            self._tick(peer, now)
 
     def send(self, peer: str, message: Message) -> bool:
         """Queue a message; it goes out at the end of this turn of the loop. False: peer down or queue
@@ -264,7 +271,7 @@ class Channel:
             peer.call = None
         link.peer = name
         peer.links.append(link)
-        link.hello_at = now
+        link.hello_at = link.heard_at = now
         self._handler.on_key(name, link.association.receive_key)
         self._tick(name, now)
 
@@ -435,7 +442,7 @@ class Channel:
         if peer.call is not None:
             return
         settings = peer.settings
-        address = str(ipaddress.ip_address(settings.addresses[peer.attempts % len(settings.addresses)]))
+        address = str(ipaddress.ip_address(peer.address(peer.attempts)))
         peer.attempts += 1
         self.counters["calls"] += 1
         try:
@@ -479,12 +486,12 @@ class Channel:
                 keepalive = Keepalive(peer.keepalives, self._handler.digest(name))
                 self._post(current, [keepalive, *self._handler.standing(name)], now)
             wanted = peer.silent(now, _SILENCE) or peer.aged(now) or self._strayed(peer)
-            if wanted and not peer.greeting():
+            if wanted and not peer.greeting(now):
                 self._call_if_due(peer, now)
             if current.search is None and peer.settings.mtu is None and now >= peer.probe_at:
                 probing.begin(peer, current, self.settings.mtu, now)
             self._probe_on(peer, current, now)
-        elif not peer.greeting():
+        elif not peer.greeting(now):
             self._call_if_due(peer, now)
         self._arm(peer, now)
 

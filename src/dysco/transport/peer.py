@@ -20,12 +20,15 @@ from dysco.wire.messages import Message
 _JITTER = 0.25
 # Addresses that a peer has left, and from which it may still call.
 _MOST_LEFT = 16
+# A link whose Hello is not answered for so long keeps nobody from calling: the other side may have given it up.
+_GREETING_S = 3.0
 
 
 class Peer:
     """A configured peer: its links, which of them is used, the call that is going on, and what waits.
 
-    named: the addresses that the configuration knows; those that the peer has told come before them in the settings.
+    named: the addresses that the configuration knows. told: where the peer says that it is, and those of its addresses
+    come before the others in the settings.
     """
 
     __slots__ = (
@@ -49,12 +52,14 @@ class Peer:
         "settings",
         "timer",
         "timing",
+        "told",
     )
 
     def __init__(self, settings: PeerSettings, timing: Timing, *, leads: bool) -> None:
         """Begin without a link; `leads` tells whether we are the one who settles which link is used."""
         self.settings = settings
         self.named = settings.addresses
+        self.told: tuple[str, ...] = ()
         self.timing = timing
         self.leads = leads
         self.links: list[Link] = []
@@ -82,19 +87,38 @@ class Peer:
 
     def tell(self, addresses: Iterable[str]) -> None:
         """Know that the peer says to be at these addresses: they come first. Who moves for ever fills no list."""
-        told = tuple(addresses)
+        self.told = told = tuple(addresses)
         known = [one for one in self.settings.addresses if one not in told]
         left = [one for one in known if one not in self.named]
         kept = [one for one in known if one in self.named or one in left[:_MOST_LEFT]]
         self.settings = replace(self.settings, addresses=(*told, *kept))
         self.attempts = 0
 
+    def has_left(self, address: str) -> bool:
+        """Tell whether the peer says that it is at another address of the same IP version."""
+        versions = {_version(told) for told in self.told}
+        return address not in self.told and _version(address) in versions
+
+    def address(self, attempt: int) -> str:
+        """Where a call goes: each address in turn, but every other call to where the peer says that it is."""
+        others = [one for one in self.settings.addresses if one not in self.told]
+        if not self.told or not others:
+            return self.settings.addresses[attempt % len(self.settings.addresses)]
+        turn, is_other = divmod(attempt, 2)
+        return others[turn % len(others)] if is_other else self.told[turn % len(self.told)]
+
     def turn_to(self, versions: Collection[int]) -> None:
-        """Have the next call go to an address of one of these IP versions, if the peer has one."""
+        """Have the next call go to an address of one of these IP versions, if the peer has one.
+
+        First to where the peer says that it is, or else to where it is reached now.
+        """
         addresses = self.settings.addresses
-        for more in range(len(addresses)):
-            address = addresses[(self.attempts + more) % len(addresses)]
-            if ipaddress.ip_address(address).version in versions:
+        if self.told:
+            self.attempts = 0
+        elif self.current is not None and self.current.remote[0] in addresses:
+            self.attempts = addresses.index(self.current.remote[0])
+        for more in range(2 * len(addresses)):
+            if _version(self.address(self.attempts + more)) in versions:
                 self.attempts += more
                 return
 
@@ -114,9 +138,11 @@ class Peer:
         limit = self.timing.rekey_s if self.leads else 1.1 * self.timing.rekey_s
         return (ready_at or 0.0) + limit
 
-    def greeting(self) -> bool:
+    def greeting(self, now: float) -> bool:
         """Tell whether a link is up whose exchange of Hello is going on."""
-        return any(link.up and link.ready_at is None for link in self.links)
+        return any(
+            link.up and link.ready_at is None and now < link.heard_at + _GREETING_S for link in self.links
+        )
 
     def next_deadline(self, now: float, keepalives: float, *, strayed: bool = False) -> float:
         """Tell when the peer is to be looked at again; strayed: whether it is to be called as soon as may be."""
@@ -129,7 +155,9 @@ class Peer:
                 deadlines.append(link.heard_at + timing.dead_s)
             if link.hello_at is not None and not link.confirmed:
                 deadlines.append(link.hello_at)
-        may_call = self.call is None and not self.greeting()
+            if link.ready_at is None and now < link.heard_at + _GREETING_S:
+                deadlines.append(link.heard_at + _GREETING_S)
+        may_call = self.call is None and not self.greeting(now)
         if self.current is not None:
             deadlines.append(self.keepalive_at)
             if may_call:
@@ -158,3 +186,7 @@ class Peer:
             attempts=self.attempts,
             last_failure=self.last_failure,
         )
+
+
+def _version(address: str) -> int:
+    return ipaddress.ip_address(address).version
