@@ -42,7 +42,7 @@ from dysco.protocol.rescue import SAVED, Rescue
 from dysco.protocol.right import Right
 from dysco.protocol.traces import Traces
 from dysco.protocol.transfers import ARRIVED, Transfers
-from dysco.protocol.wishes import Wishes
+from dysco.protocol.wishes import NOT_FOUND, Wishes
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -465,7 +465,11 @@ class Changes:
         if isinstance(message, RequestLock) and message.change.request in self._ground.completed:
             pass  # a repetition that comes late: its change is done
         elif isinstance(message, RequestLock):
-            answer = NackLock(message.chain_id, message.hop, message.change.request, me, "not found")
+            answer = NackLock(message.chain_id, message.hop, message.change.request, me, NOT_FOUND)
+        elif isinstance(message, RightRequest):
+            # One that is here, and comes from who may not ask so, is not answered.
+            if self._ground.find(side, message.chain_id, message.hop) is None:
+                answer = self.wishes.unknown(message)
         elif isinstance(message, CancelLock):
             answer = AckCancel(message.chain_id, message.hop, message.request)
         elif isinstance(message, AckLock | SynAck) and message.request in self._ground.cancelled:
