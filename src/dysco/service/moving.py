@@ -28,6 +28,7 @@ from dysco.wire.chain_header import Hop
 from dysco.wire.messages import Change, Hops, Message, Moved
 from dysco.wire.tuples import FiveTuple, show_address
 
+_UNREACHED: Final = "there is no association from the new address yet"
 _LOOK_S: Final = 0.02  # between two looks whether a peer is reached from the new address
 _PASSING: Final = (
     "busy",
@@ -178,17 +179,20 @@ class Moving:
             facing = info.right if right else info.left
             peer = "" if facing is None or facing.peer is None else facing.peer
             while peer and not owner.channel.has_moved(peer):
-                run.by, run.reason = peer, "there is no association from the new address yet"
+                run.by, run.reason = peer, _UNREACHED
                 await asyncio.sleep(_LOOK_S)
+            if run.reason == _UNREACHED:
+                run.by = run.reason = ""
             self._announce(peer)
             target = tuple_.dst if right else self._new(tuple_.dst)
             change = Change(
                 random.getrandbits(64), label, label, Hops((Hop(target),)), True, 0, owner.config.agent.name
             )
             ended = await owner.changes.request(run, change, rightward=False, wait=terms.wait)
-            if ended.reason in _NOT_OPEN and label == asked:
+            is_over = ended.reason in _NOT_OPEN and not self._is_anchor(info)
+            if is_over and label == asked:
                 return Outcome("over", ended.by, ended.reason)
-            asked = label
+            asked = label if is_over else 0
             passing = ended.reason.startswith((*_PASSING, *_NOT_OPEN)) and not owner.changes.has_closed(info)
             if not terms.wait or not (ended.is_good or passing):
                 return ended
@@ -201,6 +205,11 @@ class Moving:
             if not run.refresh(owner.core.session(key_of(run.info), owner.now())):
                 return Outcome("over", reason="the session has ended")
         return Outcome("done")
+
+    def _is_anchor(self, info: SessionInfo) -> bool:
+        """Whether this host is in the middle of a change: its other anchor may have done with what we still name."""
+        now = self._owner.core.session(key_of(info), self._owner.now())
+        return now is not None and bool(now.changes)
 
     def _new(self, old: bytes) -> bytes:
         """The address that takes the place of an old one."""
