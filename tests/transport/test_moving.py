@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dysco.transport.settings import PeerSettings
 from transport.virtual import Host, World, pair
 
 
@@ -46,6 +47,24 @@ def test_a_call_to_where_the_peer_was_is_given_up_when_it_says_where_it_is(
     assert called(a) == "10.77.2.2"
     a.channel.admit("b", ["10.77.2.2"])
     assert a.channel.counters["calls"] == 3
+
+
+@pytest.mark.parametrize("mtu", [None, 1400])
+def test_another_configuration_does_not_forget_where_a_peer_says_that_it_is(
+    pki: Path, monkeypatch: pytest.MonkeyPatch, mtu: int | None
+) -> None:
+    world = World(random.Random(1))
+    a, b = pair(world, pki, monkeypatch, roaming=())
+    world.run(world.now + 10.0, lambda: connected(a, b))
+    b.move("10.77.2.2")
+    world.run(world.now + 10.0, lambda: moved(a, b))
+    world.run(world.now + 1.0)
+    a.channel.reconfigure([PeerSettings("b", ("10.0.0.2",), mtu=mtu)])
+    assert called(a) is None
+    a.channel.rekey("b")
+    assert called(a) == "10.77.2.2"
+    a.channel.reconfigure([PeerSettings("b", ("10.0.0.3",), mtu=mtu)])
+    assert called(a) == "10.0.0.3"
 
 
 def called(host: Host) -> str | None:

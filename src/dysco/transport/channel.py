@@ -119,23 +119,25 @@ class Channel:
                 self._forget(peer)
                 if was_up:
                     self._handler.on_down(name)
-        board.allow(wanted.values())
         self._identity.pins = {p.fingerprint: p.name for p in wanted.values() if p.fingerprint is not None}
         for name, settings in wanted.items():
             known = self._peers.get(name)
             if known is None:
                 self._peers[name] = Peer(settings, self.settings.timing, leads=self.settings.name < name)
-            elif known.settings != settings:
+            elif known.configured != settings:
                 self._change(known, settings, now)
+        board.allow(peer.settings for peer in self._peers.values())
+        for name in wanted:
             self._tick(name, now)
 
     def _change(self, peer: Peer, settings: PeerSettings, now: float) -> None:
         """Take over other addresses or another MTU; the association serves until another one is there."""
-        moved = (peer.settings.addresses, peer.settings.port) != (settings.addresses, settings.port)
-        peer.settings = settings
-        peer.named = settings.addresses
-        peer.told = ()
-        if moved:
+        before, peer.configured = peer.configured, settings
+        if (before.addresses, before.port) == (settings.addresses, settings.port):
+            peer.settings = replace(settings, addresses=peer.settings.addresses)
+        else:
+            peer.settings = settings
+            peer.told = ()
             self._end_call(peer)
             peer.call_at = now
             peer.attempts = 0

@@ -27,8 +27,8 @@ _GREETING_S = 3.0
 class Peer:
     """A configured peer: its links, which of them is used, the call that is going on, and what waits.
 
-    named: the addresses that the configuration knows. told: where the peer says that it is, and those of its addresses
-    come before the others in the settings.
+    configured: what the configuration says of it. told: where the peer says that it is; those addresses come before the
+    others in the settings.
     """
 
     __slots__ = (
@@ -36,6 +36,7 @@ class Peer:
         "attempts",
         "call",
         "call_at",
+        "configured",
         "current",
         "keepalive_at",
         "keepalives",
@@ -43,7 +44,6 @@ class Peer:
         "leads",
         "links",
         "mtu",
-        "named",
         "pause_s",
         "probe_at",
         "probes",
@@ -57,8 +57,7 @@ class Peer:
 
     def __init__(self, settings: PeerSettings, timing: Timing, *, leads: bool) -> None:
         """Begin without a link; `leads` tells whether we are the one who settles which link is used."""
-        self.settings = settings
-        self.named = settings.addresses
+        self.settings = self.configured = settings
         self.told: tuple[str, ...] = ()
         self.timing = timing
         self.leads = leads
@@ -89,8 +88,9 @@ class Peer:
         """Know that the peer says to be at these addresses: they come first. Who moves for ever fills no list."""
         self.told = told = tuple(addresses)
         known = [one for one in self.settings.addresses if one not in told]
-        left = [one for one in known if one not in self.named]
-        kept = [one for one in known if one in self.named or one in left[:_MOST_LEFT]]
+        named = self.configured.addresses
+        left = [one for one in known if one not in named]
+        kept = [one for one in known if one in named or one in left[:_MOST_LEFT]]
         self.settings = replace(self.settings, addresses=(*told, *kept))
         self.attempts = 0
 
