@@ -95,6 +95,11 @@ def implausible(rig: Rig) -> int:
     [
         (RequestLock(NOBODY, 9, ONE, "a"), NackLock(NOBODY, 9, ONE.request, "b", "not found"), 1),
         (CancelLock(NOBODY, 9, 5, 1), AckCancel(NOBODY, 9, 5), 1),
+        (
+            RightRequest(NOBODY, 9, OWN, rightward=False),
+            Progress(NOBODY, 9, OWN.request, Phase.REFUSED, True, "b", "not found"),
+            1,
+        ),
         (LockQuery(NOBODY, 9, 5), LockStatus(NOBODY, 9, 5, UNHEARD, 0), 1),
         (OldDone(NOBODY, 9, 5, True, 3), OldDoneAck(NOBODY, 9, 5, False, 3), 0),
         (OldDoneAck(NOBODY, 9, 5, True), None, 0),
@@ -283,25 +288,33 @@ def test_a_wish_that_is_refused_is_refused_again_when_it_comes_again() -> None:
     talk.say((">>", "d", asked(RIGHT)), ("<<", "d", refused))
 
 
+def test_who_asks_again_after_the_session_has_ended_hears_how_its_change_went() -> None:
+    talk = Talk()
+    talk.say(ASKED, PASSED, *GRANTED)
+    refused = Progress(CHAIN, RIGHT, 61, Phase.REFUSED, True, "b", "busy")
+    talk.say((">>", "d", asked(RIGHT)), ("<<", "d", refused))
+    [chain] = talk.rig.agent._life.chains.values()
+    talk.rig.agent._life.close(chain, "reset", talk.rig.now)
+    talk.rig.wait(120.0)
+    talk.rig.messages.clear()
+    tell(talk.rig, "d", asked(RIGHT))
+    assert said(talk.rig, Progress) == [refused]
+
+
+def test_a_wish_for_a_chain_that_its_left_anchor_does_not_know_ends_at_once() -> None:
+    talk = Talk()
+    talk.rig.agent.change(talk.key(), Change(62, LEFT, LEFT, OWN.hops, origin="b"), talk.rig.now)
+    tell(talk.rig, "a", Progress(CHAIN, LEFT, 62, Phase.REFUSED, True, "a", "not found"))
+    moved = [event for event in talk.rig.events(ChangeMoved) if isinstance(event, ChangeMoved)]
+    assert [(one.phase, one.by, one.reason) for one in moved] == [("refused", "a", "not found")]
+
+
 def test_a_wish_that_is_under_way_is_told_how_far_it_is() -> None:
     talk = Talk()
     tell(talk.rig, "d", asked(RIGHT))
     talk.rig.messages.clear()
     tell(talk.rig, "d", asked(RIGHT))
     assert ("d", Progress(CHAIN, RIGHT, 61, Phase.REQUESTED, True)) in talk.rig.messages
-
-
-def test_a_wish_for_a_session_that_was_opened_here_and_is_gone_is_refused() -> None:
-    talk = Talk()
-    gone = bytes(15) + b"g"
-    change = Change(61, 1, 1, OWN.hops, origin="d")
-    tell(talk.rig, "d", RightRequest(gone, 1, change))
-    assert ("d", Progress(gone, 1, 61, Phase.REFUSED, True, "b", "not found")) in talk.rig.messages
-    talk.rig.messages.clear()
-    tell(talk.rig, "d", RightRequest(gone, 1, change, rightward=True))
-    tell(talk.rig, "d", RightRequest(gone, 1, replace(change, last=2)))
-    tell(talk.rig, "d", RightRequest(gone, 300, replace(change, first=300, last=300)))
-    assert talk.rig.messages == []
 
 
 def test_a_wish_that_nobody_answers_ends() -> None:

@@ -305,6 +305,15 @@ def test_who_does_not_know_the_left_anchor_asks_along_the_chain_alone() -> None:
     assert {to for to, one in talk.rig.messages if isinstance(one, RightRequest)} == {"a"}
 
 
+def test_a_host_that_has_forgotten_the_chain_does_not_speak_for_the_left_anchor() -> None:
+    talk = told(Talk(), *LEFT_OF_B)
+    change = replace(OWN, request=95, first=BEFORE)
+    assert talk.rig.agent.change(talk.key(), change, talk.rig.now)
+    for by, phases in (("a", []), ("c", ["refused"])):
+        ask(talk, Progress(CHAIN, NEAR, 95, Phase.REFUSED, True, by, "not found"), "a")
+        assert [phase for _, phase, _ in moves(talk)] == phases
+
+
 def wish(**changed: object) -> RightRequest:
     change = Change(94, FAR, FAR, Hops((Hop(address(4)),)), force=True, origin="c")
     return RightRequest(CHAIN, FAR, replace(change, **changed))  # type: ignore[arg-type]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+from types import SimpleNamespace
+from typing import Any
 
 from dysco.transport.peer import Peer
 from dysco.transport.settings import PeerSettings, Timing
@@ -15,7 +17,7 @@ def peer(*addresses: str) -> Peer:
 
 
 def next_address(one: Peer) -> str:
-    return one.settings.addresses[one.attempts % len(one.settings.addresses)]
+    return one.address(one.attempts)
 
 
 def test_who_has_moved_calls_from_the_address_that_is_new() -> None:
@@ -62,12 +64,42 @@ def test_a_peer_that_moves_for_ever_fills_no_list() -> None:
     assert next_address(one) == "198.51.100.99"
 
 
-def test_where_a_peer_has_said_that_it_is_comes_behind_what_a_new_configuration_says() -> None:
+def test_every_other_call_goes_to_where_the_peer_says_that_it_is() -> None:
     one = peer()
     one.tell(["198.51.100.1"])
-    assert one.told(PeerSettings("b", NAMED, mtu=1400)) == PeerSettings(
-        "b", ("198.51.100.1", *NAMED), mtu=1400
+    one.tell(["198.51.100.2"])
+    told = ["198.51.100.2"] * 3
+    others = ["198.51.100.1", *NAMED]
+    calls = [one.address(attempt) for attempt in range(6)]
+    assert calls[::2] == told
+    assert sorted(calls[1::2]) == sorted(others)
+
+
+def test_who_has_moved_calls_first_where_the_peer_says_that_it_is() -> None:
+    one = peer()
+    one.tell(["198.51.100.2"])
+    one.attempts = 3
+    one.turn_to({4})
+    assert next_address(one) == "198.51.100.2"
+    one.turn_to({6})
+    assert next_address(one) == NAMED[1]
+
+
+def test_who_has_moved_calls_first_where_the_peer_was_reached_last() -> None:
+    one = peer("192.0.2.1", "192.0.2.2", "192.0.2.3")
+    current: Any = SimpleNamespace(remote=("192.0.2.2", 2016))
+    one.current = current
+    one.turn_to({4})
+    assert next_address(one) == "192.0.2.2"
+
+
+def test_a_hello_without_answer_keeps_nobody_from_calling() -> None:
+    one = peer()
+    link: Any = SimpleNamespace(
+        up=True, ready_at=None, heard_at=100.0, retired_at=None, hello_at=None, confirmed=False
     )
-    new = ("203.0.113.1", NAMED[1])
-    assert one.told(PeerSettings("b", new)).addresses == (*new, "198.51.100.1")
-    assert one.told(PeerSettings("b", ("198.51.100.1",))).addresses == ("198.51.100.1",)
+    one.links.append(link)
+    assert one.greeting(102.9)
+    assert one.next_deadline(101.0, 1.6) == 103.0
+    assert not one.greeting(103.0)
+    assert one.next_deadline(103.0, 1.6) == one.call_at

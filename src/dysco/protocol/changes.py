@@ -43,7 +43,7 @@ from dysco.protocol.right import Right
 from dysco.protocol.states import State
 from dysco.protocol.traces import Traces
 from dysco.protocol.transfers import ARRIVED, Transfers
-from dysco.protocol.wishes import Wishes
+from dysco.protocol.wishes import NOT_FOUND, Wishes
 from dysco.wire.messages import (
     Ack,
     AckAck,
@@ -482,7 +482,11 @@ class Changes:
         if isinstance(message, RequestLock) and message.change.request in self._ground.completed:
             pass  # a repetition that comes late: its change is done
         elif isinstance(message, RequestLock):
-            answer = NackLock(message.chain_id, message.hop, message.change.request, me, "not found")
+            answer = NackLock(message.chain_id, message.hop, message.change.request, me, NOT_FOUND)
+        elif isinstance(message, RightRequest):
+            # One that is here, and comes from who may not ask so, is not answered.
+            if self._ground.find(side, message.chain_id, message.hop) is None:
+                answer = self.wishes.unknown(message)
         elif isinstance(message, CancelLock):
             answer = AckCancel(message.chain_id, message.hop, message.request)
         elif isinstance(message, AckLock | SynAck) and message.request in self._ground.cancelled:
@@ -502,23 +506,8 @@ class Changes:
             answer = OldDead(message.chain_id, message.hop, message.request, False, 0, 0)
         elif isinstance(message, LockQuery):
             answer = LockStatus(message.chain_id, message.hop, message.request, UNHEARD, 0)
-        elif isinstance(message, RightRequest) and self._never_opened(message):
-            answer = Progress(
-                message.chain_id, message.hop, message.change.request, Phase.REFUSED, True, me, "not found"
-            )
         if answer is not None and peer:
             self._ground.output.message(peer, answer)
-
-    def _never_opened(self, message: RightRequest) -> bool:
-        """Whether a neighbour wants its subsession changed that was opened from here, and nothing is left of it here.
-
-        So it is with what was begun anew while it was opened, and given up by who had begun it.
-        """
-        if message.rightward or message.change.first != message.change.last:
-            return False
-        if not 0 < message.hop < FIRST_DRAWN:
-            return False
-        return self._ground.life.chains.get(message.chain_id + bytes((message.hop - 1,))) is None
 
     # Beginnings and endings.
 

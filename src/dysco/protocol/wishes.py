@@ -27,6 +27,7 @@ from dysco.wire.messages import Change, Hops, Progress, RightRequest
 
 PATIENCE_S: Final = 60.0  # ours: how long who asks goes on asking without any answer
 _MOST_OUTCOMES: Final = 16_384
+NOT_FOUND: Final = "not found"
 
 
 class Wish:
@@ -114,7 +115,7 @@ class Wishes:
     def hear(self, message: Progress, now: float, chain: Chain) -> None:
         """Take a phase of a change; who has not asked for it does not listen."""
         wish = self._open.get(message.request)
-        if wish is None:
+        if wish is None or self._is_aside(wish, message):
             return
         wish.heard_at = now
         phase = Phase(message.phase)
@@ -131,6 +132,12 @@ class Wishes:
             del self._open[message.request]
             if phase is not Phase.DONE:
                 self._joints.part(wish.chain, message.request)
+
+    def _is_aside(self, wish: Wish, message: Progress) -> bool:
+        """Whether an agent on the way has forgotten the chain, past which the left anchor is asked, too."""
+        if message.reason != NOT_FOUND or not wish.change.force:
+            return False
+        return self._bypass.left_anchor(wish.chain, wish.change) not in ("", message.by)
 
     def _report(self, chain: Chain, anchor: Anchor, phase: Phase, by: str, reason: str, now: float) -> None:
         """A phase of a change at one of its anchors: the left one tells who asked for it."""
@@ -168,10 +175,7 @@ class Wishes:
         """Somebody asks for a change; direct: past dead hosts, and who."""
         change, right = message.change, chain.right
         back: bool | str = not message.rightward if direct is None else direct
-        done = self._outcomes.get(change.request)
-        if done is None and change.request in self._ground.completed:
-            # The right anchor, from whose right it comes: between it and the left one a host may be dead.
-            done = Progress(chain.chain_id, 0, change.request, Phase.DONE)
+        done = self._ended(chain.chain_id, change.request)
         if done is not None:
             self._answer(chain, done, back)
             return
@@ -187,11 +191,27 @@ class Wishes:
             if self._ground.send(along(chain, to_right=message.rightward), message):
                 return
             self._askers[change.request] = back
-            refusal = self._ground.settings.name, "not found"
+            refusal = self._ground.settings.name, NOT_FOUND
         if refusal is not None:
             refused = Progress(chain.chain_id, 0, change.request, Phase.REFUSED, False, *refusal)
             self._remember(refused)
             self._tell(chain, refused)
+
+    def _ended(self, chain_id: bytes, request: int) -> Progress | None:
+        """How a change has ended, if this agent was an anchor of it."""
+        done = self._outcomes.get(request)
+        if done is None and request in self._ground.completed:
+            # The right anchor, from whose right it comes: between it and the left one a host may be dead.
+            done = Progress(chain_id, 0, request, Phase.DONE)
+        return done
+
+    def unknown(self, message: RightRequest) -> Progress:
+        """The answer for a chain that is not here: its session has ended, or was begun anew as another chain."""
+        request, me = message.change.request, self._ground.settings.name
+        ended = self._ended(message.chain_id, request)
+        if ended is None:
+            ended = Progress(message.chain_id, 0, request, Phase.REFUSED, by=me, reason=NOT_FOUND)
+        return replace(ended, chain_id=message.chain_id, hop=message.hop, rightward=not message.rightward)
 
     def _remember(self, message: Progress) -> None:
         """Know how a change has ended, for those who ask again; the oldest is forgotten."""

@@ -75,7 +75,9 @@ class Moving:
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self.left: frozenset[bytes] = frozenset()
-        self._home: frozenset[bytes] = frozenset()  # where others know this host; they may begin sessions to there
+        self._home: frozenset[bytes] = (
+            frozenset()
+        )  # where others know this host; they may begin sessions to there
         self._moves = 0
         self._in_turn = asyncio.Lock()
         self.addresses: dict[int, bytes] = {}
@@ -200,10 +202,10 @@ class Moving:
                 random.getrandbits(64), label, label, Hops((Hop(target),)), True, 0, owner.config.agent.name
             )
             ended = await owner.changes.request(run, change, rightward=False, wait=terms.wait)
-            is_over = ended.reason in _NOT_OPEN and label == asked
-            if is_over or (ended.reason == _UNANSWERED and owner.now() > until):
+            is_over = ended.reason in _NOT_OPEN and not self._is_anchor(info)
+            if (is_over and label == asked) or (ended.reason == _UNANSWERED and owner.now() > until):
                 return Outcome("over", ended.by, ended.reason)
-            asked = label
+            asked = label if is_over else 0
             passing = ended.reason.startswith((*_PASSING, *_NOT_OPEN)) and not owner.changes.has_closed(info)
             if not terms.wait or not (ended.is_good or passing):
                 return ended
@@ -216,6 +218,11 @@ class Moving:
             if not run.refresh(owner.core.session(key_of(run.info), owner.now())):
                 return Outcome("over", reason="the session has ended")
         return Outcome("done")
+
+    def _is_anchor(self, info: SessionInfo) -> bool:
+        """Whether this host is in the middle of a change: its other anchor may have done with what we still name."""
+        now = self._owner.core.session(key_of(info), self._owner.now())
+        return now is not None and bool(now.changes)
 
     def _new(self, old: bytes) -> bytes:
         """The address that takes the place of an old one."""

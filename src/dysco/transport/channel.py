@@ -11,10 +11,12 @@ Both sides call, at once when they start and after a silence. Who leads is settl
 sides know, and not by addresses, which a NAT shows differently to each: the smaller name leads.
 
 * A follower that is called by its leader drops its own call; a leader that has just called does not listen.
-* If two links come up all the same, the newer one counts, unless the leader closes it because its other one
-is   young and well. The leader closes a link that it has replaced when something still arrives on it. So
-both sides   end with the same link, whatever was lost or reordered. * A replaced link receives for a while
-longer, and its keys stay valid (which is the core's business).
+* If two links come up all the same, the newer one counts, unless the leader closes it because its other one is
+  young and well. The leader closes a link that it has replaced when something still arrives on it. So both sides
+  end with the same link, whatever was lost or reordered.
+* A replaced link receives for a while longer, and its keys stay valid (which is the core's business).
+* Who has moved calls until the link in use is one from a new address. A peer that does not know of the move yet may
+  call the old address meanwhile, and that link is the newer one.
 """
 
 from __future__ import annotations
@@ -117,24 +119,25 @@ class Channel:
                 self._forget(peer)
                 if was_up:
                     self._handler.on_down(name)
-        told = {name: self._peers[name].told(one) for name, one in wanted.items() if name in self._peers}
-        board.allow((wanted | told).values())
         self._identity.pins = {p.fingerprint: p.name for p in wanted.values() if p.fingerprint is not None}
         for name, settings in wanted.items():
             known = self._peers.get(name)
             if known is None:
                 self._peers[name] = Peer(settings, self.settings.timing, leads=self.settings.name < name)
-            elif known.settings != told[name]:
-                self._change(known, told[name], now)
-            if known is not None:
-                known.named = settings.addresses
+            elif known.configured != settings:
+                self._change(known, settings, now)
+        board.allow(peer.settings for peer in self._peers.values())
+        for name in wanted:
             self._tick(name, now)
 
     def _change(self, peer: Peer, settings: PeerSettings, now: float) -> None:
         """Take over other addresses or another MTU; the association serves until another one is there."""
-        moved = (peer.settings.addresses, peer.settings.port) != (settings.addresses, settings.port)
-        peer.settings = settings
-        if moved:
+        before, peer.configured = peer.configured, settings
+        if (before.addresses, before.port) == (settings.addresses, settings.port):
+            peer.settings = replace(settings, addresses=peer.settings.addresses)
+        else:
+            peer.settings = settings
+            peer.told = ()
             self._end_call(peer)
             peer.call_at = now
             peer.attempts = 0
@@ -160,32 +163,34 @@ class Channel:
         for peer in self._peers.values():
             self._end_call(peer)
             peer.turn_to(versions)
+            peer.pause_s = peer.timing.first_pause_s
             self._call(peer, now)
             self._tick(peer.settings.name, now)
 
     def has_moved(self, peer: str) -> bool:
         """Tell whether a peer has answered since this host has the addresses that it has now."""
         current = self._known(peer).current
-        if current is None or current.ready_at is None or current.ready_at < self._moved_at:
-            return False
-        return self._is_here(current)
+        return current is not None and self._from_here(current)
 
-    def _is_here(self, link: Link) -> bool:
-        """Tell whether a link has an address of this host that it has not left."""
+    def _from_here(self, link: Link) -> bool:
+        """Tell whether the peer has answered on a link since this host has the addresses that it has now."""
+        if link.ready_at is None or link.ready_at < self._moved_at:
+            return False
         return link.socket.getsockname()[0] in self.settings.addresses
 
-    def admit(self, peer: str, addresses: Iterable[str]) -> None:
-        """Reach a peer at other addresses too, and let it call from there, as it has said itself.
+    def _strayed(self, peer: Peer) -> bool:
+        """Tell whether the link in use ends at an address that this host has left, and wants another one."""
+        return peer.current is not None and not self._from_here(peer.current)
 
-        It does not listen any more where it was: a call to there begins again.
-        """
-        known, told, now = self._known(peer), tuple(addresses), self._now()
-        known.tell(told)
+    def admit(self, peer: str, addresses: Iterable[str]) -> None:
+        """Reach a peer at other addresses too, and let it call from there, as it has said itself."""
+        known, now = self._known(peer), self._now()
+        known.tell(addresses)
         self._board().allow(one.settings for one in self._peers.values())
-        if known.call is not None and known.call.remote[0] not in told:
-            call = known.call
+        if known.call is not None and known.has_left(known.call.remote[0]):
+            # It would be waited for in vain, and for long.
             self._end_call(known)
-            self._call_from_here(known, call, now)
+            self._call(known, now)
             self._tick(peer, now)
 
     def send(self, peer: str, message: Message) -> bool:
@@ -229,8 +234,10 @@ class Channel:
             not peer.leads or peer.call is None or now >= peer.call.began_at + _OWN_CALL_S for peer in peers
         )
 
-    def called_by(self, names: frozenset[str], now: float) -> None:
-        """Drop the own calls to these peers where they lead."""
+    def called_by(self, names: frozenset[str], own: str, now: float) -> None:
+        """Drop the own calls to these peers where they lead, unless they call an address that this host has left."""
+        if own not in self.settings.addresses:
+            return
         for name in names:
             peer = self._peers[name]
             if not peer.leads and peer.call is not None:
@@ -266,7 +273,7 @@ class Channel:
             peer.call = None
         link.peer = name
         peer.links.append(link)
-        link.hello_at = now
+        link.hello_at = link.heard_at = now
         self._handler.on_key(name, link.association.receive_key)
         self._tick(name, now)
 
@@ -331,7 +338,7 @@ class Channel:
         if old is not None and old.hello is not None and link.hello is not None:
             same_boot = old.hello.boot_id == link.hello.boot_id
             well = old.ready_at is not None and now < old.ready_at + _YOUNG_S
-            moved = old.remote[0] != link.remote[0]
+            moved = old.remote[0] != link.remote[0] or not self._from_here(old)
             if same_boot and well and peer.leads and not peer.rekeying and not moved:
                 self.counters["links_closed_double"] += 1
                 link.retired_at = now
@@ -344,10 +351,13 @@ class Channel:
     def _use(self, peer: Peer, link: Link, now: float) -> None:
         assert link.hello is not None
         old, peer.current = peer.current, link
-        peer.rekeying = False
         peer.last_failure = None
-        if self._is_here(link):
+        if self._from_here(link):
             self._end_call(peer)
+        elif peer.call is None:
+            # A moment, or two that have moved and do not know it yet would call each other in circles.
+            peer.call_at = max(peer.call_at, now + peer.timing.first_pause_s)
+        peer.rekeying = peer.call is not None
         link.retired_at = None
         if old is not None:
             old.retired_at = now
@@ -365,9 +375,6 @@ class Channel:
         )
         if peer.current is not link:
             return
-        if not self._is_here(link):
-            # The peer has called where this host was, for it has moved itself or has not heard of it yet.
-            self._call_from_here(peer, link, now)
         self._path_mtu(peer, link, now)
         self._tick(peer.settings.name, now)
 
@@ -437,7 +444,7 @@ class Channel:
         if peer.call is not None:
             return
         settings = peer.settings
-        address = str(ipaddress.ip_address(settings.addresses[peer.attempts % len(settings.addresses)]))
+        address = str(ipaddress.ip_address(peer.address(peer.attempts)))
         peer.attempts += 1
         self.counters["calls"] += 1
         try:
@@ -447,13 +454,6 @@ class Channel:
             peer.failed(now, self._rng)
         else:
             peer.rekeying = peer.current is not None
-
-    def _call_from_here(self, peer: Peer, link: Link, now: float) -> None:
-        """Call a peer where it is, by the IP version of a link, unless a call goes on: that one will do."""
-        if peer.call is None:
-            peer.turn_to({ipaddress.ip_address(link.remote[0]).version})
-            self._call(peer, now)
-        peer.rekeying = peer.call is not None and peer.current is not None
 
     def _end_call(self, peer: Peer) -> None:
         if peer.call is not None:
@@ -487,16 +487,13 @@ class Channel:
                 peer.keepalives += 1
                 keepalive = Keepalive(peer.keepalives, self._handler.digest(name))
                 self._post(current, [keepalive, *self._handler.standing(name)], now)
-            if peer.greeting():
-                pass
-            elif peer.silent(now, _SILENCE) or peer.aged(now):
+            wanted = peer.silent(now, _SILENCE) or peer.aged(now) or self._strayed(peer)
+            if wanted and not peer.greeting(now):
                 self._call_if_due(peer, now)
-            elif not self.has_moved(name) and now >= peer.call_at:
-                self._call_from_here(peer, current, now)
             if current.search is None and peer.settings.mtu is None and now >= peer.probe_at:
                 probing.begin(peer, current, self.settings.mtu, now)
             self._probe_on(peer, current, now)
-        elif not peer.greeting():
+        elif not peer.greeting(now):
             self._call_if_due(peer, now)
         self._arm(peer, now)
 
@@ -505,7 +502,7 @@ class Channel:
             self._call(peer, now)
 
     def _arm(self, peer: Peer, now: float) -> None:
-        deadline = max(peer.next_deadline(now, _SILENCE), now + 0.001)
+        deadline = max(peer.next_deadline(now, _SILENCE, strayed=self._strayed(peer)), now + 0.001)
         if peer.timer is not None:
             if peer.armed_for == deadline:
                 return

@@ -20,12 +20,15 @@ from dysco.wire.messages import Message
 _JITTER = 0.25
 # Addresses that a peer has left, and from which it may still call.
 _MOST_LEFT = 16
+# A link whose Hello is not answered for so long keeps nobody from calling: the other side may have given it up.
+_GREETING_S = 3.0
 
 
 class Peer:
     """A configured peer: its links, which of them is used, the call that is going on, and what waits.
 
-    named: the addresses that the configuration knows; those that the peer has told come before them in the settings.
+    configured: what the configuration says of it. told: where the peer says that it is; those addresses come before the
+    others in the settings.
     """
 
     __slots__ = (
@@ -33,6 +36,7 @@ class Peer:
         "attempts",
         "call",
         "call_at",
+        "configured",
         "current",
         "keepalive_at",
         "keepalives",
@@ -40,7 +44,6 @@ class Peer:
         "leads",
         "links",
         "mtu",
-        "named",
         "pause_s",
         "probe_at",
         "probes",
@@ -49,12 +52,13 @@ class Peer:
         "settings",
         "timer",
         "timing",
+        "told",
     )
 
     def __init__(self, settings: PeerSettings, timing: Timing, *, leads: bool) -> None:
         """Begin without a link; `leads` tells whether we are the one who settles which link is used."""
-        self.settings = settings
-        self.named = settings.addresses
+        self.settings = self.configured = settings
+        self.told: tuple[str, ...] = ()
         self.timing = timing
         self.leads = leads
         self.links: list[Link] = []
@@ -82,31 +86,41 @@ class Peer:
 
     def tell(self, addresses: Iterable[str]) -> None:
         """Know that the peer says to be at these addresses: they come first. Who moves for ever fills no list."""
-        told = tuple(addresses)
+        self.told = told = tuple(addresses)
         known = [one for one in self.settings.addresses if one not in told]
-        left = [one for one in known if one not in self.named]
-        kept = [one for one in known if one in self.named or one in left[:_MOST_LEFT]]
+        named = self.configured.addresses
+        left = [one for one in known if one not in named]
+        kept = [one for one in known if one in named or one in left[:_MOST_LEFT]]
         self.settings = replace(self.settings, addresses=(*told, *kept))
         self.attempts = 0
 
-    def told(self, settings: PeerSettings) -> PeerSettings:
-        """What the configuration says of the peer now, and where it has said that it is.
+    def has_left(self, address: str) -> bool:
+        """Tell whether the peer says that it is at another address of the same IP version."""
+        versions = {_version(told) for told in self.told}
+        return address not in self.told and _version(address) in versions
 
-        That comes first, unless the configuration names other addresses than before.
-        """
-        if settings.addresses == self.named:
-            return replace(settings, addresses=self.settings.addresses)
-        named = {*self.named, *settings.addresses}
-        more = (one for one in self.settings.addresses if one not in named)
-        return replace(settings, addresses=(*settings.addresses, *more))
+    def address(self, attempt: int) -> str:
+        """Where a call goes: each address in turn, but every other call to where the peer says that it is."""
+        others = [one for one in self.settings.addresses if one not in self.told]
+        if not self.told or not others:
+            return self.settings.addresses[attempt % len(self.settings.addresses)]
+        turn, is_other = divmod(attempt, 2)
+        return others[turn % len(others)] if is_other else self.told[turn % len(self.told)]
 
     def turn_to(self, versions: Collection[int]) -> None:
-        """Have the next call go to the first address of one of these IP versions, or else to the first of all.
+        """Have the next call go to an address of one of these IP versions, if the peer has one.
 
-        Behind it may be those that the peer has left: nobody listens there.
+        First to where the peer says that it is, or else to where it is reached now.
         """
-        fitting = (ipaddress.ip_address(one).version in versions for one in self.settings.addresses)
-        self.attempts = next((number for number, fits in enumerate(fitting) if fits), 0)
+        addresses = self.settings.addresses
+        if self.told:
+            self.attempts = 0
+        elif self.current is not None and self.current.remote[0] in addresses:
+            self.attempts = addresses.index(self.current.remote[0])
+        for more in range(2 * len(addresses)):
+            if _version(self.address(self.attempts + more)) in versions:
+                self.attempts += more
+                return
 
     def silent(self, now: float, keepalives: float) -> bool:
         """Tell whether the peer has missed so many keepalives."""
@@ -124,12 +138,14 @@ class Peer:
         limit = self.timing.rekey_s if self.leads else 1.1 * self.timing.rekey_s
         return (ready_at or 0.0) + limit
 
-    def greeting(self) -> bool:
+    def greeting(self, now: float) -> bool:
         """Tell whether a link is up whose exchange of Hello is going on."""
-        return any(link.up and link.ready_at is None for link in self.links)
+        return any(
+            link.up and link.ready_at is None and now < link.heard_at + _GREETING_S for link in self.links
+        )
 
-    def next_deadline(self, now: float, keepalives: float) -> float:
-        """Tell when the peer is to be looked at again."""
+    def next_deadline(self, now: float, keepalives: float, *, strayed: bool = False) -> float:
+        """Tell when the peer is to be looked at again; strayed: whether it is to be called as soon as may be."""
         timing = self.timing
         deadlines = []
         for link in self.links:
@@ -139,12 +155,14 @@ class Peer:
                 deadlines.append(link.heard_at + timing.dead_s)
             if link.hello_at is not None and not link.confirmed:
                 deadlines.append(link.hello_at)
-        may_call = self.call is None and not self.greeting()
+            if link.ready_at is None and now < link.heard_at + _GREETING_S:
+                deadlines.append(link.heard_at + _GREETING_S)
+        may_call = self.call is None and not self.greeting(now)
         if self.current is not None:
             deadlines.append(self.keepalive_at)
             if may_call:
                 silent_at = self.current.heard_at + keepalives * timing.keepalive_s
-                deadlines.append(max(self.call_at, min(silent_at, self._ages_at())))
+                deadlines.append(max(self.call_at, now if strayed else min(silent_at, self._ages_at())))
             if self.current.search is not None:
                 deadlines.append(self.current.search.next_deadline() or now)
             elif self.settings.mtu is None:
@@ -168,3 +186,7 @@ class Peer:
             attempts=self.attempts,
             last_failure=self.last_failure,
         )
+
+
+def _version(address: str) -> int:
+    return ipaddress.ip_address(address).version

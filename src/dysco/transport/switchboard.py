@@ -32,8 +32,8 @@ class Owner(Protocol):
     def listens_to(self, names: frozenset[str], now: float) -> bool:
         """Tell whether a call from one of these peers is wanted now."""
 
-    def called_by(self, names: frozenset[str], now: float) -> None:
-        """One of these peers calls, and has proved its address."""
+    def called_by(self, names: frozenset[str], own: str, now: float) -> None:
+        """One of these peers calls, and has proved its address; own: the one here that it calls."""
 
     def arrived(self, link: Link, before: State, plaintexts: list[bytes], now: float) -> None:
         """An association has taken a datagram; `before` is the state it was in."""
@@ -198,7 +198,7 @@ class Switchboard:
         self.half_open.add(link)
         self.served.setdefault(key, []).append(link)
         if self._gate.is_named(source[0]):
-            self._owner.called_by(names, now)
+            self._owner.called_by(names, opened.getsockname()[0], now)
         self.after(link, State.HANDSHAKE, now)
 
     def _readable_link(self, link: Link) -> None:
