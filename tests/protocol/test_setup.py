@@ -140,6 +140,8 @@ def test_a_syn_ack_that_comes_behind_data_goes_no_further() -> None:
     rig = Rig(decision=to_c())
     sub = rig.establish()
     rig.one(UNDERLAY, build_tcp(sub.reversed(), 9001, 1001, ACK, 100, payload=b"x"))
+    rig.one(UNDERLAY, syn_ack(sub))  # Fast Open: the client may still wait for it
+    rig.one(HOST, build_tcp(session(2), 1001, 9001, ACK, 100))
     assert rig.feed(UNDERLAY, syn_ack(sub)) == []
 
 

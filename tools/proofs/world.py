@@ -100,11 +100,11 @@ error_log ${{dir}}/nginx.error.log;
 events {{ worker_connections 4096; }}
 http {{
     access_log off;
-    limit_rate 50k;
     server {{
         listen 80;
         listen [::]:80;
         root ${{dir}}/www;
+        location /short {{ limit_rate 50k; }}
         location /slowly/ {{ alias ${{dir}}/www/; limit_rate 10k; }}
     }}
 }}

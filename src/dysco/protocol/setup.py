@@ -124,7 +124,7 @@ class Setup:
         if from_right and self.no_agent(chain, at, now):
             return
         side = right if right is not None and from_right else chain.left
-        if side.backward.isn == at.seq and side.backward.flags & SEEN and self._is_late(flow, at):
+        if side.backward.isn == at.seq and side.backward.flags & SEEN and self._is_late(chain, flow, at):
             self._counters["syn_late"] += 1
             return
         clamp_mss(packet, self._mss_limit(chain, at.family, now), at)
@@ -233,7 +233,7 @@ class Setup:
         """A repeated SYN goes the way of the first; another SYN on a live tuple is the endpoint's affair."""
         forward = chain.is_forward(flow)
         side = _side(chain, flow) if forward else None
-        if side is not None and side.forward.isn == at.seq and self._is_late(flow, at):
+        if side is not None and side.forward.isn == at.seq and self._is_late(chain, flow, at):
             self._counters["syn_late"] += 1
             return
         self._counters["syn_again" if forward else "simultaneous_open"] += 1
@@ -256,18 +256,21 @@ class Setup:
         flow.bytes += len(packet.data)
         self._output.packet(flow.out, packet)
 
-    def _is_late(self, flow: Flow, at: Located) -> bool:
-        """Whether who has sent this SYN or SYN-ACK had its answer since, as what it has sent behind it shows.
+    def _is_late(self, chain: Chain, flow: Flow, at: Located) -> bool:
+        """Whether who has sent this SYN or SYN-ACK had its answer since, as what has passed behind it shows.
 
         The kernel carries that while an agent may have a copy of the SYN in its hands. A middlebox that has seen a SYN
-        again, and the SYN-ACK, thinks that the session begins anew, and takes all that follows for a stranger's.
+        again, and the SYN-ACK, thinks that the session begins anew, and takes all that follows for a stranger's. Data
+        of the server alone say nothing: with Fast Open they may overtake its first SYN-ACK.
         """
+        answers = flow if not at.flags & ACK else self._table.get(chain.left.read, chain.left.tuple)
+        assert answers is not None
+        self._table.refresh(answers)
+        if answers.top_ack < 0 or not at.flags & ACK:
+            return answers.top_ack >= 0
         self._table.refresh(flow)
-        if flow.top_ack < 0:
-            return False
-        if not at.flags & ACK:
-            return True
-        return distance(flow.top_seq, at.next_seq) > 0 or distance(flow.top_ack, at.ack) > 0
+        is_behind = distance(flow.top_seq, at.next_seq) > 0 or distance(flow.top_ack, at.ack) > 0
+        return flow.top_ack >= 0 and is_behind
 
     def _sign_anew(self, chain: Chain, opening: Opening) -> None:
         """Sign the header again if the association's key is another one by now."""
