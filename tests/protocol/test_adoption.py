@@ -9,7 +9,7 @@ import pytest
 
 from dysco.protocol.adoption import plain_box
 from dysco.protocol.brief import YOUNG_S
-from dysco.protocol.chain import announced
+from dysco.protocol.chain import announced, key_of
 from dysco.protocol.events import SessionClosed, SessionEstablished, SessionOpened
 from dysco.protocol.flow import HOST, UNDERLAY
 from dysco.protocol.reports import Kind, Report
@@ -139,6 +139,7 @@ def test_a_session_that_is_over_at_once_needs_no_chain() -> None:
         "web",
         "c",
     )
+    assert rig.agent.session(key_of(info), rig.now) == info
     assert len(rig.agent) == 1
     rig.wait(30)
     assert len(rig.agent) == 1

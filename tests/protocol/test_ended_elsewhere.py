@@ -37,3 +37,18 @@ def test_nobody_keeps_a_session_that_has_ended_during_a_change(after_ms: int) ->
         assert list(live.agent(name).sessions()) == [], name
         assert not host.table.flows
         assert live.agent(name).leftovers() == []
+
+
+def test_who_hears_more_of_a_session_that_has_ended_elsewhere_waits_as_usual() -> None:
+    """An end says its FIN again if it has not heard that it came."""
+    live = Living(boxes={"e": Firewall()})
+    live.talk(1000)
+    live.change("a", "a", "d", "e")
+    end(live, 0)
+    live.wait(5.0)
+    assert [info.state for info in live.agent("e").sessions()] == ["time-wait"]
+    next(iter(live.hosts["e"].table.flows.values())).packets += 1
+    live.wait(TIME_WAIT_S / 2)
+    assert [info.state for info in live.agent("e").sessions()] == ["time-wait"]
+    live.wait(2 * TIME_WAIT_S)
+    assert live.closed("e") == ["closed"]

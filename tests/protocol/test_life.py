@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dysco.protocol.chain import key_of
 from dysco.protocol.events import PeerDown, PeerUp, SessionClosed, SessionForgotten, SessionRecord
 from dysco.protocol.flow import HOST, UNDERLAY, Flow
 from dysco.protocol.settings import Timers
@@ -33,6 +34,9 @@ def test_fins_of_both_directions_close_after_a_minute() -> None:
     rig = Rig(decision=to_c())
     sub = rig.establish()
     rig.events()
+    [info] = rig.agent.sessions(rig.now)
+    info_key = key_of(info)
+    assert rig.agent.session(info_key, rig.now) == info
     assert rig.one(HOST, fin(ME))[0] == UNDERLAY
     assert rig.state() == ["half-closed"]
     assert len(rig.events(SessionRecord)) == 1
@@ -46,6 +50,7 @@ def test_fins_of_both_directions_close_after_a_minute() -> None:
     assert rig.state() == ["time-wait"]
     rig.wait(60.0)
     assert rig.state() == []
+    assert rig.agent.session(info_key, rig.now) is None
     closed, forgotten = rig.events()
     assert isinstance(closed, SessionClosed)
     assert (closed.reason, closed.packets) == ("closed", 6)

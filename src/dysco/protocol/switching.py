@@ -109,8 +109,7 @@ def _unseen_fins(chain: Chain, anchor: Anchor, *, rightward: bool) -> int:
     """The FINs that have passed below a cutoff: hosts of the new path do not see them, and would wait for them."""
     two = anchor.two
     own, other = (FORWARD_FIN, BACKWARD_FIN) if rightward else (BACKWARD_FIN, FORWARD_FIN)
-    if two is None:
-        return 0
+    assert two is not None
     below = own * (two.top == two.cutoff) | other * (two.rcvd == two.peer_cutoff)
     return chain.fins & below
 
