@@ -78,7 +78,8 @@ def test_it_is_a_process_of_its_own(nursery: Nursery, waiting: Born, tmp_path: P
     place = Path(f"/proc/{waiting.pid}")
     wanted = b"\0".join(map(os.fsencode, command(["check", "host.toml"])))
     until(lambda: (place / "cmdline").read_bytes().rstrip(b"\0") == wanted)
-    until(lambda: (place / "wchan").exists() and (place / "cwd").readlink() == tmp_path)
+    until(lambda: (place / "stat").read_text().rpartition(") ")[2][0] == "S")  # it has come to the file
+    assert (place / "cwd").readlink() == tmp_path
     assert os.getpgid(waiting.pid) == os.getsid(waiting.pid) == waiting.pid
     assert waiting.pid != nursery.pid
     assert (place / "comm").read_text() == Path(f"/proc/{nursery.pid}/comm").read_text()

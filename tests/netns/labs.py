@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -122,6 +123,24 @@ def until(what: str, condition: Callable[[], bool], limit_s: float = WAIT_S) -> 
 def log_of(lab: Lab, node: str, name: str) -> str:
     """A file in the directory of a node."""
     return (lab.directory / node / name).read_text()
+
+
+def until_said(lab: Lab, node: str, name: str, *words: str) -> None:
+    """Return when a file in the directory of a node has all these words: who writes it may come later than its news."""
+    path = lab.directory / node / name
+
+    def said() -> bool:
+        return path.exists() and all(word in path.read_text() for word in words)
+
+    until(f"{name} of {node} does not say {' and '.join(words)}", said)
+
+
+def kill(lab: Lab, *nodes: str) -> None:
+    """End agents so that they can undo nothing, and wait until they are gone."""
+    pids = [lab.agent_pid(node) for node in nodes]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    until("an agent is not gone", lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids))
 
 
 def nft_counter(lab: Lab, node: str, table: str, name: str, netns: str | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import shutil
 import socket
 import subprocess
@@ -29,10 +30,15 @@ def program(name: str) -> str:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Give a port on which nobody listens."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """Give a port on which nobody listens, and which the kernel gives to nobody who connects."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe,
+        ):
+            probe.bind((host, port))
+            return port
 
 
 @contextlib.contextmanager
@@ -120,9 +126,18 @@ async def pairs_when(adapter: Adapter, true: Callable[[list[Pair]], bool]) -> li
 
 def of(client: Client, pairs: list[Pair]) -> Pair:
     """The pair of a client's session."""
-    host, port = client.end
-    (found,) = (one for one in pairs if one.left.sport == port and host in str(one.left))
+    (found,) = _all_of(client, pairs)
     return found
+
+
+def is_safe(client: Client, pairs: list[Pair]) -> bool:
+    """Whether the pair of a client's session is there, and may be taken for true."""
+    return [one.safe for one in _all_of(client, pairs)] == [True]
+
+
+def _all_of(client: Client, pairs: list[Pair]) -> list[Pair]:
+    host, port = client.end
+    return [one for one in pairs if one.left.sport == port and host in str(one.left)]
 
 
 def config(path: Path, text: str) -> Path:

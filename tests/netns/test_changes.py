@@ -387,7 +387,7 @@ class Crowd:
             assert self.process.poll() is None
             return file.exists() and file.read_text() == str(self.rounds)
 
-        until(f"round {self.rounds} does not end", answered)
+        until(f"round {self.rounds} does not end", answered, 90)
 
 
 def command_line(lab: Lab, node: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -408,6 +408,7 @@ def test_a_box_is_drained_of_200_sessions(make_lab: MakeLab, who: str, box: str,
     done = command_line(lab, who, "drain", box, *(["--to", to] if to else []))
     assert (done.returncode, done.stderr) == (0, "")
     assert "is empty: 200 sessions have left it" in done.stdout
+    until("its host has not left", lambda: sessions(lab, "b") == [])
     before = seen(lab, "passing")
     crowd.talk()
     assert seen(lab, "passing") == before

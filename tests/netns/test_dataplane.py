@@ -34,6 +34,7 @@ from dysco.protocol.flow import HOST
 from dysco.wire import vnet
 from dysco.wire.packet import build_tcp
 from dysco.wire.tuples import FiveTuple
+from netns.labs import until
 from netns.worlds import run
 
 SIZE = 24 * 1024 * 1024
@@ -225,8 +226,7 @@ def test_a_stopped_and_a_killed_agent(world: World) -> None:
     slow = world._argv(0, "curl", "-sSf", "--limit-rate", "6M", "-o", str(world.directory / "got"))
     with subprocess.Popen([*slow, "http://10.7.0.3/data"]) as transfer:
         watched = world.directory / "got"
-        while not (watched.exists() and watched.stat().st_size > SIZE // 16):
-            assert transfer.poll() is None
+        until("nothing arrives", lambda: watched.exists() and watched.stat().st_size > SIZE // 16)
         for number in (0, 1):
             world.agents[number].send_signal(signal.SIGSTOP)
         assert world.attempt() == TIMED_OUT

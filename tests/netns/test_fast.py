@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +16,7 @@ from netns.labs import (
     ask,
     counters,
     fetch,
+    kill,
     lab_text,
     nft_counter,
     put_file,
@@ -94,7 +93,7 @@ def test_a_box_in_a_namespace_is_passed_without_the_agent(
     wanted = put_file(lab, SIZE // 4)
     assert fetch(lab, url(lab, family)) == wanted
     until("the session does not end", lambda: states(lab, "b") == ["time-wait"])
-    assert nft_counter(lab, "b", "firewall", "web", netns="box") == 1
+    assert nft_counter(lab, "b", "firewall", "web", netns="box") >= 1  # a SYN that is repeated counts again
     assert captured(lab, "b") < 20
     assert rewritten(lab, "b") > 2 * SIZE / 4 / 65536
     (session,) = sessions(lab, "b")
@@ -145,14 +144,6 @@ for line in sys.stdin:
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate("", timeout=20)
-
-
-def kill(lab: Lab, *nodes: str) -> None:
-    """End agents so that they can undo nothing."""
-    pids = [lab.agent_pid(node) for node in nodes]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    until("an agent is not gone", lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids))
 
 
 @pytest.mark.parametrize("family", [4, 6])

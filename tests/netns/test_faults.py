@@ -17,7 +17,7 @@ import pytest
 from dysco.dataplane.steer import OBJECT
 from dysco.dataplane.trial import rewriting_fault
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, ask, fetch, log_of, put_file, url
+from netns.labs import MEGABYTE, ask, fetch, log_of, put_file, until_said, url
 from netns.test_life import configured
 
 BUILD = Path(__file__).parents[2] / "tools" / "build-bpf"
@@ -98,6 +98,7 @@ def test_an_agent_does_without_what_is_wrong(
         said = " ".join(lab.exec(node, argv).stdout.split())
         assert status["mode"] in said
         assert status[what] in said
+    until_said(lab, "b", "agent.log", "agent_started")
     [started] = [line for line in log_of(lab, "b", "agent.log").splitlines() if "agent_started" in line]
     assert 'mode="tun with offload"' in started
     assert fault in started

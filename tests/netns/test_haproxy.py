@@ -12,7 +12,7 @@ import pytest
 
 from dysco.adapters.haproxy import HAProxy
 from dysco.wire.tuples import show_address
-from netns.proxies import Client, config, free_port, of, pairs_when, program, running, serving
+from netns.proxies import Client, config, free_port, is_safe, of, pairs_when, program, running, serving
 
 CONFIG = """\
 global
@@ -126,7 +126,7 @@ async def test_where_it_must_stay(proxy: Proxy) -> None:
         http.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")  # the rest is on its way
         await filtered.ask(b"some bytes")
         await looks.ask(b"enough bytes")
-        found = await pairs_when(proxy.adapter, lambda found: len(found) >= 2 and of(looks, found).safe)
+        found = await pairs_when(proxy.adapter, lambda found: len(found) >= 2 and is_safe(looks, found))
         assert not of(filtered, found).safe
         assert "still looks at" in of(filtered, found).why
         # An echo is no answer of HTTP, so the stream may be over by now; while it is there, it has to stay.
@@ -186,10 +186,10 @@ async def test_a_transfer_that_never_rests(proxy: Proxy) -> None:
             await busy.reader.read(1 << 20)
 
     with closing(quiet, busy):
-        await pairs_when(proxy.adapter, lambda found: of(quiet, found).safe)
+        await pairs_when(proxy.adapter, lambda found: is_safe(quiet, found))
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(pump())
-            found = await pairs_when(proxy.adapter, lambda found: len(found) == 2 and of(busy, found).safe)
+            found = await pairs_when(proxy.adapter, lambda found: len(found) == 2 and is_safe(busy, found))
             task.cancel()
         line = f"PROXY TCP4 127.0.0.1 127.0.0.1 {busy.end[1]} {proxy.ports['v1']}\r\n"
         assert of(busy, found).added_right == len(line)

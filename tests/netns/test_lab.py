@@ -81,7 +81,7 @@ def test_another_process_uses_it_and_takes_it_down(make_lab: MakeLab, tmp_path: 
     again.down()
     assert left(lab) == []
     assert sleeper.wait() == -signal.SIGTERM
-    assert "1001" not in run(["ps", "-eo", "args"])
+    assert "sleep 1001\n" not in run(["ps", "-eo", "args"])
 
 
 def test_what_fails_leaves_nothing(make_lab: MakeLab) -> None:
@@ -193,9 +193,8 @@ def test_delay_and_rate(make_lab: MakeLab) -> None:
     lab = make_lab(PAIR + server + link)
     lab.up()
     ping(lab, 4)  # asks for hardware addresses
-    answered = re.search(r"time=([\d.]+) ms", ping(lab, 4))
-    assert answered is not None
-    assert 40 <= float(answered[1]) < 80
+    answered = [float(one) for one in re.findall(r"time=([\d.]+) ms", ping(lab, 4, 20))]
+    assert 40 <= min(answered) < 80  # a busy machine may add to some
     told = json.loads(lab.exec("a", ["iperf3", "-J", "-c", "10.0.2.2", "-t", "1"]).stdout)
     assert told["end"]["sum_received"]["bits_per_second"] < 8.8e6
     assert told["end"]["sum_received"]["bits_per_second"] > 3e6

@@ -17,6 +17,7 @@ from netns.labs import (
     put_file,
     sessions,
     until,
+    until_said,
     url,
 )
 
@@ -106,8 +107,8 @@ def test_masquerade_changes_the_source_and_the_chain_goes_on(
     wanted = put_file(lab, 3 * MEGABYTE)
     assert fetch(lab, url(lab, family)) == wanted
     assert nft_counter(lab, "b", "nat", "out") == 1
-    assert lab.address("b", family) in log_of(lab, "d", "access.log")
     assert lab.address("b", family) in log_of(lab, "c", "counter.txt")
+    until_said(lab, "d", "access.log", lab.address("b", family))
     assert lab.address("a", family) not in log_of(lab, "d", "access.log")
 
 
@@ -130,7 +131,7 @@ def test_a_box_in_its_own_namespace_sees_names_of_its_devices(make_lab: MakeLab,
     lab.up()
     wanted = put_file(lab, 3 * MEGABYTE)
     assert fetch(lab, url(lab, family)) == wanted
-    assert nft_counter(lab, "b", "firewall", "web", netns="box") == 1
+    assert nft_counter(lab, "b", "firewall", "web", netns="box") >= 1  # a SYN that is repeated counts again
 
 
 @both_modes
@@ -183,7 +184,7 @@ peer = [{ name = "a", may_use = "dst port 80" }]
     lab.up()
     wanted = put_file(lab, 3 * MEGABYTE)
     assert fetch(lab, url(lab, family)) == wanted
-    assert lab.address("b", family) in log_of(lab, "d", "access.log")
+    until_said(lab, "d", "access.log", lab.address("b", family))
 
 
 @both_modes
@@ -204,7 +205,7 @@ between = ["a", "router"]
     wanted = put_file(lab, 3 * MEGABYTE)
     assert fetch(lab, url(lab, family), node="x") == wanted
     assert lab.address("x", family) in log_of(lab, "c", "counter.txt")
-    assert lab.address("x", family) in log_of(lab, "d", "access.log")
+    until_said(lab, "d", "access.log", lab.address("x", family))
 
 
 @both_modes

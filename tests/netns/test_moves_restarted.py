@@ -5,15 +5,13 @@ The old device is gone. What arrives is compared by SHA-256.
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 
 import pytest
 
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, SlowClient, both_modes, fetch, put_file, url
+from netns.labs import MEGABYTE, SlowClient, both_modes, fetch, kill, put_file, url
 from netns.test_changes import FAMILIES
 from netns.test_moves import lab_of_movers
 from netns.test_moves_back import Site, addresses, first_site, go, move, second_site
@@ -21,7 +19,7 @@ from netns.test_moves_back import Site, addresses, first_site, go, move, second_
 
 def begin_again(lab: Lab, node: str) -> None:
     """Kill an agent and start another one, which knows its peers when this returns."""
-    os.kill(lab.agent_pid(node), signal.SIGKILL)
+    kill(lab, node)
     lab.start_agent(node)
     lab.wait_for_agents()
 

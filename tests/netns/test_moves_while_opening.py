@@ -44,7 +44,7 @@ def test_a_host_moves_while_a_session_is_opened(make_lab: MakeLab, family: int, 
     rules.write_text(SILENT)
     for node in ("d", "router"):
         lab.exec(node, ["nft", "-f", str(rules)])
-    argv = lab.command("a", ["curl", "-sS", "-f", "--connect-timeout", "25", url(lab, family)])
+    argv = lab.command("a", ["curl", "-sS", "-f", "--connect-timeout", "60", url(lab, family)])
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as client:
         try:
             until("no SYN has come", lambda: nft_counter(lab, "d", "silent", "silenced") > 0)
@@ -55,7 +55,7 @@ def test_a_host_moves_while_a_session_is_opened(make_lab: MakeLab, family: int, 
                 done = command_line(lab, node, "move", "--address", address)
                 assert (done.returncode, done.stderr) == (0, "")
             lab.exec("d", ["nft", "delete", "table", "inet", "silent"])
-            data, _ = client.communicate(timeout=40)
+            data, _ = client.communicate(timeout=90)
         finally:
             client.kill()
     assert client.returncode == 0

@@ -6,6 +6,7 @@ SYNs go through the programs one by one (BPF_PROG_TEST_RUN), in a namespace with
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -385,12 +386,12 @@ def test_what_is_left_to_the_agent(family: int) -> None:
 def test_a_neighbour_begins_no_more_chains_in_a_second_than_it_may() -> None:
     def body(kernel: Kernel) -> None:
         kernel.tell(rate=3)
-        opened = 0
+        opened, began = 0, time.monotonic()
         for counter in range(1, 10):
             kernel.programs.edit("ingress", headed(4, counter=counter).data)
             opened += len(kernel.reports())
             kernel.forget()
-        assert opened == 3
+        assert 3 <= opened <= 3 * (1 + int(time.monotonic() - began))
 
     within(body)
 

@@ -19,6 +19,7 @@ from netns.labs import (
     put_file,
     sessions,
     until,
+    until_said,
     url,
 )
 from netns.test_middleboxes import COUNTER, FAMILIES, boxes
@@ -89,7 +90,7 @@ between = ["b", "d"]
     wanted = put_file(lab, 3 * MEGABYTE)
     assert fetch(lab, url(lab, family)) == wanted
     assert "begins" in log_of(lab, "b", "counter.txt")
-    assert lab.address("a", family) in log_of(lab, "d", "access.log")
+    until_said(lab, "d", "access.log", lab.address("a", family))
 
 
 @both_modes

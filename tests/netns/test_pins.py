@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from dysco.host.pins import MountBpf, directory_of, fault, link_name, reach
 from dysco.lab import Lab
 from netns import program
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, fetch, lab_text, log_of, put_file, until, url
+from netns.labs import MEGABYTE, fetch, kill, lab_text, put_file, until, until_said, url
 from netns.test_fast import Client
 from netns.worlds import Space, attached
 
@@ -76,13 +75,6 @@ def of(lab: Lab, node: str) -> Path:
     return lab.directory / node / "run" / "bpf"
 
 
-def kill(lab: Lab, node: str) -> None:
-    """Kill an agent, and wait for its end."""
-    pid = lab.agent_pid(node)
-    os.kill(pid, signal.SIGKILL)
-    until("the agent is not gone", lambda: not Path(f"/proc/{pid}/exe").exists())
-
-
 def down(lab: Lab, node: str) -> None:
     """`dysco tun down` from the mount namespace of the tests."""
     config = str(lab.directory / node / "host.toml")
@@ -131,8 +123,7 @@ def test_from_up_over_a_crash_to_down(make_lab: MakeLab) -> None:
             names = {name for name in first if name.startswith(f"{kind}/")}
             assert all((second[name] == first[name]) == stays for name in names), kind
         assert client.fetch() == wanted
-    assert "sessions_restored" in log_of(lab, "b", "agent.log")
-    assert "why_not_pinned=None" in log_of(lab, "b", "agent.log")
+    until_said(lab, "b", "agent.log", "sessions_restored", "why_not_pinned=None")
     kill(lab, "b")
     assert mounted(of(lab, "b"))
     assert len(run_in(lab.netns("b"), attached)) >= 3
@@ -165,8 +156,7 @@ def test_a_lab_that_is_deleted_under_killed_agents_leaves_no_mount(make_lab: Mak
     lab = make_lab(lab_text("underneath", BOX, hops='["b"]'))
     lab.up()
     before = {node: identities(of(lab, node)) for node in NODES}
-    for node in NODES:
-        kill(lab, node)
+    kill(lab, *NODES)
     lab.down()
     assert str(lab.directory) not in Path("/proc/self/mountinfo").read_text()
     assert not lab.directory.exists()
@@ -444,8 +434,7 @@ def test_without_the_right_to_mount_nothing_is_pinned(make_lab: MakeLab) -> None
     assert "# nothing is pinned: a bpffs cannot be mounted where process 1 stands" in shown
     process = lab.start("b", argv, name="agent")
     (lab.directory / "b" / "agent.pid").write_text(f"{process.pid}\n")
-    until("it is not up", lambda: "agent_started" in log_of(lab, "b", "agent.log"))
-    assert 'why_not_pinned="a bpffs cannot be mounted' in log_of(lab, "b", "agent.log")
+    until_said(lab, "b", "agent.log", "agent_started", 'why_not_pinned="a bpffs cannot be mounted')
     assert not mounted(of(lab, "b"))
     wanted = put_file(lab, MEGABYTE)
     lab.wait_for_agents()

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 from pathlib import Path
 
 import pytest
 
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, both_modes, counters, fetch, lab_text, log_of, put_file, sessions, until, url
-from netns.test_life import download
+from netns.labs import (
+    MEGABYTE,
+    both_modes,
+    counters,
+    fetch,
+    kill,
+    lab_text,
+    log_of,
+    put_file,
+    sessions,
+    until,
+    until_said,
+    url,
+)
+from netns.test_life import MORE_THAN_BUFFERS, download
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 BOXES = Path(__file__).resolve().parents[2] / "configs" / "boxes"
@@ -136,14 +148,14 @@ seed = 4
 def test_an_agent_that_comes_back_resets_what_its_stream_box_had(make_lab: MakeLab) -> None:
     lab = make_lab(lab_text("lost", boxes(stream_box("Replace")), hops='["b"]'))
     lab.up()
-    wanted = put_file(lab, 12 * MEGABYTE)
+    put_file(lab, MORE_THAN_BUFFERS)
     with download(lab, 4) as process:
-        os.kill(lab.agent_pid("b"), signal.SIGKILL)
-        until("the agent is not gone", lambda: not Path(f"/proc/{lab.agent_pid('b')}/exe").exists())
+        kill(lab, "b")
         lab.start_agent("b")
         lab.wait_for_agents()
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=40)
         assert process.returncode == 56, errors  # curl: failure in receiving network data
+    wanted = put_file(lab, 12 * MEGABYTE)
     assert fetch(lab, url(lab, 4)) == wanted
 
 
@@ -168,8 +180,8 @@ def test_an_ids_cuts_a_session_off(make_lab: MakeLab, family: int) -> None:
     wanted = put_file(lab, MEGABYTE)
     (lab.directory / "d" / "www" / "bad").write_bytes(b"x" * 5000 + b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR" * 2)
     assert fetch(lab, url(lab, family)) == wanted
-    done = lab.exec("a", ["curl", "-sS", "-m", "2", url(lab, family, "bad")], check=False, timeout_s=10)
+    done = lab.exec("a", ["curl", "-sS", "-m", "5", url(lab, family, "bad")], check=False)
     assert done.returncode == 28, done.stderr  # curl's "timed out"
-    assert "pattern seen backward" in log_of(lab, "b", "alerts.txt")
+    until_said(lab, "b", "alerts.txt", "pattern seen backward")
     until("the second session is known", lambda: len(sessions(lab, "b")) == 2)
     assert counters(lab, "b")["established"] == 2

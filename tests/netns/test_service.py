@@ -12,7 +12,18 @@ from pathlib import Path
 from dysco.host import run_in
 from dysco.lab import Lab
 from netns.conftest import MakeLab
-from netns.labs import MEGABYTE, both_modes, fetch, lab_text, log_of, put_file, sessions, until, url
+from netns.labs import (
+    MEGABYTE,
+    both_modes,
+    fetch,
+    lab_text,
+    log_of,
+    put_file,
+    sessions,
+    until,
+    until_said,
+    url,
+)
 from netns.worlds import attached
 
 BOX = """
@@ -54,7 +65,7 @@ def test_an_agent_whose_device_was_deleted_stops_and_says_so(make_lab: MakeLab) 
     wanted = put_file(lab, MEGABYTE)
     assert fetch(lab, url(lab, 4)) == wanted
     lab.exec("b", ["ip", "link", "delete", "dysco0"])
-    assert agents["b"].wait(10) == 1
+    assert agents["b"].wait(20) == 1
     said = log_of(lab, "b", "agent.log")
     assert "device_failed" in said
     assert "a TUN device of the agent was deleted" in said
@@ -77,6 +88,7 @@ def test_while_sessions_are_kept_new_ones_do_not_go_past_the_chain(make_lab: Mak
     for family in (4, 6):
         done = lab.exec("a", ["curl", "-sS", "-m", "1", url(lab, family)], check=False)
         assert done.returncode == 28, done.stderr  # curl's "timed out"
+    until_said(lab, "d", "access.log", "GET")
     assert log_of(lab, "d", "access.log").count("GET") == 1
     lab.start_agent("a")
     lab.wait_for_agents()

@@ -18,7 +18,7 @@ from dysco.transport.identity import Identity
 from dysco.transport.settings import ChannelSettings, PeerSettings, Timing
 from dysco.wire.messages import Hello, Message
 
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 30.0
 FAST: Final = Timing(
     keepalive_s=0.2, dead_s=0.8, handshake_s=1.0, first_pause_s=0.05, last_pause_s=0.2, linger_s=1.0
 )

@@ -55,8 +55,8 @@ async def test_what_a_peer_must_know_some_time_goes_with_each_keepalive(pki: Pat
     async with running(a, b):
         await both_up(a, b)
         a.says = list(numbered(1))
-        await b.until(lambda: len(refused(b)) == 3)
-        assert refused(b) == 3 * numbered(1)
+        await b.until(lambda: len(refused(b)) >= 3)
+        assert refused(b)[:3] == 3 * numbered(1)
 
 
 async def test_a_peer_that_goes_is_down_at_once_and_comes_back(pki: Path) -> None:
@@ -90,7 +90,7 @@ async def test_a_silent_restart_is_noticed_at_once(pki: Path) -> None:
         began = loop.time()
         async with running(again):
             await both_up(a, again)
-            assert loop.time() - began < 1.0
+            assert loop.time() - began < slow.keepalive_s / 3
             assert a.keys["b"] != old
             assert a.count("down") == 0  # replaced, never without one
             assert a.channel.counters["peer_restarts"] == 1
