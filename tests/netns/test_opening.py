@@ -105,7 +105,7 @@ class Kernel:
             self.programs.steering.take_out(match)
 
     def reports(self) -> list[Report]:
-        found = [report for report, _, _ in self.openings.reports({1: "web"})]
+        found = list(self.openings.reports({1: "web"}))
         self.openings.done(self.openings.position)
         return found
 

@@ -341,8 +341,7 @@ def test_ports_of_a_session_for_which_there_is_no_room_come_back() -> None:
     reports = began(rig, session(2, port=40009))
     header = chain_header.peek(reports[0].header)
     assert header is not None
-    pair = rig.agent.adoption.allocate(address(2), address(3), rig.now)
-    assert pair is not None
+    assert len(rig.agent.adoption.allocate(address(2), address(3), 1, rig.now)) == 1
     held = rig.agent.ports_held()
     pool = rig.agent._neighbours._pools[address(2) + address(3)]
     pool.claim(header.subsession.sport, header.subsession.dport)
@@ -353,11 +352,11 @@ def test_ports_of_a_session_for_which_there_is_no_room_come_back() -> None:
 
 def test_ports_are_taken_toward_neighbours_only() -> None:
     rig = Rig()
-    pair = rig.agent.adoption.allocate(address(2), address(3), rig.now)
-    assert pair is not None
-    assert all(61000 <= port <= 65535 for port in pair)
-    assert rig.agent.ports_held() == 1
-    assert rig.agent.adoption.allocate(address(2), address(9), rig.now) is None
+    pairs = rig.agent.adoption.allocate(address(2), address(3), 7, rig.now)
+    assert len(set(pairs)) == 7
+    assert all(61000 <= port <= 65535 for pair in pairs for port in pair)
+    assert rig.agent.ports_held() == 7
+    assert rig.agent.adoption.allocate(address(2), address(9), 7, rig.now) == []
 
 
 @pytest.mark.parametrize(

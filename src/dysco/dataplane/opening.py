@@ -15,11 +15,11 @@ from __future__ import annotations
 import hmac
 import mmap
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import isqrt
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dysco.dataplane.bpf import run_program
 from dysco.dataplane.since_boot import believed, mark
@@ -39,7 +39,7 @@ from dysco.errors import HostError
 from dysco.policy.clauses import Clause
 from dysco.protocol.flow import HOST, UNDERLAY
 from dysco.protocol.replay import ReplayWindow, Window
-from dysco.protocol.reports import Kind, Report
+from dysco.protocol.reports import ANSWERED, ENDED, Kind, Report
 from dysco.wire.chain_header import HMAC_LEN, Hop
 from dysco.wire.tuples import Family, trusted
 
@@ -62,6 +62,9 @@ _PEER = struct.Struct("=16sI")
 _REPORT = struct.Struct("=B3xIII8sH6x16s16s4sBB2x")
 _REPORT_SIZE: Final = 72
 _KINDS: Final = {int(kind): kind for kind in Kind}
+_ANSWERED: Final = int(ANSWERED)
+_ENDED: Final = int(ENDED)
+_report: Final[Callable[[type[Report], tuple[Any, ...]], Report]] = tuple.__new__
 _ASKED = struct.Struct("=14xIIQ")
 _ETHERNET: Final = 14
 _RING_HEAD: Final = 8
@@ -116,6 +119,7 @@ class Openings:
         self._mtu = 0
         self._box: int | None = None
         self._windows: dict[int, KernelWindow] = {}
+        self.tickets: dict[tuple[int, Family], int] = {}
         ring = self._maps["reports"].fd
         self.fd = ring
         # linux/bpf.h: the reader's page; then the writer's, and the data twice, so that no record is cut.
@@ -257,8 +261,8 @@ class Openings:
         """Whether there is anything to read."""
         return bool(_NUMBER.unpack_from(self._ring)[0] != self._position)
 
-    def reports(self, policies: Mapping[int, str]) -> Iterator[tuple[Report, int, int]]:
-        """Read reports, oldest first, each with the numbers of neighbour and ticket that it has used (0: none).
+    def reports(self, policies: Mapping[int, str]) -> Iterator[Report]:
+        """Read reports, oldest first; `tickets` has the last one that they have used, by neighbour and family.
 
         policies: names by what rules say. `done` gives the room of those that were read back.
         """
@@ -276,14 +280,17 @@ class Openings:
             kind, neighbour, rule, ticket, half, size, src, dst, ports, family, direction = unpack(ring, at)
             match = trusted(src[:4] + dst[:4] + ports if family == 4 else src + dst + ports)
             port = HOST if direction == OUT else UNDERLAY
-            if kind == Kind.ENDED:
-                yield Report(Kind.ENDED, port, match), 0, 0
-            elif kind == Kind.ANSWERED:
-                yield Report(Kind.ANSWERED, port, match, half), 0, 0
+            if kind == _ENDED:
+                yield _report(Report, (ENDED, port, match, b"", b"", ""))
+            elif kind == _ANSWERED:
+                yield _report(Report, (ANSWERED, port, match, half, b"", ""))
             else:
+                if ticket:
+                    self.tickets[neighbour, 4 if family == 4 else 6] = ticket
                 header = ring[at + _REPORT_SIZE : at + _REPORT_SIZE + size]
-                policy = policies.get(rule, "") if rule else ""
-                yield Report(_KINDS[kind], port, match, half, header, policy), neighbour, ticket
+                yield _report(
+                    Report, (_KINDS[kind], port, match, half, header, policies.get(rule, "") if rule else "")
+                )
 
     @property
     def position(self) -> int:

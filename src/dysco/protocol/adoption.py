@@ -127,10 +127,13 @@ class Adoption:
                 tuple(Accepted(key, window, until) for key, (window, until) in one.accepted(now)),
             )
 
-    def allocate(self, own: bytes, remote: bytes, now: float) -> tuple[int, int] | None:
-        """Take a pair of ports toward a neighbour's address, for a chain that the kernel will open."""
+    def allocate(self, own: bytes, remote: bytes, count: int, now: float) -> list[tuple[int, int]]:
+        """Take pairs of ports toward a neighbour's address, as far as there are, for chains to come."""
         neighbour = self._neighbours.at(remote)
-        return None if neighbour is None else self._neighbours.pool(own, remote, neighbour).allocate(now)
+        if neighbour is None:
+            return []
+        pool = self._neighbours.pool(own, remote, neighbour)
+        return list(islice(iter(lambda: pool.allocate(now), None), count))
 
     def _may_open(self) -> bool:
         """Whether the kernel may go on.

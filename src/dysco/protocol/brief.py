@@ -23,7 +23,7 @@ from dysco.protocol.events import SessionClosed, SessionEstablished, SessionOpen
 from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
 from dysco.protocol.neighbours import Neighbours
 from dysco.protocol.output import Output
-from dysco.protocol.reports import Kind, Report
+from dysco.protocol.reports import ANSWERED, ARRIVED, BEGAN, WENT_ON, Report
 from dysco.protocol.settings import LocalBox, Settings
 from dysco.wire import chain_header
 from dysco.wire.chain_header import ChainHeader
@@ -59,7 +59,7 @@ class Brief:
         self.fins = 0
         self.answered = False
         self.forward: Key = (report.port, match)
-        if report.kind is Kind.BEGAN:
+        if report.kind is BEGAN:
             subsession = trusted(header[_SESSION_AT + size : _SESSION_AT + 2 * size])
             self.keys = [self.forward, (UNDERLAY, subsession.reversed())]
         else:
@@ -140,29 +140,30 @@ class Briefs:
                     self._grow(brief, now)
 
     def _one(self, report: Report, mark: int, now: float) -> None:
-        young, kind = self._young, report.kind
-        if kind is Kind.BEGAN or kind is Kind.ARRIVED:
-            header = report.header
-            if self._known(header[8:24] + bytes((header[24] + (kind is Kind.ARRIVED),))):
+        young = self._young
+        kind, port, match, _, header, _ = report
+        if kind is BEGAN or kind is ARRIVED:
+            if self._known(header[8:24] + bytes((header[24] + (kind is ARRIVED),))):
                 return  # read again after a restart
             brief = Brief(report, mark, now)
             self._count += 1
             self._last.append(brief)
-            young.update(dict.fromkeys(brief.keys, brief))
+            for key in brief.keys:
+                young[key] = brief
             for key in brief.keys:
                 self._make_room(key, brief, now)
             return
-        where = (report.port, report.match)
+        where = (port, match)
         found = young.get(where)
         if found is None:
             if where not in self._over:
                 self._replay(report, now)
-        elif kind is Kind.WENT_ON:
+        elif kind is WENT_ON:
             young[found.went_on(report)] = found
             self._make_room(where, found, now)
         else:
             found.reports.append(report)
-            if kind is Kind.ANSWERED:
+            if kind is ANSWERED:
                 found.answered = True
                 return
             found.fins |= _FORWARD if where == found.forward else _BACKWARD
@@ -215,23 +216,21 @@ class Briefs:
         for brief in dict.fromkeys(self._over.values()):
             first = brief.reports[0]
             header = _header(first)
-            box = self._box() if any(one.kind is Kind.WENT_ON for one in brief.reports) else None
+            box = self._box() if any(one.kind is WENT_ON for one in brief.reports) else None
             packets, octets = self._traffic(brief)
-            right = next(
-                (_header(one) for one in brief.reports if one.kind in (Kind.BEGAN, Kind.WENT_ON)), None
-            )
-            index = header.hop_index + (first.kind is not Kind.BEGAN)
+            right = next((_header(one) for one in brief.reports if one.kind in (BEGAN, WENT_ON)), None)
+            index = header.hop_index + (first.kind is not BEGAN)
             yield SessionInfo(
                 header.chain_id,
                 index,
-                "first" if first.kind is Kind.BEGAN else "last" if right is None else "middle",
+                "first" if first.kind is BEGAN else "last" if right is None else "middle",
                 "time-wait",
                 header.session,
                 header.session,
                 first.policy,
                 None if box is None else box.name,
                 FacingInfo(None, header.session)
-                if first.kind is Kind.BEGAN
+                if first.kind is BEGAN
                 else FacingInfo(self._name(first.match.src), first.match, first_label(header.hop_index)),
                 FacingInfo(None, header.session)
                 if right is None
@@ -268,7 +267,7 @@ class Briefs:
         self._counters["established"] += 1
         first = brief.reports[0]
         header = first.header
-        chain_id, index = header[8:24], header[24] + (first.kind is not Kind.BEGAN)
+        chain_id, index = header[8:24], header[24] + (first.kind is not BEGAN)
         session = trusted(header[_SESSION_AT : _SESSION_AT + len(first.match)])
         self._output.event(SessionOpened(chain_id, index, session, first.policy))
         self._output.event(SessionEstablished(chain_id, index, session))
@@ -288,7 +287,7 @@ class Briefs:
 
     def _close(self, brief: Brief, packets: int, octets: int, now: float, reason: str = "closed") -> None:
         self._count -= 1
-        box = self._box() if any(one.kind is Kind.WENT_ON for one in brief.reports) else None
+        box = self._box() if any(one.kind is WENT_ON for one in brief.reports) else None
         for port, match in brief.keys:
             if self._over.get((port, match)) is brief:
                 del self._over[port, match]
@@ -298,7 +297,7 @@ class Briefs:
         header = first.header
         size = len(first.match)
         for report in brief.reports:
-            if report.kind is Kind.BEGAN or report.kind is Kind.WENT_ON:
+            if report.kind is BEGAN or report.kind is WENT_ON:
                 self._neighbours.release(
                     trusted(report.header[_SESSION_AT + size : _SESSION_AT + 2 * size]), now
                 )
@@ -306,7 +305,7 @@ class Briefs:
         self._output.event(
             SessionClosed(
                 header[8:24],
-                header[24] + (first.kind is not Kind.BEGAN),
+                header[24] + (first.kind is not BEGAN),
                 trusted(header[_SESSION_AT : _SESSION_AT + size]),
                 reason,
                 packets,

@@ -8,7 +8,7 @@ ENDED      a FIN has passed
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dysco.wire.tuples import FiveTuple
 
@@ -35,3 +35,11 @@ class Report(NamedTuple):
     half: bytes = b""
     header: bytes = b""
     policy: str = ""
+
+
+BEGAN: Final = Kind.BEGAN
+ARRIVED: Final = Kind.ARRIVED
+WENT_ON: Final = Kind.WENT_ON
+ANSWERED: Final = Kind.ANSWERED
+ENDED: Final = Kind.ENDED
+"""The same: of an enumeration Python looks them up at every use, which is felt where each session has several."""

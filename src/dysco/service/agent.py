@@ -18,7 +18,7 @@ import ipaddress
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -55,6 +55,7 @@ from dysco.service.changes import ChainChanges
 from dysco.service.commands import ChainCommands
 from dysco.service.control import ControlServer, Events
 from dysco.service.draining import Draining
+from dysco.service.entropy import Entropy
 from dysco.service.hurry import Hurry
 from dysco.service.logs import log
 from dysco.service.moving import Moving
@@ -107,6 +108,20 @@ class AgentService:
         self.draining = Draining(self)
         self.proxies = Proxies(self)
         self.moving = Moving(self)
+        self.states: StateDriver
+        self.channel: Channel
+        # Who hears of events that are nobody else's, and who besides the log and those who listen.
+        self._inner: dict[type[Any], Callable[[Any], None]] = {
+            Traced: self.changes.hear,
+            StateWanted: lambda event: self.states.hear(event),
+            StateArrived: lambda event: self.states.hear(event),
+        }
+        self._outer: dict[type[Any], Callable[[Any], None]] = {
+            PeerMoved: lambda event: self.channel.admit(event.peer, event.addresses),
+            ChangeMoved: self.changes.hear,
+            SetupRefused: self.draining.hear,
+            SessionClosed: self._closed,
+        }
 
     async def __aenter__(self) -> AgentService:
         await self.start()
@@ -171,7 +186,7 @@ class AgentService:
             self.core_settings,
             self.table,
             settings.decider(self.policies, self),
-            os.urandom,
+            Entropy(),
             openings.new_window if openings is not None and opens else ReplayWindow,
         )
         readers = {
@@ -394,27 +409,22 @@ class AgentService:
 
     def _event(self, event: Event) -> None:
         """Tell the log, and whoever listens."""
-        if isinstance(event, Traced):
-            self.changes.hear(event)
-            return
-        if isinstance(event, (StateWanted, StateArrived)):
-            self.states.hear(event)
+        kind = type(event)
+        if kind in self._inner:
+            self._inner[kind](event)
             return
         self.events.add(event)
-        if isinstance(event, PeerMoved):
-            self.channel.admit(event.peer, event.addresses)
-        if isinstance(event, ChangeMoved):
-            self.changes.hear(event)
-        elif isinstance(event, SetupRefused):
-            self.draining.hear(event)
+        if kind in self._outer:
+            self._outer[kind](event)
         level = report.level(event)
         if logs.LOGGER.isEnabledFor(level):
             log(report.name(event), level, **report.fields(event))
-        if isinstance(event, SessionClosed):
-            if not len(self.core):
-                self._empty.set()
-            if event.box is not None:
-                self.devices.forget(event.box, event.session)
+
+    def _closed(self, event: SessionClosed) -> None:
+        if not len(self.core):
+            self._empty.set()
+        if event.box is not None:
+            self.devices.forget(event.box, event.session)
 
     def _write_journal(self) -> None:
         """Write what was noted; a new file is made in slices."""

@@ -16,7 +16,6 @@ import asyncio
 import logging
 import os
 import zlib
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +24,6 @@ from dysco.dataplane.steer import MAX_NEIGHBOURS, MAX_SLOTS, TICKETS
 from dysco.errors import HostError
 from dysco.policy import Place
 from dysco.protocol.adoption import Association, plain_box
-from dysco.protocol.reports import Report
 from dysco.service.kernel import TRIAL
 from dysco.service.logs import log
 from dysco.wire.chain_header import CHAIN_ID_LEN, Hop
@@ -115,9 +113,14 @@ class KernelOpening:
             return False
         now = self._agent.now()
         try:
-            self._agent.core.take_reports(self._reports(), now, self.openings.position, settle=settle)
+            reports = self.openings.reports(self._names)
+            self._agent.core.take_reports(reports, now, self.openings.position, settle=settle)
         except Exception:
             self._agent.fault("report")
+        for place, ticket in self.openings.tickets.items():
+            if place in self._by_number:
+                self._by_number[place].use(ticket)
+        self.openings.tickets.clear()
         for slot in self._slots.values():
             slot.fill(now)
         return True
@@ -126,14 +129,6 @@ class KernelOpening:
         """What was taken stands in the journal now, but for what is still young."""
         mark = self._agent.core.adoption.briefs.mark
         self.openings.done(self.openings.position if mark is None else mark)
-
-    def _reports(self) -> Iterator[Report]:
-        for report, neighbour, ticket in self.openings.reports(self._names):
-            if ticket:
-                slot = self._by_number.get((neighbour, report.match.family))
-                if slot is not None and ticket > slot.taken:
-                    slot.taken = ticket
-            yield report
 
     def _listen(self) -> None:
         if not self._listening:
@@ -262,6 +257,11 @@ class _Slot:
         """How many lie ready."""
         return max(0, self._laid - self.taken)
 
+    def use(self, ticket: int) -> None:
+        """One was taken, unless it was of the slot that the neighbour had before."""
+        if self.taken < ticket <= self._laid:
+            self.taken = ticket
+
     def fill(self, now: float) -> None:
         """Lay tickets ready in place of those that were taken."""
         left = self._laid - self.taken
@@ -269,15 +269,12 @@ class _Slot:
             return
         if left * 2 < self._ready and self._laid > self._ready:
             self._ready = min(2 * self._ready, _MOST)
-        allocate = self._agent.core.adoption.allocate
-        wanted = min(self._ready - left, self._ready)
-        ids = os.urandom(CHAIN_ID_LEN * wanted)
-        tickets = []
-        for at in range(0, len(ids), CHAIN_ID_LEN):
-            pair = allocate(*self._way, now)
-            if pair is None:
-                break
-            tickets.append((ids[at : at + CHAIN_ID_LEN], *pair))
+        pairs = self._agent.core.adoption.allocate(*self._way, min(self._ready - left, self._ready), now)
+        ids = os.urandom(CHAIN_ID_LEN * len(pairs))
+        tickets = [
+            (ids[at : at + CHAIN_ID_LEN], *pair)
+            for at, pair in zip(range(0, len(ids), CHAIN_ID_LEN), pairs, strict=True)
+        ]
         first = max(self._laid, self.taken) + 1
         self._openings.put_tickets(self.number, first, tickets)
         self._laid = first + len(tickets) - 1

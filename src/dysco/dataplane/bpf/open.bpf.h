@@ -30,7 +30,7 @@ static __u64 (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 #define MAX_RULES 64 // of one set; there are two
 #define MAX_NEIGHBOURS 64
 #define MAX_SLOTS 64 // of tickets: a neighbour's address of one family each
-#define TICKETS 512 // of one slot
+#define TICKETS 2048 // of one slot
 #define MAX_HOPS 6   // of a header that is signed or checked here
 #define MAX_KEYS 3   // of a neighbour, the newest first
 #define MAX_WINDOWS 256
