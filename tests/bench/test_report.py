@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.main import _measured
-from benchmarks.report import BEGIN, END, page
+from benchmarks.report import BEGIN, END, Figures, Turns, page, table
 
 ABOUT = ["- Command: this one"]
 
@@ -41,6 +41,18 @@ def test_rows_with_nothing_in_common_get_tables_of_their_own(tmp_path: Path) -> 
     assert text.count("| --- |") == 2
     assert "| idle, 2 | 2 | 1 |" in text
     assert "×" not in text
+
+
+def test_ratios_are_those_of_each_turn(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(f"{BEGIN}{END}")
+    forwarding = {"gbit_s": [10.0, 40.0, 20.0], "errors": [0.0, 0.0, 0.0]}
+    ebpf = {"gbit_s": [9.0, 12.0, 18.0], "errors": [1.0, 0.0, 0.0]}
+    rows: dict[str, Figures] = {"forwarding": Turns(forwarding, forwarding), "ebpf": Turns(ebpf, forwarding)}
+    page(path, {"chain": rows}, ABOUT)
+    assert "| forwarding | 20 | 0 |" in path.read_text()
+    assert "| ebpf | 12 (×0.90) | 0 |" in path.read_text()
+    assert "| ebpf | 12 (0.90) | 0 |" in table("chain", rows)
 
 
 def test_a_page_without_a_place_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Measure dysco beside plain kernel forwarding and HAProxy, in one run, on one topology.
 
-The machine is noisy and absolute figures mean nothing elsewhere: read the ratios. Rounds are interleaved, a
-figure is the median of its rounds. Needs root.
+The machine is noisy and absolute figures mean nothing elsewhere: read the ratios. Rounds are interleaved; a
+figure is the median of its rounds, its ratio the median of the ratios in each round. Needs root.
 
     chain       forwarding, agents in the kernel, on TUN devices with offload and without, HAProxy: streams, requests,
                 connect()
@@ -36,7 +36,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import measure, packets, proxy, reconfigure, removed
-from benchmarks.report import page, plot, table
+from benchmarks.report import Turns, page, plot, table
 from benchmarks.testbed import (
     ADDRESSES,
     CLIENT,
@@ -133,7 +133,12 @@ def main() -> int:
         return 1
     if options.json:
         machine = {"kernel": platform.release(), "python": platform.python_version()}
-        options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
+        ratios = {
+            name: {row: figures.ratios for row, figures in rows.items() if isinstance(figures, Turns)}
+            for name, rows in results.items()
+        }
+        found = {"machine": machine, "results": results, "ratios": ratios}
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
     if options.page:
         page(options.page, results, about)
     if options.plot and "chain" in results:
@@ -204,11 +209,13 @@ def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
     }  # fmt: skip
     if options.ways:
         ways = {name: way for name, way in ways.items() if name in options.ways}
-    rounds: Rounds = defaultdict(lambda: defaultdict(list))
+    rounds: Rounds = {name: defaultdict(list) for name in ways}
+    turns = list(ways.items())
     for _ in range(options.rounds):
-        for name, (way, http, iperf, target) in ways.items():
+        for name, (way, http, iperf, target) in turns:
             with way():
                 _note(rounds[name], _through(bed, options, http, iperf, target))
+        turns.reverse()
     return _medians(rounds)
 
 
@@ -251,7 +258,15 @@ def unchained(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
         way: {name: min(values) for name, values in found.items() if "cpu" in name}
         for way, found in rounds.items()
     }
-    return {way: figures | least[way] for way, figures in _medians(rounds).items()}
+    figures = _medians(
+        {
+            way: {name: values for name, values in found.items() if "cpu" not in name}
+            for way, found in rounds.items()
+        }
+    )
+    for way, costs in least.items():
+        figures[way].update(costs)
+    return figures
 
 
 def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
@@ -413,10 +428,8 @@ def _note(into: dict[str, list[float]], figures: Figures) -> None:
 
 
 def _medians(rounds: Rounds) -> dict[str, Figures]:
-    return {
-        way: {name: statistics.median(values) for name, values in found.items()}
-        for way, found in rounds.items()
-    }
+    first = next(iter(rounds.values()))
+    return {way: Turns(found, first) for way, found in rounds.items()}
 
 
 if __name__ == "__main__":

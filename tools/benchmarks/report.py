@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import statistics
+from operator import truediv
 from pathlib import Path
 from typing import Final
 
 Figures = dict[str, float]
+
+
+class Turns(Figures):
+    """Medians of what was measured in turns; ratios: the medians of the ratios to the first row, turn by turn.
+
+    A machine that is slower for a minute is so for the rows of a turn alike: what it does to the ratio of medians of
+    few turns, it does not do to these.
+    """
+
+    def __init__(self, turns: dict[str, list[float]], first: dict[str, list[float]]) -> None:
+        super().__init__({column: statistics.median(values) for column, values in turns.items()})
+        self.ratios: dict[str, float] = {
+            column: statistics.median(map(truediv, values, first[column]))
+            for column, values in turns.items()
+            if len(values) == len(first.get(column, ())) and all(first[column])
+        }
+
+
+def ratio(figures: Figures, column: str, first: Figures) -> float | None:
+    """A figure by that of the first row; None if that is zero."""
+    if isinstance(figures, Turns) and column in figures.ratios:
+        return figures.ratios[column]
+    return figures[column] / first[column] if first[column] else None
 
 
 def table(name: str, rows: dict[str, Figures]) -> str:
@@ -20,8 +45,9 @@ def table(name: str, rows: dict[str, Figures]) -> str:
                 continue
             first = next(other for other in rows.values() if column in other)
             value = figures[column]
-            ratio = f" ({value / first[column]:.2f})" if first[column] and figures is not first else ""
-            cells.append(f"{value:,.4g}{ratio}" if value < 10_000 else f"{value:,.0f}{ratio}")
+            by_first = None if figures is first else ratio(figures, column, first)
+            shown = f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}"
+            cells.append(shown if by_first is None else f"{shown} ({by_first:.2f})")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -128,8 +154,8 @@ def _page_table(columns: list[str], rows: dict[str, Figures], *, compare: bool) 
         cells = []
         for column in columns:
             first = next(other for other in rows.values() if column in other)
-            beside = None if figures is first or not compare else first[column]
-            cells.append(_cell(figures.get(column), beside))
+            compared = compare and figures is not first and column in figures
+            cells.append(_cell(figures.get(column), ratio(figures, column, first) if compared else None))
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -141,11 +167,11 @@ def _head(column: str) -> str:
     return f"{title}, {unit.partition(',')[0]}"
 
 
-def _cell(value: float | None, first: float | None) -> str:
+def _cell(value: float | None, by_first: float | None) -> str:
     if value is None:
         return "-"
     shown = f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
-    return f"{shown} (×{value / first:.2f})" if first else shown
+    return shown if by_first is None else f"{shown} (×{by_first:.2f})"
 
 
 def plot(rows: dict[str, Figures], path: Path) -> None:
@@ -162,10 +188,10 @@ def plot(rows: dict[str, Figures], path: Path) -> None:
     for axis, column in zip(axes.flat, columns, strict=False):
         values = [rows[name][column] for name in names]
         bars = axis.barh(names, values, color=[_COLOURS.get(name, "#7a8a99") for name in names], height=0.7)
-        ratios = [value / values[0] if values[0] else 0.0 for value in values]
+        ratios = [ratio(rows[name], column, rows[names[0]]) or 0.0 for name in names]
         labels = [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values]
         axis.bar_label(
-            bars, [labels[0], *(f"{one}  (×{ratio:.2f})" for one, ratio in zip(labels[1:], ratios[1:], strict=True))],
+            bars, [labels[0], *(f"{one}  (×{beside:.2f})" for one, beside in zip(labels[1:], ratios[1:], strict=True))],
             padding=4, fontsize=9,
         )  # fmt: skip
         title, unit = _TITLES.get(column, (column, ""))
