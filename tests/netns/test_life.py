@@ -179,7 +179,8 @@ def test_ten_thousand_sessions_leave_nothing(make_lab: MakeLab) -> None:
     for node in "abd":
         until(f"{node} keeps flows", lambda node=node: ask(lab, node, "status")["flows"] == 0)  # type: ignore[misc]
         assert counters(lab, node)["opened"] == 2000 * (batches + 1)
-        assert "\ndysco_ports 0\n" in ask(lab, node, "metrics")
+        # A ticket that a program has taken in vain is missed at the agent's next look only.
+        until(f"{node} keeps ports", lambda node=node: "\ndysco_ports 0\n" in ask(lab, node, "metrics"))  # type: ignore[misc]
         # The agent may not have seen yet that who has asked has gone.
         until(f"{node} keeps descriptors", lambda node=node: held(node)[0] <= before[node][0] + 1)  # type: ignore[misc]
         assert sum(grown[node]) < 10_000_000

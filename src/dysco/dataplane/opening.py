@@ -262,7 +262,7 @@ class Openings:
         return bool(_NUMBER.unpack_from(self._ring)[0] != self._position)
 
     def reports(self, policies: Mapping[int, str]) -> Iterator[Report]:
-        """Read reports, oldest first; `tickets` has the last one that they have used, by neighbour and family.
+        """Read reports, oldest first; `tickets` has the highest that they have used, by neighbour and family.
 
         policies: names by what rules say. `done` gives the room of those that were read back.
         """
@@ -285,8 +285,9 @@ class Openings:
             elif kind == _ANSWERED:
                 yield _report(Report, (ANSWERED, port, match, half, b"", ""))
             else:
-                if ticket:
-                    self.tickets[neighbour, 4 if family == 4 else 6] = ticket
+                if ticket:  # two processors may report in another order than they have taken them
+                    place: tuple[int, Family] = (neighbour, 4 if family == 4 else 6)
+                    self.tickets[place] = max(ticket, self.tickets.get(place, 0))
                 header = ring[at + _REPORT_SIZE : at + _REPORT_SIZE + size]
                 yield _report(
                     Report, (_KINDS[kind], port, match, half, header, policies.get(rule, "") if rule else "")
