@@ -62,8 +62,6 @@ _PEER = struct.Struct("=16sI")
 _REPORT = struct.Struct("=B3xIII8sH6x16s16s4sBB2x")
 _REPORT_SIZE: Final = 72
 _KINDS: Final = {int(kind): kind for kind in Kind}
-_ANSWERED: Final = int(ANSWERED)
-_ENDED: Final = int(ENDED)
 _report: Final[Callable[[type[Report], tuple[Any, ...]], Report]] = tuple.__new__
 _ASKED = struct.Struct("=14xIIQ")
 _ETHERNET: Final = 14
@@ -277,21 +275,21 @@ class Openings:
             if length & _DISCARDED:
                 continue
             at += _RING_HEAD
-            kind, neighbour, rule, ticket, half, size, src, dst, ports, family, direction = unpack(ring, at)
+            number, neighbour, rule, ticket, half, size, src, dst, ports, family, direction = unpack(ring, at)
+            kind = _KINDS[number]
             match = trusted(src[:4] + dst[:4] + ports if family == 4 else src + dst + ports)
             port = HOST if direction == OUT else UNDERLAY
-            if kind == _ENDED:
+            if kind is ENDED:
                 yield _report(Report, (ENDED, port, match, b"", b"", ""))
-            elif kind == _ANSWERED:
+            elif kind is ANSWERED:
                 yield _report(Report, (ANSWERED, port, match, half, b"", ""))
             else:
                 if ticket:  # two processors may report in another order than they have taken them
                     place: tuple[int, Family] = (neighbour, 4 if family == 4 else 6)
                     self.tickets[place] = max(ticket, self.tickets.get(place, 0))
                 header = ring[at + _REPORT_SIZE : at + _REPORT_SIZE + size]
-                yield _report(
-                    Report, (_KINDS[kind], port, match, half, header, policies.get(rule, "") if rule else "")
-                )
+                policy = policies.get(rule, "") if rule else ""
+                yield _report(Report, (kind, port, match, half, header, policy))
 
     @property
     def position(self) -> int:
