@@ -29,9 +29,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -62,8 +63,22 @@ WAYS = ("forwarding", "dysco, ebpf", "dysco, tun", "dysco, tun without offload",
 HOLD_PORT = 7000
 IDLE_S = 15.0
 SESSIONS_A_PROCESS = 10_000  # a process may have some 20,000 descriptors without raising limits
+CONNECTS = 1000  # in a turn
 Figures = dict[str, float]
 Rounds = dict[str, dict[str, list[float]]]
+
+
+class Target(NamedTuple):
+    """Whom the bench asks, and at which ports."""
+
+    host: str = SERVER
+    http: int = HTTP_PORT
+    iperf: int = IPERF_PORT
+
+
+TARGET = Target()
+Way = Callable[[Testbed], AbstractContextManager[Target]]
+Measure = Callable[[Testbed, Target, argparse.Namespace], Figures]
 
 
 def main() -> int:
@@ -197,76 +212,106 @@ def removals(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
 
 
 def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
-    """The ways through the middle host, side by side."""
-    ways: dict[str, tuple[Callable[[], AbstractContextManager[object]], int, int, str]] = {
-        "forwarding": (nullcontext, HTTP_PORT, IPERF_PORT, SERVER),
-        "dysco, ebpf": (lambda: agents(bed, mode="ebpf"), HTTP_PORT, IPERF_PORT, SERVER),
-        "dysco, tun": (lambda: agents(bed, mode="tun"), HTTP_PORT, IPERF_PORT, SERVER),
-        "dysco, tun without offload": (
-            lambda: agents(bed, mode="tun", offload=False), HTTP_PORT, IPERF_PORT, SERVER,
-        ),
-        "HAProxy": (lambda: haproxy(bed, options.family), PROXY_HTTP, PROXY_IPERF, MIDDLE),
-    }  # fmt: skip
+    """The ways through the middle hosts, side by side: each on a bed of its own, with all that it needs running.
+
+    One thing is measured after the other, each in turns from way to way: what else the machine does, or how fast it
+    happens to be, meets all ways alike. Connections come last, for what agents still know of them costs time.
+    """
+    ways: dict[str, Way] = {
+        "forwarding": lambda at: nullcontext(TARGET),
+        "dysco, ebpf": lambda at: _target(agents(at, mode="ebpf")),
+        "dysco, tun": lambda at: _target(agents(at, mode="tun")),
+        "dysco, tun without offload": lambda at: _target(agents(at, mode="tun", offload=False)),
+        "HAProxy": lambda at: _target(haproxy(at, options.family), Target(MIDDLE, PROXY_HTTP, PROXY_IPERF)),
+    }
     if options.ways:
         ways = {name: way for name, way in ways.items() if name in options.ways}
-    rounds: Rounds = {name: defaultdict(list) for name in ways}
-    turns = list(ways.items())
-    for _ in range(options.rounds):
-        for name, (way, http, iperf, target) in turns:
-            with way():
-                _note(rounds[name], _through(bed, options, http, iperf, target))
-        turns.reverse()
-    return _medians(rounds)
+    return _medians(
+        _in_turns(bed, options, ways, options.rounds, (_stream, _eight, _keepalive, _connects, _each))
+    )
 
 
 def three(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
-    """As `chain`, on a bed with three middle hosts; five agents."""
+    """As `chain`, on beds with three middle hosts; five agents."""
     parts = ("forwarding", "dysco, ebpf", "dysco, tun")
     wanted = [name for name in parts if name in (options.ways or parts)]
     return chain(bed, argparse.Namespace(**{**vars(options), "ways": wanted}))
 
 
 def unchained(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
-    """The same direct sessions without agents and beside agents whose policies do not match them.
-
-    Two beds side by side, and turns that are short: what else the machine does meets both alike. Rates are medians; of
-    costs in CPU time the least counts, for others only add to them.
-    """
-    rounds: Rounds = {"no agents": defaultdict(list), "agents": defaultdict(list)}
-    workdir = bed.workdir / "plain"
-    workdir.mkdir()
-    with Testbed(workdir, "plain") as plain, agents(bed):
-        servers(plain)
-        turns = [("no agents", plain), ("agents", bed)]
-        for _ in range(4 * options.rounds):
-            for name, where in turns:
-                found = measure.stream(where, DIRECT_IPERF, 1, options.seconds, family=options.family)
-                kept = measure.requests(
-                    where, DIRECT_HTTP, options.seconds, keepalive=True, family=options.family
-                )
-                _note(
-                    rounds[name],
-                    {
-                        "stream_gbit_s": found["gbit_s"],
-                        "stream_cpu_s_per_gb": found["cpu_s_per_gb"],
-                        "keepalive_requests_s": kept["requests_s"],
-                        "keepalive_cpu_us": kept["cpu_us"],
-                    },
-                )
-            turns.reverse()
-    least = {
-        way: {name: min(values) for name, values in found.items() if "cpu" in name}
-        for way, found in rounds.items()
+    """The same direct sessions without agents and beside agents whose policies do not match them."""
+    direct = Target(SERVER, DIRECT_HTTP, DIRECT_IPERF)
+    ways: dict[str, Way] = {
+        "no agents": lambda at: nullcontext(direct),
+        "agents": lambda at: _target(agents(at), direct),
     }
-    figures = _medians(
-        {
-            way: {name: values for name, values in found.items() if "cpu" not in name}
-            for way, found in rounds.items()
-        }
+    return _medians(_in_turns(bed, options, ways, 4 * options.rounds, (_stream, _keepalive)))
+
+
+@contextmanager
+def _target(running: AbstractContextManager[object], target: Target = TARGET) -> Iterator[Target]:
+    """Have something run while a target is asked."""
+    with running:
+        yield target
+
+
+def _in_turns(
+    bed: Testbed,
+    options: argparse.Namespace,
+    ways: Mapping[str, Way],
+    turns: int,
+    measures: Sequence[Measure],
+) -> Rounds:
+    """Measure each way so many times; turns go to and fro. The first way has the bed, the others have beds like it."""
+    rounds: Rounds = {name: defaultdict(list) for name in ways}
+    with ExitStack() as running:
+        places = []
+        for number, (name, way) in enumerate(ways.items()):
+            at = bed
+            if number:
+                workdir = bed.workdir / f"way{number}"
+                workdir.mkdir()
+                at = running.enter_context(Testbed(workdir, f"w{number}", middles=len(bed.middles)))
+                servers(at)
+            places.append((name, at, running.enter_context(way(at))))
+        for taken in measures:
+            for _ in range(turns):
+                for name, at, target in places:
+                    _note(rounds[name], taken(at, target, options))
+                places.reverse()
+    return rounds
+
+
+def _stream(bed: Testbed, target: Target, options: argparse.Namespace) -> Figures:
+    found = measure.stream(bed, target.iperf, 1, options.seconds, host=target.host, family=options.family)
+    return {"stream_gbit_s": found["gbit_s"], "stream_cpu_s_per_gb": found["cpu_s_per_gb"]}
+
+
+def _eight(bed: Testbed, target: Target, options: argparse.Namespace) -> Figures:
+    found = measure.stream(bed, target.iperf, 8, options.seconds, host=target.host, family=options.family)
+    return {"eight_streams_gbit_s": found["gbit_s"], "eight_streams_cpu_s_per_gb": found["cpu_s_per_gb"]}
+
+
+def _keepalive(bed: Testbed, target: Target, options: argparse.Namespace) -> Figures:
+    found = measure.requests(
+        bed, target.http, options.seconds, keepalive=True, host=target.host, family=options.family
     )
-    for way, costs in least.items():
-        figures[way].update(costs)
-    return figures
+    return {
+        "keepalive_requests_s": found["requests_s"],
+        "keepalive_cpu_us": found["cpu_us"],
+        "keepalive_p99_ms": found["p99_ms"],
+    }
+
+
+def _each(bed: Testbed, target: Target, options: argparse.Namespace) -> Figures:
+    found = measure.requests(
+        bed, target.http, options.seconds, keepalive=False, host=target.host, family=options.family
+    )
+    return {"connection_each_requests_s": found["requests_s"]}
+
+
+def _connects(bed: Testbed, target: Target, options: argparse.Namespace) -> Figures:
+    return measure.connects(bed, target.http, CONNECTS, host=target.host, family=options.family)
 
 
 def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
@@ -379,24 +424,6 @@ def setups(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
             "errors": float(errors),
             "sessions_s": float(done) / float(seconds),
         }
-    }
-
-
-def _through(bed: Testbed, options: argparse.Namespace, http: int, iperf: int, target: str) -> Figures:
-    seconds, family = options.seconds, options.family
-    one = measure.stream(bed, iperf, 1, seconds, host=target, family=family)
-    eight = measure.stream(bed, iperf, 8, seconds, host=target, family=family)
-    kept = measure.requests(bed, http, seconds, keepalive=True, host=target, family=family)
-    closed = measure.requests(bed, http, seconds, keepalive=False, host=target, family=family)
-    return {
-        "stream_gbit_s": one["gbit_s"],
-        "eight_streams_gbit_s": eight["gbit_s"],
-        "cpu_s_per_gb": one["cpu_s_per_gb"],
-        "keepalive_requests_s": kept["requests_s"],
-        "keepalive_cpu_us": kept["cpu_us"],
-        "keepalive_p99_ms": kept["p99_ms"],
-        "connection_each_requests_s": closed["requests_s"],
-        **measure.connects(bed, http, 500, host=target, family=family),
     }
 
 

@@ -55,7 +55,8 @@ def table(name: str, rows: dict[str, Figures]) -> str:
 _TITLES: Final = {
     "stream_gbit_s": ("one stream", "Gbit/s, more is better"),
     "eight_streams_gbit_s": ("eight streams", "Gbit/s, more is better"),
-    "cpu_s_per_gb": ("CPU time a gigabyte", "seconds, less is better"),
+    "stream_cpu_s_per_gb": ("CPU time a gigabyte, one stream", "seconds, less is better"),
+    "eight_streams_cpu_s_per_gb": ("CPU time a gigabyte, eight streams", "seconds, less is better"),
     "keepalive_requests_s": ("requests, keepalive", "a second, more is better"),
     "keepalive_cpu_us": ("CPU time a request", "µs, less is better"),
     "keepalive_p99_ms": ("slowest request in 100", "ms, less is better"),
