@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 
 from dysco.dataplane import opening
 from dysco.dataplane.opening import Openings
@@ -13,26 +14,42 @@ from dysco.wire.tuples import FiveTuple
 
 _HEAD = struct.Struct("=II")
 HALF = bytes(8)
+TUPLES = [FiveTuple.of(bytes((10, 0, 0, 1)), 1000 + one, bytes((10, 0, 0, 2)), 80) for one in range(3)]
 
 
-def began(match: FiveTuple, ticket: int, header: bytes) -> bytes:
-    """A record of a SYN that has taken a ticket of the first neighbour, by the second rule."""
+def record(kind: Kind, neighbour: int, match: FiveTuple, ticket: int, header: bytes) -> bytes:
+    """A record of a SYN, by the second rule."""
     key = (match.src.ljust(16, b"\0"), match.dst.ljust(16, b"\0"), match[-4:], match.family, OUT)
-    body = opening._REPORT.pack(int(Kind.BEGAN), 1, 2, ticket, HALF, len(header), *key) + header.ljust(
+    body = opening._REPORT.pack(int(kind), neighbour, 2, ticket, HALF, len(header), *key) + header.ljust(
         248, b"\0"
     )
     return _HEAD.pack(len(body), 0) + body
 
 
-def test_the_highest_ticket_counts_whatever_order_processors_report_in() -> None:
-    matches = [FiveTuple.of(bytes((10, 0, 0, 1)), 1000 + one, bytes((10, 0, 0, 2)), 80) for one in range(3)]
-    records = b"".join(
-        began(match, ticket, b"header") for match, ticket in zip(matches, (5, 7, 6), strict=True)
-    )
+def ring(*records: bytes) -> Openings:
+    """What reads them."""
     openings = object.__new__(Openings)
-    openings.tickets = {}
+    openings.tickets, openings.begun = {}, Counter()
     openings._position = 0
-    openings._ring = struct.pack("=Q", len(records)).ljust(PAGE, b"\0") + records  # type: ignore[assignment]
+    size = sum(map(len, records))
+    openings._ring = struct.pack("=Q", size).ljust(PAGE, b"\0") + b"".join(records)  # type: ignore[assignment]
+    return openings
+
+
+def test_the_highest_ticket_counts_whatever_order_processors_report_in() -> None:
+    openings = ring(
+        *(
+            record(Kind.BEGAN, 1, match, ticket, b"header")
+            for match, ticket in zip(TUPLES, (5, 7, 6), strict=True)
+        )
+    )
     found = list(openings.reports({2: "web"}))
-    assert found == [Report(Kind.BEGAN, HOST, match, HALF, b"header", "web") for match in matches]
+    assert found == [Report(Kind.BEGAN, HOST, match, HALF, b"header", "web") for match in TUPLES]
     assert openings.tickets == {(1, 4): 7}
+    assert not openings.begun
+
+
+def test_chains_that_neighbours_begin_are_counted() -> None:
+    openings = ring(*(record(Kind.ARRIVED, neighbour, TUPLES[0], 0, b"header") for neighbour in (3, 4, 3)))
+    assert len(list(openings.reports({}))) == 3
+    assert openings.begun == {3: 2, 4: 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -133,6 +134,40 @@ for _ in range(int(sys.argv[2])):
         s.sendall(b"GET /file HTTP/1.0\\r\\n\\r\\n")
         while s.recv(4096): pass
 """
+
+
+FLOOD = """
+import json, selectors, socket, sys, time
+address, count, rate = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+began, chosen, opened, accepted = time.monotonic(), selectors.DefaultSelector(), 0, 0
+while opened < count or chosen.get_map():
+    while opened < min(count, rate * (time.monotonic() - began)):
+        s = socket.socket()
+        s.setblocking(False)
+        s.connect_ex((address, 80))
+        chosen.register(s, selectors.EVENT_WRITE)
+        opened, last = opened + 1, time.monotonic()
+    for key, _ in chosen.select(0.01):
+        accepted += not key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        chosen.unregister(key.fileobj)
+        key.fileobj.close()
+print(json.dumps([accepted, last - began]))
+"""
+RATE = 200
+
+
+@both_modes
+def test_a_peer_that_begins_too_many_sessions_is_refused(make_lab: MakeLab) -> None:
+    """Whoever lets them begin, kernel or agent: both together allow what the limit says."""
+    lab = make_lab(configured("flood", "d", f"limits = {{ setups_per_second = {RATE} }}"))
+    lab.up()
+    put_file(lab, 100)
+    offered = 9 * RATE
+    argv = ["python3", "-c", FLOOD, lab.address("d", 4), str(offered), str(3 * RATE)]
+    done = subprocess.run(lab.command("a", argv), capture_output=True, check=True, timeout=60)
+    accepted, seconds = json.loads(done.stdout)
+    assert RATE <= accepted <= RATE * (2 + seconds)
+    assert counters(lab, "d")["refused"] >= offered - accepted
 
 
 SETTLED = 300_000  # bytes that three batches in a row may add to an agent: 50 a session

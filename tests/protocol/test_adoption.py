@@ -100,6 +100,28 @@ def test_a_session_through_the_box_is_as_if_the_agent_had_passed_it_on() -> None
     assert not kernel.table.captured
 
 
+def test_what_the_kernel_lets_a_peer_begin_is_within_the_peers_limit() -> None:
+    rig = Rig(limits=Limits(setups_per_second=3))
+    rig.now += 1
+    name = next(iter(rig.settings.peers)).name
+    rig.agent.adoption.charge(name, 5, rig.now)
+    rig.agent.adoption.charge("nobody", 1, rig.now)
+
+    def opened(number: int) -> int:
+        ports = (61001, 61002 + 2 * number)
+        first = rig.chained_syn(
+            hops(2), of=session(1, 2, port=number), ports=ports, chain_id=b"n" * 15 + bytes([number])
+        )
+        return sum(port == HOST for port, _ in rig.feed(UNDERLAY, first))
+
+    assert opened(1) == 0
+    rig.now += 0.9  # two too many were begun, and almost three more may be since
+    assert opened(2) == 0
+    rig.now += 0.2
+    assert opened(3) == 1
+    assert opened(4) == 0
+
+
 def test_a_session_that_ends_here_is_as_if_the_agent_had_given_it_to_the_host() -> None:
     rig, kernel = Rig(), Rig()
     inner = session(1, 2)
@@ -268,7 +290,8 @@ def test_a_syn_that_the_kernel_gave_to_the_box_goes_on_by_the_agent() -> None:
 def test_what_the_kernel_may_do_of_itself() -> None:
     rig = Rig(peers=lambda peer: replace(peer, next_hops=frozenset("c")) if peer.name == "d" else peer)
     of = {one.name: one for one in rig.agent.adoption.associations(rig.now)}
-    assert {name: one.rate for name, one in of.items()} == {"a": 5000, "c": 5000, "d": 0}
+    rate = Limits().setups_per_second
+    assert {name: one.rate for name, one in of.items()} == {"a": rate, "c": rate, "d": 0}
     assert of["a"].send_key == b"A" * 32
     assert [entry.key for entry in of["a"].accepted] == [b"a" * 32]
     assert [len(own) for own, _ in of["a"].ways] == [4, 16]

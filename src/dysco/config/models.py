@@ -482,7 +482,7 @@ class Limits(Section):
         le=10_000_000,
     )
     setups_per_second: int = option(
-        5_000,
+        20_000,
         doc="New chains that one peer may begin through this host.",
         unit="sessions/s",
         ge=1,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hmac
 import mmap
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import isqrt
@@ -39,7 +40,7 @@ from dysco.errors import HostError
 from dysco.policy.clauses import Clause
 from dysco.protocol.flow import HOST, UNDERLAY
 from dysco.protocol.replay import ReplayWindow, Window
-from dysco.protocol.reports import ANSWERED, ENDED, Kind, Report
+from dysco.protocol.reports import ANSWERED, ARRIVED, ENDED, Kind, Report
 from dysco.wire.chain_header import HMAC_LEN, Hop
 from dysco.wire.tuples import Family, trusted
 
@@ -118,6 +119,7 @@ class Openings:
         self._box: int | None = None
         self._windows: dict[int, KernelWindow] = {}
         self.tickets: dict[tuple[int, Family], int] = {}
+        self.begun: Counter[int] = Counter()
         ring = self._maps["reports"].fd
         self.fd = ring
         # linux/bpf.h: the reader's page; then the writer's, and the data twice, so that no record is cut.
@@ -260,11 +262,12 @@ class Openings:
         return bool(_NUMBER.unpack_from(self._ring)[0] != self._position)
 
     def reports(self, policies: Mapping[int, str]) -> Iterator[Report]:
-        """Read reports, oldest first; `tickets` has the highest that they have used, by neighbour and family.
+        """Read reports, oldest first.
 
-        policies: names by what rules say. `done` gives the room of those that were read back.
+        `tickets` has the highest that they have used, by neighbour and family; `begun`, how many chains each neighbour
+        has begun here. policies: names by what rules say. `done` gives the room of those that were read back.
         """
-        ring, unpack = self._ring, _REPORT.unpack_from
+        ring, unpack, begun = self._ring, _REPORT.unpack_from, self.begun
         end = _NUMBER.unpack_from(ring)[0]
         while self._position < end:
             at = PAGE + self._position % RING
@@ -287,6 +290,8 @@ class Openings:
                 if ticket:  # two processors may report in another order than they have taken them
                     place: tuple[int, Family] = (neighbour, 4 if family == 4 else 6)
                     self.tickets[place] = max(ticket, self.tickets.get(place, 0))
+                elif kind is ARRIVED:
+                    begun[neighbour] += 1
                 header = ring[at + _REPORT_SIZE : at + _REPORT_SIZE + size]
                 policy = policies.get(rule, "") if rule else ""
                 yield _report(Report, (kind, port, match, half, header, policy))

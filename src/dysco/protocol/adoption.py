@@ -127,6 +127,12 @@ class Adoption:
                 tuple(Accepted(key, window, until) for key, (window, until) in one.accepted(now)),
             )
 
+    def charge(self, name: str, begun: int, now: float) -> None:
+        """The kernel has let a neighbour begin so many chains here."""
+        neighbour = self._neighbours.by_name.get(name)
+        if neighbour is not None:
+            neighbour.charge(self._setup.settings.limits.setups_per_second, begun, now)
+
     def allocate(self, own: bytes, remote: bytes, count: int, now: float) -> list[tuple[int, int]]:
         """Take pairs of ports toward a neighbour's address, as far as there are, for chains to come."""
         neighbour = self._neighbours.at(remote)

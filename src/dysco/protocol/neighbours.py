@@ -165,12 +165,16 @@ class Neighbour:
 
     def admit(self, rate: int, now: float) -> bool:
         """Whether this neighbour may begin one more chain now; a token bucket of one second's depth."""
-        self._budget = min(float(rate), self._budget + (now - self._budget_at) * rate)
-        self._budget_at = now
+        self.charge(rate, 0, now)
         if self._budget < 1:
             return False
         self._budget -= 1
         return True
+
+    def charge(self, rate: int, begun: int, now: float) -> None:
+        """The kernel has let this neighbour begin so many chains, within the same rate; it may have none left here."""
+        self._budget = min(float(rate), self._budget + (now - self._budget_at) * rate) - begun
+        self._budget_at = now
 
 
 class Neighbours:

@@ -96,7 +96,7 @@ class Limits:
 
     sessions: int = 200_000
     embryonic: int = 16_384
-    setups_per_second: int = 5_000
+    setups_per_second: int = 20_000
     awake: int = 1_024
 
 

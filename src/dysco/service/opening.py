@@ -121,6 +121,10 @@ class KernelOpening:
             if place in self._by_number:
                 self._by_number[place].use(ticket)
         self.openings.tickets.clear()
+        for name, number in self._numbers.items() if self.openings.begun else ():
+            if begun := self.openings.begun[number]:
+                self._agent.core.adoption.charge(name, begun, now)
+        self.openings.begun.clear()
         for slot in self._slots.values():
             slot.fill(now)
         return True
