@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from dataplane.devices import Steer
@@ -27,6 +29,11 @@ class Kernel(Steer):
 
     def all_tallies(self) -> dict[tuple[FiveTuple, int], Tally]:
         return {(MATCH, 1): self.counted}
+
+    def carried(
+        self, entries: Sequence[tuple[FiveTuple, int]], *, take_away: bool = False
+    ) -> list[tuple[int, int]]:
+        return [(0, 0) for _ in entries]
 
     def stop(self, match: FiveTuple, direction: int) -> Tally:
         return self.counted

@@ -8,8 +8,10 @@ from typing import Final
 
 import pytest
 
-from dysco.dataplane.steer import IN, MAX_CLAUSES, OUT, SteeringConfig
+from dysco.dataplane.fast import TO_WIRE, pack
+from dysco.dataplane.steer import AT_ONCE, IN, MAX_CLAUSES, OUT, SteeringConfig
 from dysco.policy.clauses import Clause
+from dysco.protocol.flow import HOST, UNDERLAY, Flow
 from dysco.wire.packet import ACK, FIN, PSH, RST, SYN, build_tcp
 from dysco.wire.tuples import FiveTuple
 from netns.programs import DIVERT, DROP, OWN4, OWN6, PASS, Programs
@@ -187,3 +189,25 @@ def test_what_is_cut_off_passes(programs: Programs, family: int) -> None:
             assert programs.run("ingress", packet[:length]) == PASS
     kind = b"\x08\x06" if family == 4 else b"\x81\x00"
     assert programs.on_frame("egress", bytes(12) + kind + bytes(60)) == PASS
+
+
+@pytest.mark.parametrize("number", [0, 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE])
+def test_what_many_flows_have_carried_is_asked_at_once(programs: Programs, number: int) -> None:
+    """Those that are there and those that are not, of both families; and taken away, they are gone."""
+    matches = [
+        FiveTuple.of(one.src, 1 + count, one.dst, 80) for count in range(number) for one in SESSION.values()
+    ][:number]
+    entries = [(match, OUT if match.sport % 2 else IN) for match in matches]
+    wanted = []
+    for count, (match, direction) in enumerate(entries):
+        if count % 3:
+            flow = Flow(HOST, match, UNDERLAY, match)
+            flow.packets, flow.bytes = count, 1000 * count
+            programs.steering.add(match, direction, pack(flow, TO_WIRE))
+        wanted.append((count, 1000 * count) if count % 3 else (0, 0))
+    other = (OTHER[4], OUT)
+    programs.steering.add(*other)
+    assert programs.steering.carried(entries) == wanted
+    assert programs.steering.carried(entries, take_away=True) == wanted
+    assert programs.steering.entries() == [other]
+    assert programs.steering.carried(entries) == [(0, 0)] * number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +11,7 @@ from dysco.protocol.adoption import plain_box
 from dysco.protocol.brief import YOUNG_S
 from dysco.protocol.chain import announced, key_of
 from dysco.protocol.events import SessionClosed, SessionEstablished, SessionOpened
-from dysco.protocol.flow import HOST, UNDERLAY
+from dysco.protocol.flow import HOST, UNDERLAY, FlowKey
 from dysco.protocol.reports import Kind, Report
 from dysco.protocol.settings import Limits, LocalBox, Peer, Timers
 from dysco.wire import chain_header
@@ -51,6 +51,19 @@ def began(rig: Rig, tuple_: FiveTuple | None = None) -> list[Report]:
         Report(Kind.BEGAN, HOST, mine, HALF, header_in(out), "web"),
         Report(Kind.ANSWERED, UNDERLAY, sub.reversed(), ANSWER),
     ]
+
+
+def watch_drops(rig: Rig) -> list[FlowKey]:
+    """The flows that the core has taken away, and will."""
+    dropped: list[FlowKey] = []
+    drop = rig.table.drop
+
+    def watched(keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
+        dropped.extend(keys)
+        return drop(keys)
+
+    rig.table.drop = watched  # type: ignore[method-assign]
+    return dropped
 
 
 def ended(reports: list[Report]) -> list[Report]:
@@ -218,13 +231,13 @@ def _reset(reports: list[Report]) -> tuple[int, Packet]:
     return UNDERLAY, build_tcp(reports[1].match, 9001, 0, RST, 0)
 
 
-def test_what_still_moves_after_half_of_the_time_is_looked_after() -> None:
+def test_what_still_moves_after_half_of_the_time_is_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(timers=Timers(time_wait=10.0))
     reports = began(rig)
     rig.agent.take_reports([*reports, *ended(reports)], rig.now, settle=False)
     moving = iter(range(1000))
-    rig.table.carried = lambda port, match: (next(moving), 0)  # type: ignore[method-assign]
-    rig.wait(10)
+    monkeypatch.setattr(rig.table, "carried", lambda keys: [(next(moving), 0) for _ in keys])
+    rig.wait(10.2)
     assert rig.state() == ["time-wait"]
     assert rig.table.flows
 
@@ -247,8 +260,7 @@ def test_a_new_session_takes_the_place_of_one_that_is_over() -> None:
 
 def test_a_new_session_through_the_box_keeps_what_the_kernel_has_let_in_for_it() -> None:
     rig = Rig(boxes=[KERNEL_BOX])
-    dropped: list[tuple[int, FiveTuple]] = []
-    rig.table.drop = lambda port, match: dropped.append((port, match))  # type: ignore[method-assign]
+    dropped = watch_drops(rig)
     old, new = through_box(1), through_box(2)
     fins = [Report(Kind.ENDED, HOST, session(1)), Report(Kind.ENDED, *old[2][1:3])]
     rig.agent.take_reports([*old, *fins, *new], rig.now, settle=False)
@@ -446,8 +458,7 @@ def test_a_session_that_is_asked_for_when_it_has_rested_is_closed_once() -> None
 
 def test_a_session_that_came_by_the_agent_keeps_its_flows_when_one_of_the_same_tuple_is_closed() -> None:
     rig = Rig()
-    dropped: list[tuple[int, FiveTuple]] = []
-    rig.table.drop = lambda port, match: dropped.append((port, match))  # type: ignore[method-assign]
+    dropped = watch_drops(rig)
     reports, inner = arrived(), session(1, 2)
     fins = [Report(Kind.ENDED, one.port, one.match) for one in reports]
     rig.agent.take_reports([*reports, *fins], rig.now, settle=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from collections.abc import Sequence
 from itertools import islice
 
 import pytest
@@ -34,6 +35,11 @@ class NoKernel:
 
     def tally(self, match: FiveTuple, direction: int) -> Tally:
         return NOTHING
+
+    def carried(
+        self, entries: Sequence[tuple[FiveTuple, int]], *, take_away: bool = False
+    ) -> list[tuple[int, int]]:
+        return [(0, 0) for _ in entries]
 
     def stop(self, match: FiveTuple, direction: int) -> Tally:
         return NOTHING

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 
 from dysco.dataplane.steer import DIVERT, IN, NOTHING, OUT, Tally
 from dysco.dataplane.table import PythonFlowTable, Steer
-from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, UNKNOWN, Flow, Translation
+from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, UNKNOWN, Flow, FlowKey, Translation
 from dysco.wire.numbers import MASK32
 from dysco.wire.tuples import FiveTuple
 
@@ -50,6 +50,10 @@ class Counting(Steer, Protocol):
     def tally(self, match: FiveTuple, direction: int) -> Tally: ...
 
     def all_tallies(self) -> dict[tuple[FiveTuple, int], Tally]: ...
+
+    def carried(
+        self, entries: Sequence[tuple[FiveTuple, int]], *, take_away: bool = False
+    ) -> list[tuple[int, int]]: ...
 
     def stop(self, match: FiveTuple, direction: int) -> Tally: ...
 
@@ -127,14 +131,16 @@ class KernelFlowTable(PythonFlowTable):
             self._seen.pop(flow, None)
         super().forget(port, match)
 
-    def carried(self, port: int, match: FiveTuple) -> tuple[int, int]:
-        """Packets and bytes that the kernel has carried by a flow."""
-        direction = self._direction(port, match)
+    def carried(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
+        """Packets and bytes that the kernel has carried by each of these flows."""
+        entries = self._entries_of(keys)
         if self._all is None:
-            tally = self._kernel.tally(match, direction)
-        else:
-            tally = self._all.get((match, direction), NOTHING)
-        return tally.packets, tally.bytes
+            return self._kernel.carried(entries)
+        return [self._all.get(entry, NOTHING)[:2] for entry in entries]
+
+    def drop(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
+        """Take away what the kernel has let in by itself, and nobody has adopted; packets and bytes of each."""
+        return self._kernel.carried(self._entries_of(keys), take_away=True)
 
     def may_rest(self, flow: Flow) -> bool:
         """Whether the kernel carries a flow and has counted all that was counted of it."""
@@ -201,6 +207,9 @@ class KernelFlowTable(PythonFlowTable):
         box = self._boxes[flow.out]
         hop, device = _HOP.pack(box.veth_ifindex), _HOP.pack(box.ifindex)
         return b"".join((entry[:_HOP_AT], hop, entry[_HOP_AT + 4 : _BOX_AT], device, entry[_BOX_AT + 4 :]))
+
+    def _entries_of(self, keys: Sequence[FlowKey]) -> list[tuple[FiveTuple, int]]:
+        return [(match, self._direction(port, match)) for port, match in keys]
 
     def _direction(self, port: int, match: FiveTuple) -> int:
         if port == HOST:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from dysco.dataplane.bpf import (
     program_by_id,
     program_name,
     run_program,
+    run_program_on,
 )
 from dysco.policy.clauses import Clause
 from dysco.wire.tuples import FiveTuple
@@ -71,6 +72,9 @@ _U64 = struct.Struct("=Q")
 DIVERT: Final = bytes(96)  # struct flow: nothing but zeros hands every packet to the agent
 # Of struct flow: which of the next two are known, top_seq, top_ack, packets, bytes.
 _TALLY: Final = struct.Struct("=42xB21xII8xQQ")
+_CARRIED: Final = struct.Struct("=QQ24x")  # in place of a key
+AT_ONCE: Final = 64
+"""Entries that a program looks at in one go; as in steer.bpf.c."""
 _KNOWN_SEQ: Final = 1
 _KNOWN_ACK: Final = 2
 _ETHERNET: Final = bytes(14)
@@ -274,6 +278,23 @@ class Steering:
             tally = _unpack_tally(entry)
             if tally != NOTHING:
                 found[unpack_key(key)] = tally
+        return found
+
+    def carried(
+        self, entries: Sequence[tuple[FiveTuple, int]], *, take_away: bool = False
+    ) -> list[tuple[int, int]]:
+        """Packets and bytes that were rewritten by each of these entries; take_away: and remove them."""
+        keys = [_pack_key(*entry) for entry in entries]
+        found: list[tuple[int, int]] = []
+        for first in range(0, len(keys), AT_ONCE):
+            some = keys[first : first + AT_ONCE]
+            frame = b"".join((_ETHERNET, _INDEX.pack(take_away), *some))
+            counted = run_program_on(self._load("tallies"), frame)[len(_ETHERNET) + _INDEX.size :]
+            found += _CARRIED.iter_unpack(counted)
+        if take_away and not self._arriving.isdisjoint(keys):
+            self._arriving.difference_update(keys)
+            if not self._arriving and self._config is not None:
+                self._write_config()
         return found
 
     def stop(self, match: FiveTuple, direction: int) -> Tally:

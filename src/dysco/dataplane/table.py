@@ -8,12 +8,12 @@ range diverts by itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from dysco.dataplane.steer import DIVERT, IN, OUT
-from dysco.protocol.flow import HOST, UNDERLAY, AtRest, Flow, Nobody
+from dysco.protocol.flow import HOST, UNDERLAY, AtRest, Flow, FlowKey, Nobody
 from dysco.wire.tuples import FiveTuple
 
 
@@ -62,19 +62,21 @@ class PythonFlowTable:
         """The kernel has given a SYN with this tuple to a box, and sends it on by itself."""
         self._expected.add(match)
 
-    def drop(self, port: int, match: FiveTuple) -> None:
-        """Take away what the kernel has let in by itself, and nobody has adopted."""
-        direction = self._direction(port, match)
-        if direction:
-            self._steer.remove(match, direction)
+    def drop(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
+        """Take away what the kernel has let in by itself, and nobody has adopted; nothing is known of it here."""
+        for port, match in keys:
+            direction = self._direction(port, match)
+            if direction:
+                self._steer.remove(match, direction)
+        return [(0, 0)] * len(keys)
 
     def forget(self, port: int, match: FiveTuple) -> None:
         """Forget a flow in whose place the kernel has let in another one."""
         self.ports[port].pop(match, None)
 
-    def carried(self, port: int, match: FiveTuple) -> tuple[int, int]:
+    def carried(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
         """This table's flows are carried by the agent."""
-        return 0, 0
+        return [(0, 0)] * len(keys)
 
     def delete(self, port: int, match: FiveTuple) -> None:
         """Forget a flow."""

@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 from dysco.protocol.chain import Chain, FacingInfo, SessionInfo, first_label
 from dysco.protocol.events import SessionClosed, SessionEstablished, SessionOpened
-from dysco.protocol.flow import HOST, UNDERLAY, FlowTable
+from dysco.protocol.flow import HOST, UNDERLAY, FlowKey, FlowTable
 from dysco.protocol.neighbours import Neighbours
 from dysco.protocol.output import Output
 from dysco.protocol.reports import ANSWERED, ARRIVED, BEGAN, WENT_ON, Report
@@ -32,11 +33,11 @@ from dysco.wire.tuples import FiveTuple, trusted
 YOUNG_S: Final = (
     0.05  # ours: longer than most sessions of a busy host last, shorter than anybody waits for an answer
 )
+LATE_S: Final = 0.05  # ours: how much later than it might a session that is over is looked at
 _CHAIN: Final = -1.0  # as `until`: there is a chain now
 _FORWARD: Final = 1
 _BACKWARD: Final = 2
 _SESSION_AT: Final = 28  # of a chain header: session and subsession, each as long as the tuple of the packet
-Key = tuple[int, FiveTuple]
 
 
 class Brief:
@@ -58,7 +59,7 @@ class Brief:
         self.counts = -1
         self.fins = 0
         self.answered = False
-        self.forward: Key = (report.port, match)
+        self.forward: FlowKey = (report.port, match)
         if report.kind is BEGAN:
             subsession = trusted(header[_SESSION_AT + size : _SESSION_AT + 2 * size])
             self.keys = [self.forward, (UNDERLAY, subsession.reversed())]
@@ -68,7 +69,7 @@ class Brief:
             if header[25] > 1:
                 self.keys.append((HOST, session))
 
-    def went_on(self, report: Report) -> Key:
+    def went_on(self, report: Report) -> FlowKey:
         """The SYN has left the box; gives the flow that this has made."""
         size = len(report.match)
         subsession = trusted(report.header[_SESSION_AT + size : _SESSION_AT + 2 * size])
@@ -106,11 +107,12 @@ class Briefs:
         self._box = box
         self._replace = replace
         self._known = known
-        self._young: dict[Key, Brief] = {}
+        self._young: dict[FlowKey, Brief] = {}
         self._last: deque[Brief] = deque()
-        self._over: dict[Key, Brief] = {}
+        self._over: dict[FlowKey, Brief] = {}
         self._fresh: deque[Brief] = deque()
         self._rested: deque[Brief] = deque()
+        self._replaced: list[Brief] = []
         self._count = 0
 
     def __len__(self) -> int:
@@ -133,6 +135,8 @@ class Briefs:
             for report in reports:
                 self._one(report, mark, now)
         finally:
+            replaced, self._replaced = self._replaced, []
+            self._close(replaced, now, "replaced")
             last, born = self._last, math.inf if settle else now - YOUNG_S
             while last and (last[0].until or last[0].began_at <= born):
                 brief = last.popleft()
@@ -188,28 +192,25 @@ class Briefs:
         return True
 
     def next_deadline(self) -> float | None:
-        """When `handle_deadline` must be called; None: no need."""
+        """When `handle_deadline` must be called; None: no need. A little late, so that it has several to look at."""
         ends = [queue[0].until for queue in (self._fresh, self._rested) if queue]
-        return min(ends) if ends else None
+        return min(ends) + LATE_S if ends else None
 
     def handle_deadline(self, now: float) -> None:
         """Look at those that have rested for half of their time, and give back what those have that rested for all."""
         rest = self._settings().timers.time_wait / 2
-        while self._fresh and self._fresh[0].until <= now:
-            brief = self._fresh.popleft()
-            if brief.until != _CHAIN:
-                brief.counts = self._traffic(brief)[0]
-                brief.until = now + rest
-                self._rested.append(brief)
-        while self._rested and self._rested[0].until <= now:
-            brief = self._rested.popleft()
-            if brief.until == _CHAIN:
-                continue
-            packets, octets = self._traffic(brief)
+        looked_at = _due(self._fresh, now)
+        for brief, (packets, _) in zip(looked_at, self._traffic(looked_at), strict=True):
+            brief.counts = packets
+            brief.until = now + rest
+            self._rested.append(brief)
+        looked_at, over = _due(self._rested, now), []
+        for brief, (packets, _) in zip(looked_at, self._traffic(looked_at), strict=True):
             if packets != brief.counts:
                 self.wake(*brief.keys[0], now)
             else:
-                self._close(brief, packets, octets, now)
+                over.append(brief)
+        self._close(over, now, "closed")
 
     def infos(self, now: float) -> Iterator[SessionInfo]:
         """Those that are over, for people."""
@@ -217,7 +218,7 @@ class Briefs:
             first = brief.reports[0]
             header = _header(first)
             box = self._box() if any(one.kind is WENT_ON for one in brief.reports) else None
-            packets, octets = self._traffic(brief)
+            [(packets, octets)] = self._traffic([brief])
             right = next((_header(one) for one in brief.reports if one.kind in (BEGAN, WENT_ON)), None)
             index = header.hop_index + (first.kind is not BEGAN)
             yield SessionInfo(
@@ -240,15 +241,14 @@ class Briefs:
                 octets,
             )
 
-    def _make_room(self, key: Key, brief: Brief, now: float) -> None:
+    def _make_room(self, key: FlowKey, brief: Brief, now: float) -> None:
         """The kernel has let a new session in, in the place of one that is over, by what it has seen."""
         old = self._over.get(key)
         if old is not None and old is not brief:
             old.until = _CHAIN
             for one in old.keys:
                 self._over.pop(one, None)
-            old.keys = [one for one in old.keys if self._young.get(one) is not brief]
-            self._close(old, *self._traffic(old), now, "replaced")
+            self._replaced.append(old)
             return
         flow = self._table.get(*key)
         if flow is not None and isinstance(flow.owner, Chain):
@@ -285,45 +285,73 @@ class Briefs:
         for report in brief.reports:
             self._replay(report, now)
 
-    def _close(self, brief: Brief, packets: int, octets: int, now: float, reason: str = "closed") -> None:
-        self._count -= 1
-        box = self._box() if any(one.kind is WENT_ON for one in brief.reports) else None
-        for port, match in brief.keys:
-            if self._over.get((port, match)) is brief:
-                del self._over[port, match]
-            if self._table.get(port, match) is None:  # else a later session has taken it
-                self._table.drop(port, match)
-        first = brief.reports[0]
-        header = first.header
-        size = len(first.match)
-        for report in brief.reports:
-            if report.kind is BEGAN or report.kind is WENT_ON:
-                self._neighbours.release(
-                    trusted(report.header[_SESSION_AT + size : _SESSION_AT + 2 * size]), now
+    def _close(self, over: list[Brief], now: float, reason: str) -> None:
+        """Take away what sessions have that no later one has taken; say what they have carried."""
+        if not over:
+            return
+        self._count -= len(over)
+        for brief in over:
+            for key in brief.keys:
+                if self._over.get(key) is brief:
+                    del self._over[key]
+            brief.keys = [key for key in brief.keys if self._is_free(key)]
+        box = self._box()
+        carried = iter(self._table.drop([key for brief in over for key in brief.keys]))
+        for brief in over:
+            packets, octets = _sum(islice(carried, len(brief.keys)))
+            first = brief.reports[0]
+            header = first.header
+            size = len(first.match)
+            went_on = False
+            for report in brief.reports:
+                went_on = went_on or report.kind is WENT_ON
+                if report.kind is BEGAN or report.kind is WENT_ON:
+                    self._neighbours.release(
+                        trusted(report.header[_SESSION_AT + size : _SESSION_AT + 2 * size]), now
+                    )
+            self._counters[f"closed_{reason}"] += 1
+            self._output.event(
+                SessionClosed(
+                    header[8:24],
+                    header[24] + (first.kind is not BEGAN),
+                    trusted(header[_SESSION_AT : _SESSION_AT + size]),
+                    reason,
+                    packets,
+                    octets,
+                    None if box is None or not went_on else box.name,
                 )
-        self._counters[f"closed_{reason}"] += 1
-        self._output.event(
-            SessionClosed(
-                header[8:24],
-                header[24] + (first.kind is not BEGAN),
-                trusted(header[_SESSION_AT : _SESSION_AT + size]),
-                reason,
-                packets,
-                octets,
-                None if box is None else box.name,
             )
-        )
 
-    def _traffic(self, brief: Brief) -> tuple[int, int]:
-        packets = octets = 0
-        for port, match in brief.keys:
-            one = self._table.carried(port, match)
-            packets, octets = packets + one[0], octets + one[1]
-        return packets, octets
+    def _is_free(self, key: FlowKey) -> bool:
+        """Whether no session that is known has a flow."""
+        return key not in self._young and key not in self._over and self._table.get(*key) is None
+
+    def _traffic(self, briefs: list[Brief]) -> list[tuple[int, int]]:
+        if not briefs:
+            return []
+        carried = iter(self._table.carried([key for brief in briefs for key in brief.keys]))
+        return [_sum(islice(carried, len(brief.keys))) for brief in briefs]
 
     def _name(self, address: bytes) -> str:
         neighbour = self._neighbours.at(address)
         return "" if neighbour is None else neighbour.peer.name
+
+
+def _due(queue: deque[Brief], now: float) -> list[Brief]:
+    """Take those whose time has come, and drop those of which a chain was made."""
+    found = []
+    while queue and queue[0].until <= now:
+        brief = queue.popleft()
+        if brief.until != _CHAIN:
+            found.append(brief)
+    return found
+
+
+def _sum(carried: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    packets = octets = 0
+    for count, size in carried:
+        packets, octets = packets + count, octets + size
+    return packets, octets
 
 
 def _header(report: Report) -> ChainHeader:

@@ -16,6 +16,7 @@ Ports name where packets come from and go to; the service maps them to devices:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from dysco.wire.numbers import MASK32
@@ -27,6 +28,8 @@ UNDERLAY: Final = 1
 LOOP: Final = 2
 FORWARD: Final = 3
 FIRST_BOX: Final = 4
+FlowKey = tuple[int, FiveTuple]
+"""Port that a flow is read from, and its match."""
 
 UNKNOWN: Final = -1
 FORGOTTEN: Final = -2
@@ -196,16 +199,16 @@ class FlowTable(Protocol):
         """The kernel has given a SYN with this tuple to a box and sends it on itself; until `capture` or `release`."""
         ...
 
-    def drop(self, port: int, match: FiveTuple) -> None:
-        """Take away what the kernel has let in by itself, and nobody has adopted."""
+    def drop(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
+        """Take away what the kernel has let in by itself, and nobody has adopted; packets and bytes of each."""
         ...
 
     def forget(self, port: int, match: FiveTuple) -> None:
         """Forget a flow in whose place the kernel has let in another one."""
         ...
 
-    def carried(self, port: int, match: FiveTuple) -> tuple[int, int]:
-        """Packets and bytes that the kernel has carried by a flow, adopted or not."""
+    def carried(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
+        """Packets and bytes that the kernel has carried by each of these flows, adopted or not."""
         ...
 
     def may_rest(self, flow: Flow) -> bool:

@@ -312,12 +312,11 @@ class Life:
     def traffic(self, chain: Chain) -> tuple[int, int]:
         """Packets and bytes that the flows of a session have counted."""
         packets = octets = 0
-        at_rest = self.chains.is_at_rest(chain.key)
+        if self.chains.is_at_rest(chain.key):
+            for count, size in self._table.carried(tuple(chain.flow_keys())):
+                packets, octets = packets + count, octets + size
+            return packets, octets
         for port, match in chain.flow_keys():
-            if at_rest:
-                more = self._table.carried(port, match)
-                packets, octets = packets + more[0], octets + more[1]
-                continue
             flow = self._table.get(port, match)
             if flow is not None and flow.owner is chain:
                 packets += self._table.refresh(flow)

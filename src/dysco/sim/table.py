@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dysco.protocol.flow import UNKNOWN, AtRest, Flow, Nobody
+from collections.abc import Sequence
+
+from dysco.protocol.flow import UNKNOWN, AtRest, Flow, FlowKey, Nobody
 from dysco.wire.tuples import FiveTuple
 
 
@@ -41,17 +43,20 @@ class SimFlowTable:
     def expect(self, match: FiveTuple) -> None:
         self.captured.add(match)
 
-    def drop(self, port: int, match: FiveTuple) -> None:
-        self.delete(port, match)
+    def drop(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
+        carried = self.carried(keys)
+        for key in keys:
+            self.delete(*key)
+        return carried
 
     def forget(self, port: int, match: FiveTuple) -> None:
         self.delete(port, match)
 
-    def carried(self, port: int, match: FiveTuple) -> tuple[int, int]:
-        flow = self.flows.get((port, match))
-        return (
-            self._counted.get((port, match), (0, 0, 0, 0))[:2] if flow is None else (flow.packets, flow.bytes)
-        )
+    def carried(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
+        return [
+            self._counted.get(key, (0, 0, 0, 0))[:2] if flow is None else (flow.packets, flow.bytes)
+            for key, flow in zip(keys, map(self.flows.get, keys), strict=True)
+        ]
 
     def capture(self, match: FiveTuple) -> None:
         self.captured.add(match)

@@ -75,6 +75,7 @@ static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *, int 
 #define SYN 0x02
 #define RST 0x04
 #define ACK 0x10
+#define AT_ONCE 64 // keys in a frame of `tallies`
 #define FLOW_OUT 1 // a session packet that leaves: egress
 #define FLOW_IN 2  // a packet that arrives, of a session without a subsession or of a fast flow: ingress
 // From 4 on: a packet that has left a box by the device with this number (FIRST_BOX of `dysco.protocol.flow`)
@@ -641,6 +642,32 @@ SEC("tc/divert") int divert(struct __sk_buff *skb)
 		return 0;
 	*(volatile __u8 *)&flow->action = TO_AGENT;
 	return 1;
+}
+
+// Likewise: packets and bytes of each flow whose key the frame carries, in place of the key; and take it away, if the
+// frame says so first.
+SEC("tc/tallies") int tallies(struct __sk_buff *skb)
+{
+	__u32 take_away, at = ETH_HLEN + sizeof(take_away);
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &take_away, sizeof(take_away)))
+		return 0;
+	for (int i = 0; i < AT_ONCE; i++) {
+		struct key key;
+		__u64 carried[2] = {};
+		if (bpf_skb_load_bytes(skb, at, &key, sizeof(key)))
+			break;
+		const struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+		if (flow) {
+			carried[0] = flow->packets;
+			carried[1] = flow->bytes;
+			if (take_away)
+				bpf_map_delete_elem(&flows, &key);
+		}
+		if (bpf_skb_store_bytes(skb, at, carried, sizeof(carried), 0))
+			break;
+		at += sizeof(key);
+	}
+	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
