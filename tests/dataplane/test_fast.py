@@ -31,7 +31,7 @@ class Kernel(Steer):
         return {(MATCH, 1): self.counted}
 
     def carried(
-        self, entries: Sequence[tuple[FiveTuple, int]], *, take_away: bool = False
+        self, entries: Sequence[tuple[bytes, int]], *, take_away: bool = False
     ) -> list[tuple[int, int]]:
         return [(0, 0) for _ in entries]
 

@@ -13,7 +13,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from dysco.dataplane import tcx
-from dysco.dataplane.steer import OUT, Steering, _pack_key
+from dysco.dataplane.steer import OUT, Steering, pack_key
 from dysco.errors import HostError
 from dysco.host import NamespaceBox, Plan, Transaction, clean, for_agent, run_in
 from dysco.host.changes import ForwardIPv6, SetSysctl
@@ -354,7 +354,7 @@ def test_the_real_classifiers_and_their_maps_are_taken_over(rig: Rig, by_tcx: bo
         assert not steering.taken_over
         steering.add(session, OUT)
         flows = steering.maps["flows"]
-        key = _pack_key(session, OUT)
+        key = pack_key(session, OUT)
         assert flows.get(key) is not None
         assert ("wan0 egress dysco_egress_l3" in attached()) == by_tcx
         filters = run(["tc", "filter", "show", "dev", "wan0", "egress"])

@@ -105,7 +105,7 @@ class Kernel:
             self.programs.steering.take_out(match)
 
     def reports(self) -> list[Report]:
-        found = list(self.openings.reports({1: "web"}))
+        found = [Report.of(one) for one in self.openings.reports({1: "web"})]
         self.openings.done(self.openings.position)
         return found
 

@@ -37,7 +37,7 @@ class NoKernel:
         return NOTHING
 
     def carried(
-        self, entries: Sequence[tuple[FiveTuple, int]], *, take_away: bool = False
+        self, entries: Sequence[tuple[bytes, int]], *, take_away: bool = False
     ) -> list[tuple[int, int]]:
         return [(0, 0) for _ in entries]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dysco.protocol.changing import MOST_DONE
 from dysco.protocol.events import SessionRecord
-from dysco.protocol.flow import FIRST_BOX, HOST, UNDERLAY, Flow
+from dysco.protocol.flow import FIRST_BOX, HOST, UNDERLAY, Flow, FlowKey
 from dysco.protocol.ground import REHEARSED_WINDOW
 from dysco.protocol.output import MessageOut
 from dysco.protocol.records import read_record, write_record
@@ -27,7 +27,7 @@ from protocol.test_right_anchor import waiting
 from protocol.test_splicing import Proxy
 
 
-def flows(rig: Rig) -> dict[tuple[int, FiveTuple], tuple[int, FiveTuple]]:
+def flows(rig: Rig) -> dict[FlowKey, tuple[int, FiveTuple]]:
     return {key: (flow.out, flow.rewrite) for key, flow in rig.table.flows.items()}
 
 

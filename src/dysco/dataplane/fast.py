@@ -22,7 +22,7 @@ from dysco.dataplane.steer import DIVERT, IN, NOTHING, OUT, Tally
 from dysco.dataplane.table import PythonFlowTable, Steer
 from dysco.protocol.flow import FORWARD, HOST, UNDERLAY, UNKNOWN, Flow, FlowKey, Translation
 from dysco.wire.numbers import MASK32
-from dysco.wire.tuples import FiveTuple
+from dysco.wire.tuples import FiveTuple, trusted
 
 TO_AGENT: Final = 0
 TO_STACK: Final = 1
@@ -52,7 +52,7 @@ class Counting(Steer, Protocol):
     def all_tallies(self) -> dict[tuple[FiveTuple, int], Tally]: ...
 
     def carried(
-        self, entries: Sequence[tuple[FiveTuple, int]], *, take_away: bool = False
+        self, entries: Sequence[tuple[bytes, int]], *, take_away: bool = False
     ) -> list[tuple[int, int]]: ...
 
     def stop(self, match: FiveTuple, direction: int) -> Tally: ...
@@ -124,7 +124,7 @@ class KernelFlowTable(PythonFlowTable):
                 self._bring_up(flow, tally)
         return flow.packets
 
-    def forget(self, port: int, match: FiveTuple) -> None:
+    def forget(self, port: int, match: bytes) -> None:
         """Forget a flow in whose place the kernel has let in another one."""
         flow = self.get(port, match)
         if flow is not None:
@@ -136,7 +136,7 @@ class KernelFlowTable(PythonFlowTable):
         entries = self._entries_of(keys)
         if self._all is None:
             return self._kernel.carried(entries)
-        return [self._all.get(entry, NOTHING)[:2] for entry in entries]
+        return [self._all.get((trusted(match), side), NOTHING)[:2] for match, side in entries]
 
     def drop(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
         """Take away what the kernel has let in by itself, and nobody has adopted; packets and bytes of each."""
@@ -208,10 +208,10 @@ class KernelFlowTable(PythonFlowTable):
         hop, device = _HOP.pack(box.veth_ifindex), _HOP.pack(box.ifindex)
         return b"".join((entry[:_HOP_AT], hop, entry[_HOP_AT + 4 : _BOX_AT], device, entry[_BOX_AT + 4 :]))
 
-    def _entries_of(self, keys: Sequence[FlowKey]) -> list[tuple[FiveTuple, int]]:
+    def _entries_of(self, keys: Sequence[FlowKey]) -> list[tuple[bytes, int]]:
         return [(match, self._direction(port, match)) for port, match in keys]
 
-    def _direction(self, port: int, match: FiveTuple) -> int:
+    def _direction(self, port: int, match: bytes) -> int:
         if port == HOST:
             return OUT
         if port == UNDERLAY:

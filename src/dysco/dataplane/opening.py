@@ -16,11 +16,11 @@ import hmac
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import isqrt
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from dysco.dataplane.bpf import run_program
 from dysco.dataplane.since_boot import believed, mark
@@ -40,9 +40,9 @@ from dysco.errors import HostError
 from dysco.policy.clauses import Clause
 from dysco.protocol.flow import HOST, UNDERLAY
 from dysco.protocol.replay import ReplayWindow, Window
-from dysco.protocol.reports import ANSWERED, ARRIVED, ENDED, Kind, Report
+from dysco.protocol.reports import ANSWERED, ARRIVED, ENDED, PlainReport
 from dysco.wire.chain_header import HMAC_LEN, Hop
-from dysco.wire.tuples import Family, trusted
+from dysco.wire.tuples import Family
 
 MAX_HOPS: Final = 6
 MAX_KEYS: Final = 3
@@ -60,10 +60,12 @@ _PACE = struct.Struct("=QQQ")
 _OPENINGS = struct.Struct("=II4sI")
 _INDEX = struct.Struct("=I")
 _PEER = struct.Struct("=16sI")
-_REPORT = struct.Struct("=B3xIII8sH6x16s16s4sBB2x")
+# A report: what all have, by family; and what those of SYNs have besides.
+_REPORT_4 = struct.Struct("=B15x8s8x4s12x4s12x4sxB2x")
+_REPORT_6 = struct.Struct("=B15x8s8x32s4sxB2x")
+_REPORT_OF_SYN = struct.Struct("=4xIII8xH")
 _REPORT_SIZE: Final = 72
-_KINDS: Final = {int(kind): kind for kind in Kind}
-_report: Final[Callable[[type[Report], tuple[Any, ...]], Report]] = tuple.__new__
+_FAMILY_AT: Final = 68
 _ASKED = struct.Struct("=14xIIQ")
 _ETHERNET: Final = 14
 _RING_HEAD: Final = 8
@@ -261,13 +263,18 @@ class Openings:
         """Whether there is anything to read."""
         return bool(_NUMBER.unpack_from(self._ring)[0] != self._position)
 
-    def reports(self, policies: Mapping[int, str]) -> Iterator[Report]:
+    def reports(self, policies: Mapping[int, str]) -> Iterator[PlainReport]:
         """Read reports, oldest first.
 
         `tickets` has the highest that they have used, by neighbour and family; `begun`, how many chains each neighbour
         has begun here. policies: names by what rules say. `done` gives the room of those that were read back.
         """
-        ring, unpack, begun = self._ring, _REPORT.unpack_from, self.begun
+        ring, begun = self._ring, self.begun
+        unpack4, unpack6, unpack_syn = (
+            _REPORT_4.unpack_from,
+            _REPORT_6.unpack_from,
+            _REPORT_OF_SYN.unpack_from,
+        )
         end = _NUMBER.unpack_from(ring)[0]
         while self._position < end:
             at = PAGE + self._position % RING
@@ -278,23 +285,28 @@ class Openings:
             if length & _DISCARDED:
                 continue
             at += _RING_HEAD
-            number, neighbour, rule, ticket, half, size, src, dst, ports, family, direction = unpack(ring, at)
-            kind = _KINDS[number]
-            match = trusted(src[:4] + dst[:4] + ports if family == 4 else src + dst + ports)
-            port = HOST if direction == OUT else UNDERLAY
-            if kind is ENDED:
-                yield _report(Report, (ENDED, port, match, b"", b"", ""))
-            elif kind is ANSWERED:
-                yield _report(Report, (ANSWERED, port, match, half, b"", ""))
+            family: Family = 4 if ring[at + _FAMILY_AT] == 4 else 6
+            if family == 4:
+                kind, half, src, dst, ports, direction = unpack4(ring, at)
+                match = src + dst + ports
             else:
+                kind, half, addresses, ports, direction = unpack6(ring, at)
+                match = addresses + ports
+            port = HOST if direction == OUT else UNDERLAY
+            if kind == ENDED:
+                yield (ENDED, port, match, b"", b"", "")
+            elif kind == ANSWERED:
+                yield (ANSWERED, port, match, half, b"", "")
+            else:
+                neighbour, rule, ticket, size = unpack_syn(ring, at)
                 if ticket:  # two processors may report in another order than they have taken them
-                    place: tuple[int, Family] = (neighbour, 4 if family == 4 else 6)
+                    place = (neighbour, family)
                     self.tickets[place] = max(ticket, self.tickets.get(place, 0))
-                elif kind is ARRIVED:
+                elif kind == ARRIVED:
                     begun[neighbour] += 1
                 header = ring[at + _REPORT_SIZE : at + _REPORT_SIZE + size]
                 policy = policies.get(rule, "") if rule else ""
-                yield _report(Report, (kind, port, match, half, header, policy))
+                yield (kind, port, match, half, header, policy)
 
     @property
     def position(self) -> int:

@@ -236,7 +236,7 @@ class Steering:
 
         entry: struct flow of fast.bpf.h; in its place until now was another, or none. HostError if the map is full.
         """
-        key = _pack_key(match, direction)
+        key = pack_key(match, direction)
         self._flows.put(key, entry)
         if self._is_looked_for(match, direction):
             self._arriving.add(key)
@@ -245,7 +245,7 @@ class Steering:
 
     def remove(self, match: FiveTuple, direction: int) -> None:
         """Leave packets of this tuple alone; no error if they were."""
-        key = _pack_key(match, direction)
+        key = pack_key(match, direction)
         self._flows.delete(key)
         if key in self._arriving:
             self._arriving.discard(key)
@@ -260,7 +260,7 @@ class Steering:
 
     def take_out(self, match: FiveTuple) -> None:
         """Forget that a SYN with this tuple is in the kernel box; no error if there is none."""
-        self.maps["in_box"].delete(_pack_key(match, OUT))
+        self.maps["in_box"].delete(pack_key(match, OUT))
 
     def load(self, name: str) -> int:
         """The descriptor of a program, which is loaded when it is first needed. Raises HostError."""
@@ -268,7 +268,7 @@ class Steering:
 
     def tally(self, match: FiveTuple, direction: int) -> Tally:
         """What the programs have rewritten by an entry."""
-        entry = self._flows.get(_pack_key(match, direction))
+        entry = self._flows.get(pack_key(match, direction))
         return NOTHING if entry is None else _unpack_tally(entry)
 
     def all_tallies(self) -> dict[tuple[FiveTuple, int], Tally]:
@@ -281,10 +281,10 @@ class Steering:
         return found
 
     def carried(
-        self, entries: Sequence[tuple[FiveTuple, int]], *, take_away: bool = False
+        self, entries: Sequence[tuple[bytes, int]], *, take_away: bool = False
     ) -> list[tuple[int, int]]:
         """Packets and bytes that were rewritten by each of these entries; take_away: and remove them."""
-        keys = [_pack_key(*entry) for entry in entries]
+        keys = [pack_key(*entry) for entry in entries]
         found: list[tuple[int, int]] = []
         for first in range(0, len(keys), AT_ONCE):
             some = keys[first : first + AT_ONCE]
@@ -299,7 +299,7 @@ class Steering:
 
     def stop(self, match: FiveTuple, direction: int) -> Tally:
         """Have the agent see the next packet already; give what was rewritten until now."""
-        run_program(self._load("divert"), _ETHERNET + _pack_key(match, direction))
+        run_program(self._load("divert"), _ETHERNET + pack_key(match, direction))
         return self.tally(match, direction)
 
     def entries(self) -> list[tuple[FiveTuple, int]]:
@@ -468,7 +468,8 @@ def _own_program(entry: Any) -> int | None:
     return None
 
 
-def _pack_key(match: FiveTuple, direction: int) -> bytes:
+def pack_key(match: bytes, direction: int) -> bytes:
+    """Struct key of a tuple and a direction."""
     if len(match) == 12:
         return _KEY.pack(match[:4], match[4:8], match[8:], 4, direction)
     return _KEY.pack(match[:16], match[16:32], match[32:], 6, direction)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from dysco.dataplane.steer import DIVERT, IN, OUT
 from dysco.protocol.flow import HOST, UNDERLAY, AtRest, Flow, FlowKey, Nobody
-from dysco.wire.tuples import FiveTuple
+from dysco.wire.tuples import FiveTuple, trusted
 
 
 class Steer(Protocol):
@@ -64,13 +64,14 @@ class PythonFlowTable:
 
     def drop(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
         """Take away what the kernel has let in by itself, and nobody has adopted; nothing is known of it here."""
-        for port, match in keys:
+        for port, plain in keys:
+            match = trusted(plain)
             direction = self._direction(port, match)
             if direction:
                 self._steer.remove(match, direction)
         return [(0, 0)] * len(keys)
 
-    def forget(self, port: int, match: FiveTuple) -> None:
+    def forget(self, port: int, match: bytes) -> None:
         """Forget a flow in whose place the kernel has let in another one."""
         self.ports[port].pop(match, None)
 
@@ -87,7 +88,7 @@ class PythonFlowTable:
             elif direction:
                 self._steer.remove(match, direction)
 
-    def get(self, port: int, match: FiveTuple) -> Flow | None:
+    def get(self, port: int, match: bytes) -> Flow | None:
         """The flow, if there is one."""
         flow = self.ports[port].get(match)
         return self.ports[port].get(match) if flow is None and self.at_rest.wakes(match) else flow

@@ -22,7 +22,7 @@ from dysco.protocol.life import Life
 from dysco.protocol.neighbours import SELF, Neighbours
 from dysco.protocol.output import Output
 from dysco.protocol.replay import Window
-from dysco.protocol.reports import Kind, Report
+from dysco.protocol.reports import Kind, PlainReport, Report
 from dysco.protocol.settings import LocalBox, Settings, unwatched
 from dysco.protocol.setup import Setup
 from dysco.protocol.states import Input
@@ -96,8 +96,9 @@ class Adoption:
             Kind.ENDED: self._ended,
         }
 
-    def take(self, report: Report, now: float) -> None:
+    def take(self, plain: PlainReport, now: float) -> None:
         """Take one report."""
+        report = Report.of(plain)
         self._take[report.kind](report, now)
 
     def associations(self, now: float) -> Iterator[Association]:

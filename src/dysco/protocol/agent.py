@@ -38,7 +38,7 @@ from dysco.protocol.neighbours import SELF, Neighbours
 from dysco.protocol.output import MessageOut, Output, PacketOut
 from dysco.protocol.records import read_record
 from dysco.protocol.replay import ReplayWindow, Window
-from dysco.protocol.reports import Report
+from dysco.protocol.reports import PlainReport
 from dysco.protocol.settings import Decide, Settings
 from dysco.protocol.setup import Setup
 from dysco.wire.chain_header import Hop
@@ -153,7 +153,7 @@ class Agent:
             self._life.closing(chain, forward=forward, reset=bool(at.flags & RST), now=now)
 
     def take_reports(
-        self, reports: Iterable[Report], now: float, mark: int = 0, *, settle: bool = True
+        self, reports: Iterable[PlainReport], now: float, mark: int = 0, *, settle: bool = True
     ) -> None:
         """Take what the kernel has done by itself. settle: whether somebody is about to act on sessions.
 

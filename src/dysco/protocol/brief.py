@@ -24,11 +24,11 @@ from dysco.protocol.events import SessionClosed, SessionEstablished, SessionOpen
 from dysco.protocol.flow import HOST, UNDERLAY, FlowKey, FlowTable
 from dysco.protocol.neighbours import Neighbours
 from dysco.protocol.output import Output
-from dysco.protocol.reports import ANSWERED, ARRIVED, BEGAN, WENT_ON, Report
+from dysco.protocol.reports import ANSWERED, ARRIVED, BEGAN, ENDED, WENT_ON, PlainReport, Report
 from dysco.protocol.settings import LocalBox, Settings
 from dysco.wire import chain_header
 from dysco.wire.chain_header import ChainHeader
-from dysco.wire.tuples import FiveTuple, trusted
+from dysco.wire.tuples import trusted
 
 YOUNG_S: Final = (
     0.05  # ours: longer than most sessions of a busy host last, shorter than anybody waits for an answer
@@ -49,34 +49,35 @@ class Brief:
 
     __slots__ = ("answered", "began_at", "counts", "fins", "forward", "keys", "mark", "reports", "until")
 
-    def __init__(self, report: Report, mark: int, now: float) -> None:
-        match, header = report.match, report.header
+    def __init__(self, report: PlainReport, mark: int, now: float) -> None:
+        kind, port, match, _, header, _ = report
         size = len(match)
-        self.reports = [report]
+        self.reports: tuple[PlainReport, ...] = (report,)
         self.began_at = now
         self.mark = mark
         self.until = 0.0
         self.counts = -1
         self.fins = 0
         self.answered = False
-        self.forward: FlowKey = (report.port, match)
-        if report.kind is BEGAN:
-            subsession = trusted(header[_SESSION_AT + size : _SESSION_AT + 2 * size])
-            self.keys = [self.forward, (UNDERLAY, subsession.reversed())]
+        self.forward: FlowKey = (port, match)
+        self.keys: tuple[FlowKey, ...]
+        if kind == BEGAN:
+            self.keys = (self.forward, (UNDERLAY, _reversed(header, _SESSION_AT + size, size)))
         else:
-            session = trusted(header[_SESSION_AT : _SESSION_AT + size])
-            self.keys = [self.forward, (HOST, session.reversed())]
+            answers = (HOST, _reversed(header, _SESSION_AT, size))
             if header[25] > 1:
-                self.keys.append((HOST, session))
+                self.keys = (self.forward, answers, (HOST, header[_SESSION_AT : _SESSION_AT + size]))
+            else:
+                self.keys = (self.forward, answers)
 
-    def went_on(self, report: Report) -> FlowKey:
+    def went_on(self, report: PlainReport) -> FlowKey:
         """The SYN has left the box; gives the flow that this has made."""
-        size = len(report.match)
-        subsession = trusted(report.header[_SESSION_AT + size : _SESSION_AT + 2 * size])
-        self.reports.append(report)
-        self.forward = (report.port, report.match)
-        key = (UNDERLAY, subsession.reversed())
-        self.keys.append(key)
+        _, port, match, _, header, _ = report
+        size = len(match)
+        self.reports += (report,)
+        self.forward = (port, match)
+        key = (UNDERLAY, _reversed(header, _SESSION_AT + size, size))
+        self.keys += (key,)
         return key
 
 
@@ -93,7 +94,7 @@ class Briefs:
         neighbours: Neighbours,
         output: Output,
         counters: Counter[str],
-        replay: Callable[[Report, float], None],
+        replay: Callable[[PlainReport, float], None],
         box: Callable[[], LocalBox | None],
         replace: Callable[[Chain, float], None],
         known: Callable[[bytes], bool],
@@ -107,9 +108,8 @@ class Briefs:
         self._box = box
         self._replace = replace
         self._known = known
-        self._young: dict[FlowKey, Brief] = {}
+        self._flows: dict[FlowKey, Brief] = {}
         self._last: deque[Brief] = deque()
-        self._over: dict[FlowKey, Brief] = {}
         self._fresh: deque[Brief] = deque()
         self._rested: deque[Brief] = deque()
         self._replaced: list[Brief] = []
@@ -129,11 +129,32 @@ class Briefs:
         """The place of the first report of what is young; None: nothing is."""
         return self._last[0].mark if self._last else None
 
-    def take(self, reports: Iterable[Report], now: float, mark: int, *, settle: bool) -> None:
+    def take(self, reports: Iterable[PlainReport], now: float, mark: int, *, settle: bool) -> None:
         """Take reports, oldest first. settle: whoever asks is about to act, so nothing may stay young."""
+        flows = self._flows
         try:
             for report in reports:
-                self._one(report, mark, now)
+                kind = report[0]
+                if kind <= ARRIVED:
+                    self._begin(report, mark, now)
+                    continue
+                where = (report[1], report[2])
+                found = flows.get(where)
+                if found is None:
+                    self._replay(report, now)
+                elif found.until:
+                    continue  # of a session that was over
+                elif kind == ENDED:
+                    found.reports += (report,)
+                    found.fins |= _FORWARD if where == found.forward else _BACKWARD
+                    if found.fins == _FORWARD | _BACKWARD and found.answered:
+                        self._ended(found, now)
+                elif kind == ANSWERED:
+                    found.reports += (report,)
+                    found.answered = True
+                else:
+                    flows[found.went_on(report)] = found
+                    self._make_room(where, found, found, now)
         finally:
             replaced, self._replaced = self._replaced, []
             self._close(replaced, now, "replaced")
@@ -143,48 +164,29 @@ class Briefs:
                 if not brief.until:
                     self._grow(brief, now)
 
-    def _one(self, report: Report, mark: int, now: float) -> None:
-        young = self._young
-        kind, port, match, _, header, _ = report
-        if kind is BEGAN or kind is ARRIVED:
-            if self._known(header[8:24] + bytes((header[24] + (kind is ARRIVED),))):
-                return  # read again after a restart
-            brief = Brief(report, mark, now)
-            self._count += 1
-            self._last.append(brief)
-            for key in brief.keys:
-                young[key] = brief
-            for key in brief.keys:
-                self._make_room(key, brief, now)
-            return
-        where = (port, match)
-        found = young.get(where)
-        if found is None:
-            if where not in self._over:
-                self._replay(report, now)
-        elif kind is WENT_ON:
-            young[found.went_on(report)] = found
-            self._make_room(where, found, now)
-        else:
-            found.reports.append(report)
-            if kind is ANSWERED:
-                found.answered = True
-                return
-            found.fins |= _FORWARD if where == found.forward else _BACKWARD
-            if found.fins == _FORWARD | _BACKWARD and found.answered:
-                self._ended(found, now)
+    def _begin(self, report: PlainReport, mark: int, now: float) -> None:
+        header = report[4]
+        if self._known(header[8:24] + bytes((header[24] + (report[0] == ARRIVED),))):
+            return  # read again after a restart
+        brief = Brief(report, mark, now)
+        self._count += 1
+        self._last.append(brief)
+        flows = self._flows
+        for key in brief.keys:
+            old = flows.get(key)
+            flows[key] = brief
+            self._make_room(key, old, brief, now)
 
-    def wake(self, port: int, match: FiveTuple, now: float) -> bool:
+    def wake(self, port: int, match: bytes, now: float) -> bool:
         """Make a chain of the session that has this flow; False if there is none."""
         key = (port, match)
-        brief = self._young.get(key) or self._over.get(key)
+        brief = self._flows.get(key)
         if brief is None:
             return False
         if not brief.until:
             self._grow(brief, now)
             return True
-        for one in brief.keys:
-            self._over.pop(one, None)
+        self._forget(brief)
         # It was counted when it ended.
         self._counters["opened"] -= 1
         self._counters["established"] -= 1
@@ -214,24 +216,26 @@ class Briefs:
 
     def infos(self, now: float) -> Iterator[SessionInfo]:
         """Those that are over, for people."""
-        for brief in dict.fromkeys(self._over.values()):
-            first = brief.reports[0]
+        for brief in dict.fromkeys(self._flows.values()):
+            if not brief.until:
+                continue
+            first, *_ = reports = [Report.of(one) for one in brief.reports]
             header = _header(first)
-            box = self._box() if any(one.kind is WENT_ON for one in brief.reports) else None
+            box = self._box() if any(one.kind == WENT_ON for one in reports) else None
             [(packets, octets)] = self._traffic([brief])
-            right = next((_header(one) for one in brief.reports if one.kind in (BEGAN, WENT_ON)), None)
-            index = header.hop_index + (first.kind is not BEGAN)
+            right = next((_header(one) for one in reports if one.kind in (BEGAN, WENT_ON)), None)
+            index = header.hop_index + (first.kind != BEGAN)
             yield SessionInfo(
                 header.chain_id,
                 index,
-                "first" if first.kind is BEGAN else "last" if right is None else "middle",
+                "first" if first.kind == BEGAN else "last" if right is None else "middle",
                 "time-wait",
                 header.session,
                 header.session,
                 first.policy,
                 None if box is None else box.name,
                 FacingInfo(None, header.session)
-                if first.kind is BEGAN
+                if first.kind == BEGAN
                 else FacingInfo(self._name(first.match.src), first.match, first_label(header.hop_index)),
                 FacingInfo(None, header.session)
                 if right is None
@@ -241,13 +245,11 @@ class Briefs:
                 octets,
             )
 
-    def _make_room(self, key: FlowKey, brief: Brief, now: float) -> None:
-        """The kernel has let a new session in, in the place of one that is over, by what it has seen."""
-        old = self._over.get(key)
-        if old is not None and old is not brief:
+    def _make_room(self, key: FlowKey, old: Brief | None, brief: Brief, now: float) -> None:
+        """The kernel has let a new session in, in the place of an old one that is over, by what it has seen."""
+        if old is not None and old.until:
+            self._forget(old)
             old.until = _CHAIN
-            for one in old.keys:
-                self._over.pop(one, None)
             self._replaced.append(old)
             return
         flow = self._table.get(*key)
@@ -258,26 +260,27 @@ class Briefs:
 
     def _ended(self, brief: Brief, now: float) -> None:
         """Both FINs have passed: it stays as it is."""
-        for key in brief.keys:
-            self._young.pop(key, None)
-            self._over[key] = brief
         brief.until = now + self._settings().timers.time_wait / 2
         self._fresh.append(brief)
         self._counters["opened"] += 1
         self._counters["established"] += 1
-        first = brief.reports[0]
-        header = first.header
-        chain_id, index = header[8:24], header[24] + (first.kind is not BEGAN)
-        session = trusted(header[_SESSION_AT : _SESSION_AT + len(first.match)])
-        self._output.event(SessionOpened(chain_id, index, session, first.policy))
+        kind, _, match, _, header, policy = brief.reports[0]
+        chain_id, index = header[8:24], header[24] + (kind != BEGAN)
+        session = trusted(header[_SESSION_AT : _SESSION_AT + len(match)])
+        self._output.event(SessionOpened(chain_id, index, session, policy))
         self._output.event(SessionEstablished(chain_id, index, session))
 
     def _grow(self, brief: Brief, now: float) -> None:
         """It has been young for long enough."""
-        for key in brief.keys:
-            if self._young.get(key) is brief:
-                del self._young[key]
+        self._forget(brief)
         self._play(brief, now)
+
+    def _forget(self, brief: Brief) -> None:
+        """Its flows are those of a chain now, or of nobody, but for those that a later session has taken."""
+        flows = self._flows
+        for key in brief.keys:
+            if flows.get(key) is brief:
+                del flows[key]
 
     def _play(self, brief: Brief, now: float) -> None:
         brief.until = _CHAIN  # what is left of it in the queues is of nobody
@@ -291,29 +294,24 @@ class Briefs:
             return
         self._count -= len(over)
         for brief in over:
-            for key in brief.keys:
-                if self._over.get(key) is brief:
-                    del self._over[key]
-            brief.keys = [key for key in brief.keys if self._is_free(key)]
+            self._forget(brief)
+            brief.keys = tuple(key for key in brief.keys if self._is_free(key))
         box = self._box()
         carried = iter(self._table.drop([key for brief in over for key in brief.keys]))
         for brief in over:
             packets, octets = _sum(islice(carried, len(brief.keys)))
-            first = brief.reports[0]
-            header = first.header
-            size = len(first.match)
+            kind, _, match, _, header, _ = brief.reports[0]
+            size = len(match)
             went_on = False
-            for report in brief.reports:
-                went_on = went_on or report.kind is WENT_ON
-                if report.kind is BEGAN or report.kind is WENT_ON:
-                    self._neighbours.release(
-                        trusted(report.header[_SESSION_AT + size : _SESSION_AT + 2 * size]), now
-                    )
+            for one, _, _, _, sent, _ in brief.reports:
+                went_on = went_on or one == WENT_ON
+                if one in (BEGAN, WENT_ON):
+                    self._neighbours.release(trusted(sent[_SESSION_AT + size : _SESSION_AT + 2 * size]), now)
             self._counters[f"closed_{reason}"] += 1
             self._output.event(
                 SessionClosed(
                     header[8:24],
-                    header[24] + (first.kind is not BEGAN),
+                    header[24] + (kind != BEGAN),
                     trusted(header[_SESSION_AT : _SESSION_AT + size]),
                     reason,
                     packets,
@@ -324,7 +322,7 @@ class Briefs:
 
     def _is_free(self, key: FlowKey) -> bool:
         """Whether no session that is known has a flow."""
-        return key not in self._young and key not in self._over and self._table.get(*key) is None
+        return key not in self._flows and self._table.get(*key) is None
 
     def _traffic(self, briefs: list[Brief]) -> list[tuple[int, int]]:
         if not briefs:
@@ -354,7 +352,13 @@ def _sum(carried: Iterable[tuple[int, int]]) -> tuple[int, int]:
     return packets, octets
 
 
-def _header(report: Report) -> ChainHeader:
-    header = chain_header.peek(report.header)
+def _reversed(header: bytes, at: int, size: int) -> bytes:
+    """The tuple of the other direction of one that stands in a chain header."""
+    half, ports = at + size // 2 - 2, at + size - 4
+    return header[half:ports] + header[at:half] + header[ports + 2 : ports + 4] + header[ports : ports + 2]
+
+
+def _header(report: PlainReport) -> ChainHeader:
+    header = chain_header.peek(report[4])
     assert header is not None
     return header

@@ -28,8 +28,8 @@ UNDERLAY: Final = 1
 LOOP: Final = 2
 FORWARD: Final = 3
 FIRST_BOX: Final = 4
-FlowKey = tuple[int, FiveTuple]
-"""Port that a flow is read from, and its match."""
+FlowKey = tuple[int, bytes]
+"""Port that a flow is read from, and its match, which need not be of the type of matches."""
 
 UNKNOWN: Final = -1
 FORGOTTEN: Final = -2
@@ -160,7 +160,7 @@ class AtRest(Protocol):
         """Whether one of them has a flow with this tuple."""
         ...
 
-    def wakes(self, match: FiveTuple) -> bool:
+    def wakes(self, match: bytes) -> bool:
         """Wake the one that has a flow with this tuple; True if the table has it now."""
         ...
 
@@ -171,7 +171,7 @@ class Nobody:
     def has(self, match: FiveTuple) -> bool:
         return False
 
-    def wakes(self, match: FiveTuple) -> bool:
+    def wakes(self, match: bytes) -> bool:
         return False
 
 
@@ -189,7 +189,7 @@ class FlowTable(Protocol):
         """Forget a flow; no error if it is not there."""
         ...
 
-    def get(self, port: int, match: FiveTuple) -> Flow | None: ...
+    def get(self, port: int, match: bytes) -> Flow | None: ...
 
     def adopt(self, flow: Flow) -> None:
         """Keep a flow that the kernel has let in by itself, as it is there."""
@@ -203,7 +203,7 @@ class FlowTable(Protocol):
         """Take away what the kernel has let in by itself, and nobody has adopted; packets and bytes of each."""
         ...
 
-    def forget(self, port: int, match: FiveTuple) -> None:
+    def forget(self, port: int, match: bytes) -> None:
         """Forget a flow in whose place the kernel has let in another one."""
         ...
 

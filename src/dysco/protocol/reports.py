@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from dysco.wire.tuples import FiveTuple
+from dysco.wire.tuples import FiveTuple, trusted
 
 
 class Kind(IntEnum):
@@ -36,10 +36,17 @@ class Report(NamedTuple):
     header: bytes = b""
     policy: str = ""
 
+    @classmethod
+    def of(cls, plain: PlainReport) -> Report:
+        """The same with its types."""
+        kind, port, match, half, header, policy = plain
+        return cls(Kind(kind), port, trusted(match), half, header, policy)
 
-BEGAN: Final = Kind.BEGAN
-ARRIVED: Final = Kind.ARRIVED
-WENT_ON: Final = Kind.WENT_ON
-ANSWERED: Final = Kind.ANSWERED
-ENDED: Final = Kind.ENDED
-"""The same: of an enumeration Python looks them up at every use, which is felt where each session has several."""
+
+PlainReport = tuple[int, int, bytes, bytes, bytes, str]
+"""A report of which each session has several: Python's garbage collection need not look at what is made of these."""
+BEGAN: Final = int(Kind.BEGAN)
+ARRIVED: Final = int(Kind.ARRIVED)
+WENT_ON: Final = int(Kind.WENT_ON)
+ANSWERED: Final = int(Kind.ANSWERED)
+ENDED: Final = int(Kind.ENDED)

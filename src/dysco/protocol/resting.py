@@ -24,7 +24,7 @@ from dysco.protocol.flow import FlowTable
 from dysco.protocol.records import read_record, write_record
 from dysco.protocol.settings import LocalBox
 from dysco.protocol.states import State
-from dysco.wire.tuples import FiveTuple
+from dysco.wire.tuples import FiveTuple, trusted
 
 PAUSE_S: Final = 0.01  # ours: between two looks for what could rest
 _LONGEST_PAUSE_S: Final = 60.0  # it doubles when nothing was found
@@ -187,9 +187,9 @@ class Chains:
         """Whether a session at rest has a flow with this tuple."""
         return bool(self._by_tuple) and _either_way(match) in self._by_tuple
 
-    def wakes(self, match: FiveTuple) -> bool:
+    def wakes(self, match: bytes) -> bool:
         """Wake the session at rest that has a flow with this tuple; False if there is none."""
-        key = self._by_tuple.get(_either_way(match)) if self._by_tuple else None
+        key = self._by_tuple.get(_either_way(trusted(match))) if self._by_tuple else None
         return key is not None and self._wake(key) is not None
 
     def _wake(self, key: bytes) -> Chain:

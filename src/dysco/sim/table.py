@@ -12,18 +12,18 @@ class SimFlowTable:
     """A `FlowTable` that also tells which tuples the kernel would divert."""
 
     def __init__(self) -> None:
-        self.flows: dict[tuple[int, FiveTuple], Flow] = {}
+        self.flows: dict[FlowKey, Flow] = {}
         self.captured: set[FiveTuple] = set()
         self.at_rest: AtRest = Nobody()
-        self._counted: dict[tuple[int, FiveTuple], tuple[int, int, int, int]] = {}
+        self._counted: dict[FlowKey, tuple[int, int, int, int]] = {}
 
     def insert(self, flow: Flow) -> None:
         self.flows[flow.port, flow.match] = flow
 
-    def delete(self, port: int, match: FiveTuple) -> None:
+    def delete(self, port: int, match: bytes) -> None:
         self.flows.pop((port, match), None)
 
-    def get(self, port: int, match: FiveTuple) -> Flow | None:
+    def get(self, port: int, match: bytes) -> Flow | None:
         flow = self.flows.get((port, match))
         return self.flows.get((port, match)) if flow is None and self.at_rest.wakes(match) else flow
 
@@ -49,7 +49,7 @@ class SimFlowTable:
             self.delete(*key)
         return carried
 
-    def forget(self, port: int, match: FiveTuple) -> None:
+    def forget(self, port: int, match: bytes) -> None:
         self.delete(port, match)
 
     def carried(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
