@@ -23,7 +23,6 @@ import json
 import os
 import platform
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -315,54 +314,69 @@ def _connects(bed: Testbed, target: Target, options: argparse.Namespace) -> Figu
 
 
 def sessions(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
-    """Memory of each agent per established session, and what a packet costs beside so many.
+    """Memory of each agent per established session, and what a packet of one more costs beside so many.
 
-    Sessions are added to those that are there. On TUN devices agents move each packet: agents_us_a_packet is what their
-    processes use, for each time that a packet passes a device. In the kernel it is kernel_ns_a_packet: how long the
-    classifiers run, for each time that one does.
+    A bed for each number of sessions, side by side; streams run in turns from bed to bed. On TUN devices agents move
+    each packet: agents_us_a_packet is what their processes use, for each time that a packet passes a device. In the
+    kernel it is kernel_ns_a_packet: how long the classifiers run, for each time that one does.
     """
     results: dict[str, Figures] = {}
     counts = sorted(int(word) for word in options.sessions.split(","))
-    last = HOLD_PORT + 99
-    policy = f'[[policy]]\nname = "hold"\nmatch = "dst portrange {HOLD_PORT}-{last}"\nhops = ["middle"]\n'
     for mode in ("tun", "ebpf"):
         if options.ways and f"dysco, {mode}" not in options.ways:
             continue
-        workdir = bed.workdir / mode
-        workdir.mkdir()
-        # A bed of its own: nothing of so many sessions is left to the next agents.
-        with (
-            counting_programs(),
-            Testbed(workdir, mode) as own,
-            agents(own, mode=mode, policies=policy) as running,
-            ExitStack() as talkers,
-        ):
-            servers(own)
-            measure.stream(own, IPERF_PORT, 1, 1, family=options.family)
-            empty = {host: resident_bytes(process) for host, process in running.items()}
-            held, ports = 0, itertools.count(HOLD_PORT)
+        with counting_programs(), ExitStack() as stack:
+            places = {}
             for count in counts:
-                while held < count:
-                    share = min(SESSIONS_A_PROCESS, count - held)
-                    _hold(own, talkers, next(ports), share, options.family)
-                    held += share
-                memory = {host: resident_bytes(process) - empty[host] for host, process in running.items()}
-                idle = _idle(running)
-                results[f"{mode}, {count} sessions"] = {
-                    "idle_cpu_percent": idle,
-                    **{f"bytes_a_session_{host}": grown / count for host, grown in memory.items()},
-                    **_stream_beside(own, running, options, mode),
-                }
-                _say(f"{mode}, {count} sessions: {results[f'{mode}, {count} sessions']}")
+                workdir = bed.workdir / f"{mode}{count}"
+                workdir.mkdir()
+                own = stack.enter_context(Testbed(workdir, f"{mode}{count}"))
+                places[f"{mode}, {count} sessions"] = (own, *_full(own, stack, mode, count, options.family))
+            idle = _idle([running for _, running, _ in places.values()])
+            rounds: Rounds = {name: defaultdict(list) for name in places}
+            turns = list(places.items())
+            for _ in range(options.rounds):
+                for name, (own, running, _) in turns:
+                    _note(rounds[name], _stream_beside(own, running, options, mode))
+                turns.reverse()
+            for (name, (_, _, memory)), used in zip(places.items(), idle, strict=True):
+                for figure, value in {"idle_cpu_percent": used, **memory}.items():
+                    rounds[name][figure] = [value] * options.rounds
+            results.update(_medians(rounds))
     return results
 
 
-def _idle(running: Mapping[str, subprocess.Popen[bytes]]) -> float:
-    """CPU of the agent that uses most while nothing happens, in percent of one core."""
+def _full(
+    own: Testbed, stack: ExitStack, mode: str, count: int, family: int
+) -> tuple[dict[str, subprocess.Popen[bytes]], Figures]:
+    """Agents with so many established sessions, and the bytes that each takes at each agent."""
+    policy = f'[[policy]]\nname = "hold"\nmatch = "dst portrange {HOLD_PORT}-{HOLD_PORT + 99}"\nhops = ["middle"]\n'
+    running = stack.enter_context(agents(own, mode=mode, policies=policy))
+    servers(own)
+    measure.stream(own, IPERF_PORT, 1, 1, family=family)
+    empty = {host: resident_bytes(process) for host, process in running.items()}
+    held = 0
+    for port in itertools.count(HOLD_PORT):
+        share = min(SESSIONS_A_PROCESS, count - held)
+        _hold(own, stack, port, share, family)
+        held += share
+        if held == count:
+            break
+    memory = {host: resident_bytes(process) - empty[host] for host, process in running.items()}
+    _say(f"{mode}, {count} sessions are open")
+    return running, {f"bytes_a_session_{host}": grown / count for host, grown in memory.items()}
+
+
+def _idle(beds: Sequence[Mapping[str, subprocess.Popen[bytes]]]) -> list[float]:
+    """CPU of the agent of each bed that uses most while nothing happens, in percent of one core."""
     time.sleep(IDLE_S / 3)  # what the set-ups have left to do
-    before = {host: process_cpu_seconds(process) for host, process in running.items()}
+    before = [[process_cpu_seconds(process) for process in running.values()] for running in beds]
     time.sleep(IDLE_S)
-    return max(100 * (process_cpu_seconds(running[host]) - used) / IDLE_S for host, used in before.items())
+    after = [[process_cpu_seconds(process) for process in running.values()] for running in beds]
+    return [
+        max(100 * (now - then) / IDLE_S for now, then in zip(*both, strict=True))
+        for both in zip(after, before, strict=True)
+    ]
 
 
 def _say(text: str) -> None:
@@ -384,7 +398,7 @@ def _hold(bed: Testbed, talkers: ExitStack, port: int, count: int, family: int) 
 def _stream_beside(
     bed: Testbed, running: Mapping[str, subprocess.Popen[bytes]], options: argparse.Namespace, mode: str
 ) -> Figures:
-    """The median of some streams; of costs the least, for what others do on the machine only adds."""
+    """One stream, and what the agents or their programs have to do for a packet of it."""
 
     def so_far() -> tuple[float, int]:
         if mode == "ebpf":
@@ -392,19 +406,12 @@ def _stream_beside(
         packets = sum(bed.packets(host, device) for host in running for device in ("dysco0", "dysco1"))
         return sum(map(process_cpu_seconds, running.values())), packets
 
-    rates, costs = [], []
-    for _ in range(options.rounds):
-        before, packets_before = so_far()
-        found = measure.stream(bed, IPERF_PORT, 1, options.seconds, family=options.family)
-        after, packets_after = so_far()
-        rates.append(found["gbit_s"])
-        costs.append((after - before) / max(1, packets_after - packets_before))
-    cost = (
-        {"kernel_ns_a_packet": min(costs) * 1e9}
-        if mode == "ebpf"
-        else {"agents_us_a_packet": min(costs) * 1e6}
-    )
-    return {"stream_gbit_s": statistics.median(rates), **cost}
+    before, packets_before = so_far()
+    found = measure.stream(bed, IPERF_PORT, 1, options.seconds, family=options.family)
+    after, packets_after = so_far()
+    cost = (after - before) / max(1, packets_after - packets_before)
+    each = {"kernel_ns_a_packet": cost * 1e9} if mode == "ebpf" else {"agents_us_a_packet": cost * 1e6}
+    return {"stream_gbit_s": found["gbit_s"], **each}
 
 
 def setups(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
