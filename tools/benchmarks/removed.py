@@ -22,6 +22,7 @@ from typing import Final
 import dysco
 from benchmarks.flows import SETTLED_S, START_S, Sinks, leave, pairs
 from benchmarks.reconfigure import TOOLS, wait_for_port
+from benchmarks.report import Turns
 from benchmarks.testbed import BenchError
 from dysco.lab import Lab
 from proofs import labs
@@ -45,15 +46,30 @@ Figures = dict[str, float]
 
 
 def run(workdir: Path, mode: str, rounds: int, seconds: float) -> dict[str, Figures]:
-    """Goodput without agents, with agents after a middlebox has left, and after a proxy has: medians, interleaved."""
+    """Goodput without agents, with agents after a middlebox has left, and after a proxy has: medians of rounds.
+
+    Each round has two new labs, the one without agents first or last: two that are alike differ as long as they stand.
+    """
+    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number in range(rounds):
+        for name, rate in _round(workdir, mode, number, seconds).items():
+            found[name]["gbit_s"].append(rate)
+    return {name: Turns(rates, found["no agents"]) for name, rates in found.items()}
+
+
+def _round(workdir: Path, mode: str, number: int, seconds: float) -> dict[str, float]:
     text = labs.proxied(mode, 4, {FRONT: BEHIND}, others=BOX)
     text = text.replace('name = "a"\n', f'name = "a"\n{POLICY}', 1)
-    found: defaultdict[str, list[float]] = defaultdict(list)
+    order = (False, True) if number % 2 else (True, False)
     with ExitStack() as ends:
-        ours = ends.enter_context(labs.up(text, workdir, f"left-{mode}", f"left{os.getpid()}"))
-        plain = ends.enter_context(
-            labs.up(text, workdir, f"plain-{mode}", f"plain{os.getpid()}", agents=False)
-        )
+        made = {
+            agents: ends.enter_context(
+                labs.up(text, workdir, f"{name}-{mode}-{number}", f"{name}{os.getpid()}", agents=agents)
+            )
+            for agents in order
+            for name in ("left" if agents else "plain",)
+        }
+        ours, plain = made[True], made[False]
         for lab in (ours, plain):
             for port in (BEHIND, BOXED):
                 source = [sys.executable, str(TOOLS / "benchmarks/flow.py"), "source", str(port)]
@@ -63,12 +79,16 @@ def run(workdir: Path, mode: str, rounds: int, seconds: float) -> dict[str, Figu
         ends.callback(haproxy.wait)
         ends.callback(haproxy.terminate)
         wait_for_port(ours, FRONT, "b")
-        for _ in range(rounds):
-            found["no agents"].append(_direct(plain, seconds))
-            found["a middlebox was removed"].append(asyncio.run(_box_leaves(ours, seconds)))
-            found["no agents"].append(_direct(plain, seconds))
-            found["a proxy was removed"].append(asyncio.run(_proxy_leaves(ours, seconds)))
-    return {name: {"gbit_s": statistics.median(rates)} for name, rates in found.items()}
+        direct = [_direct(plain, seconds)]
+        boxed = asyncio.run(_box_leaves(ours, seconds))
+        direct.append(_direct(plain, seconds))
+        proxied = asyncio.run(_proxy_leaves(ours, seconds))
+        direct.append(_direct(plain, seconds))
+    return {
+        "no agents": statistics.mean(direct),
+        "a middlebox was removed": boxed,
+        "a proxy was removed": proxied,
+    }
 
 
 def _direct(lab: Lab, seconds: float) -> float:

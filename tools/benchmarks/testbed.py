@@ -38,6 +38,7 @@ ADDRESSES = {
 UNDERLAY = {CLIENT: ["eth0"], SERVER: ["eth0"], **{middle: ["eth0", "eth1"] for middle in MIDDLES}}
 HTTP_PORT, IPERF_PORT, PROXY_HTTP, PROXY_IPERF, DIRECT_HTTP, DIRECT_IPERF = 8080, 5201, 8081, 5202, 9080, 9201
 START_LIMIT_S = 60.0
+STOP_LIMIT_S = 120.0  # an agent with 100,000 sessions takes half a minute to reset them
 _SIDES: tuple[tcx.Direction, ...] = ("ingress", "egress")
 
 
@@ -158,7 +159,7 @@ class Testbed:
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(STOP_LIMIT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
