@@ -191,23 +191,32 @@ def test_what_is_cut_off_passes(programs: Programs, family: int) -> None:
     assert programs.on_frame("egress", bytes(12) + kind + bytes(60)) == PASS
 
 
+TELLS_AT: Final = 43  # of struct flow
+ENDED_HERE: Final = 8
+
+
 @pytest.mark.parametrize("number", [0, 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE])
 def test_what_many_flows_have_carried_is_asked_at_once(programs: Programs, number: int) -> None:
-    """Those that are there and those that are not, of both families; and taken away, they are gone."""
+    """Those that are there and those that are not, of both families; those that are over are gone when taken away."""
     matches = [
         FiveTuple.of(one.src, 1 + count, one.dst, 80) for count in range(number) for one in SESSION.values()
     ][:number]
     entries = [(match, OUT if match.sport % 2 else IN) for match in matches]
-    wanted = []
+    wanted, live = [], {(OTHER[4], OUT)}
+    programs.steering.add(OTHER[4], OUT)
     for count, (match, direction) in enumerate(entries):
         if count % 3:
             flow = Flow(HOST, match, UNDERLAY, match)
             flow.packets, flow.bytes = count, 1000 * count
-            programs.steering.add(match, direction, pack(flow, TO_WIRE))
+            entry = bytearray(pack(flow, TO_WIRE))
+            if count % 3 == 1:
+                entry[TELLS_AT] |= ENDED_HERE
+            else:
+                live.add((match, direction))
+            programs.steering.add(match, direction, bytes(entry))
         wanted.append((count, 1000 * count) if count % 3 else (0, 0))
-    other = (OTHER[4], OUT)
-    programs.steering.add(*other)
     assert programs.steering.carried(entries) == wanted
     assert programs.steering.carried(entries, take_away=True) == wanted
-    assert programs.steering.entries() == [other]
-    assert programs.steering.carried(entries) == [(0, 0)] * number
+    assert set(programs.steering.entries()) == live
+    now = [carried if entry in live else (0, 0) for entry, carried in zip(entries, wanted, strict=True)]
+    assert programs.steering.carried(entries) == now

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from dysco.dataplane.steer import Steering
+from dysco.host import run_in
 from dysco.lab import Lab
+from dysco.wire.tuples import FiveTuple
 from netns.conftest import MakeLab
 from netns.labs import (
     ask,
@@ -170,6 +173,16 @@ def test_a_peer_that_begins_too_many_sessions_is_refused(make_lab: MakeLab) -> N
     assert counters(lab, "d")["refused"] >= offered - accepted
 
 
+def diverted() -> list[tuple[FiveTuple, int]]:
+    """What the programs in this namespace know of sessions; of an agent in the mode `tun` that is what it diverts."""
+    steering = Steering.open("dysco1")
+    try:
+        assert steering.taken_over
+        return steering.entries()
+    finally:
+        steering.close()
+
+
 SETTLED = 300_000  # bytes that three batches in a row may add to an agent: 50 a session
 
 
@@ -219,3 +232,4 @@ def test_ten_thousand_sessions_leave_nothing(make_lab: MakeLab) -> None:
         # The agent may not have seen yet that who has asked has gone.
         until(f"{node} keeps descriptors", lambda node=node: held(node)[0] <= before[node][0] + 1)  # type: ignore[misc]
         assert sum(grown[node]) < 10_000_000
+        assert run_in(lab.netns(node), diverted) == []

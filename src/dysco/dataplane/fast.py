@@ -139,7 +139,10 @@ class KernelFlowTable(PythonFlowTable):
         return [self._all.get((trusted(match), side), NOTHING)[:2] for match, side in entries]
 
     def drop(self, keys: Sequence[FlowKey]) -> list[tuple[int, int]]:
-        """Take away what the kernel has let in by itself, and nobody has adopted; packets and bytes of each."""
+        """Take away what the kernel has let in by itself, and nobody has adopted; packets and bytes of each.
+
+        What has not carried a FIN is of a new session of which nobody has heard yet, and stays.
+        """
         return self._kernel.carried(self._entries_of(keys), take_away=True)
 
     def may_rest(self, flow: Flow) -> bool:

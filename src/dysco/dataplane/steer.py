@@ -283,7 +283,10 @@ class Steering:
     def carried(
         self, entries: Sequence[tuple[bytes, int]], *, take_away: bool = False
     ) -> list[tuple[int, int]]:
-        """Packets and bytes that were rewritten by each of these entries; take_away: and remove them."""
+        """Packets and bytes that were rewritten by each of these entries.
+
+        take_away: remove those by which a FIN was carried, too.
+        """
         keys = [pack_key(*entry) for entry in entries]
         found: list[tuple[int, int]] = []
         for first in range(0, len(keys), AT_ONCE):

@@ -645,7 +645,7 @@ SEC("tc/divert") int divert(struct __sk_buff *skb)
 }
 
 // Likewise: packets and bytes of each flow whose key the frame carries, in place of the key; and take it away, if the
-// frame says so first.
+// frame says so first, and unless a new session has taken its place, of which the agent has not heard yet.
 SEC("tc/tallies") int tallies(struct __sk_buff *skb)
 {
 	__u32 take_away, at = ETH_HLEN + sizeof(take_away);
@@ -660,7 +660,7 @@ SEC("tc/tallies") int tallies(struct __sk_buff *skb)
 		if (flow) {
 			carried[0] = flow->packets;
 			carried[1] = flow->bytes;
-			if (take_away)
+			if (take_away && flow->tells & ENDED_HERE)
 				bpf_map_delete_elem(&flows, &key);
 		}
 		if (bpf_skb_store_bytes(skb, at, carried, sizeof(carried), 0))
