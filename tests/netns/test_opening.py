@@ -262,6 +262,21 @@ def ends(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
+def test_the_answer_to_the_first_syn_of_a_service_goes_back_by_the_chain(family: int) -> None:
+    def body(kernel: Kernel) -> None:
+        kernel.programs.edit("ingress", headed(family).data)
+        inner = FiveTuple.of(FAR[family], 40000, OWN[family], 80)
+        _, out = kernel.programs.edit(
+            "egress", build_tcp(inner.reversed(), 9, 2, SYN | ACK, 1000, b"\2\4\5\xb4").data
+        )
+        at = locate(Packet(bytearray(out)))
+        assert at is not None
+        assert at.five_tuple == FiveTuple.of(OWN[family], PORTS[0], NEIGHBOUR[family], PORTS[1])
+
+    within(body)
+
+
+@pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("hops", [2, MAX_HOPS])
 def test_a_syn_that_goes_through_the_box(family: int, hops: int) -> None:
     def body(kernel: Kernel) -> None:

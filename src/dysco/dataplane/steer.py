@@ -73,6 +73,7 @@ DIVERT: Final = bytes(96)  # struct flow: nothing but zeros hands every packet t
 # Of struct flow: which of the next two are known, top_seq, top_ack, packets, bytes.
 _TALLY: Final = struct.Struct("=42xB21xII8xQQ")
 _CARRIED: Final = struct.Struct("=QQ24x")  # in place of a key
+SERVICES: Final = 512
 AT_ONCE: Final = 64
 """Entries that a program looks at in one go; as in steer.bpf.c."""
 _KNOWN_SEQ: Final = 1
@@ -100,6 +101,7 @@ STAGES: Final = ("open_out", "send", "open_in", "enter", "tell", "answer", "carr
 SPECS: Final = (
     MapSpec("flows", HASH, _KEY.size, len(DIVERT), ENTRIES),
     MapSpec("clauses", ARRAY, 4, _CLAUSE.size, 2 * MAX_CLAUSES),
+    MapSpec("services", ARRAY, 4, 4, SERVICES),
     MapSpec("config", ARRAY, 4, _CONFIG.size, 1),
     MapSpec("counters", PERCPU_ARRAY, 4, 8, len(COUNTERS)),
     MapSpec("rules", ARRAY, 4, 232, 2 * MAX_RULES),
@@ -176,6 +178,7 @@ class Steering:
         self._config: SteeringConfig | None = None
         self._first = self._clauses = 0
         self._boxed = False
+        self._services: set[int] = set()
         # What arrives without being a subsession has to be looked for; as long as there is none, nothing is.
         self._arriving: set[bytes] = set()
         if taken_over:
@@ -237,6 +240,8 @@ class Steering:
         entry: struct flow of fast.bpf.h; in its place until now was another, or none. HostError if the map is full.
         """
         key = pack_key(match, direction)
+        if direction == OUT:
+            self._know_service(match)
         self._flows.put(key, entry)
         if self._is_looked_for(match, direction):
             self._arriving.add(key)
@@ -332,6 +337,13 @@ class Steering:
         for fd in self._loaded.values():
             os.close(fd)
         self._loaded.clear()
+
+    def _know_service(self, match: FiveTuple) -> None:
+        """Have the programs look for packets of this service that leave; they never forget one again."""
+        service = int.from_bytes(min(match[-4:-2], match[-2:]), "big") % SERVICES
+        if service not in self._services:
+            self.maps["services"].put(_INDEX.pack(service), _INDEX.pack(1))
+            self._services.add(service)
 
     def _is_looked_for(self, match: FiveTuple, direction: int) -> bool:
         if direction != IN or self._config is None:

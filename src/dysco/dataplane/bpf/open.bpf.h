@@ -712,6 +712,7 @@ SEC("tc/send") int send(struct __sk_buff *skb)
 	awaits(&s->flow, s->head.numbers.seq, s->mtu);
 	long failed = bpf_map_update_elem(&flows, other, &s->flow, BPF_ANY);
 	make(&s->flow, session, sub, TO_WIRE);
+	know_service(session);
 	failed |= bpf_map_update_elem(&flows, session, &s->flow, BPF_ANY);
 	__u64 sum = 0;
 	__u32 announced_mss = s->syn.mss;
@@ -963,6 +964,7 @@ SEC("tc/enter") int enter(struct __sk_buff *skb)
 	if (!is_last)
 		s->flow.tells = CARRIES_FIN; // it is told once, behind the box
 	awaits(&s->flow, s->head.numbers.seq, s->mtu);
+	know_service(other);
 	failed |= bpf_map_update_elem(&flows, other, &s->flow, BPF_ANY);
 	make(&s->flow, sub, session, is_last ? TO_STACK : TO_BOX);
 	if (!is_last)

@@ -75,6 +75,7 @@ static long (*const bpf_fib_lookup)(void *context, struct bpf_fib_lookup *, int 
 #define SYN 0x02
 #define RST 0x04
 #define ACK 0x10
+#define SERVICES 512
 #define AT_ONCE 64 // keys in a frame of `tallies`
 #define FLOW_OUT 1 // a session packet that leaves: egress
 #define FLOW_IN 2  // a packet that arrives, of a session without a subsession or of a fast flow: ingress
@@ -150,6 +151,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } counters SEC(".maps");
+
+// Of what services sessions that leave by a flow were ever: so that others need not be looked for in a large table.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SERVICES);
+	__type(key, __u32);
+	__type(value, __u32);
+} services SEC(".maps");
 
 struct place {
 	__u32 veth_ifindex; // 0: not known yet
@@ -348,6 +357,27 @@ static __always_inline void reverse(struct key *key)
 	key->dport = port;
 }
 
+// The lower port is the service's, as a rule.
+static __always_inline __u32 *service_of(const struct key *key)
+{
+	__u32 one = bpf_ntohs(key->sport), two = bpf_ntohs(key->dport), index = (one < two ? one : two) % SERVICES;
+	return bpf_map_lookup_elem(&services, &index);
+}
+
+static __always_inline int may_leave_by_a_flow(const struct key *key)
+{
+	const __u32 *known = service_of(key);
+	return known && *known;
+}
+
+// Before there is a flow by which its packets leave.
+static __always_inline void know_service(const struct key *key)
+{
+	__u32 *known = service_of(key);
+	if (known)
+		*known = 1;
+}
+
 // One branch for all: with one for each condition the verifier walks every way through 128 clauses.
 static __always_inline __u32 lies_outside(const struct clause *clause, const struct key *key)
 {
@@ -445,7 +475,7 @@ static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
 	found.key.direction = FLOW_OUT;
 	if (unlikely(found.quoted))
 		reverse(&found.key); // the flow of the other direction knows where the quoted packet came from
-	struct flow *flow = bpf_map_lookup_elem(&flows, &found.key);
+	struct flow *flow = may_leave_by_a_flow(&found.key) ? bpf_map_lookup_elem(&flows, &found.key) : 0;
 	if (flow) {
 		struct config *conf = settings();
 		if (!conf)
