@@ -75,7 +75,9 @@ RESET_S: Final = 1.0  # seconds that resets of sessions may take when the agent 
 OVER: Final = frozenset(
     ("time-wait", "reset", "closed", "denied", "probed")
 )  # states that only wait for their end
-LAG_S: Final = 0.5  # seconds between two looks at the event loop's lag
+WATCH_S: Final = 1.0
+"""Seconds between two looks at the event loop's lag and at what else changes by itself. Nothing wakes an idle agent as
+often, and who shares a processor with it may be late by that."""
 
 
 class AgentService:
@@ -446,10 +448,12 @@ class AgentService:
         self._transmit()
 
     def _watch(self, expected_at: float) -> None:
-        """Measure how late the event loop is."""
-        self.lag_s = max(0.0, self._loop.time() - expected_at)
-        due = self._loop.time() + LAG_S
-        self._lag_timer = self._loop.call_at(due, self._watch, due)
+        """Measure how late the event loop is, and see to what the kernel must know."""
+        now = self._loop.time()
+        self.lag_s = max(0.0, now - expected_at)
+        self._lag_timer = self._loop.call_at(now + WATCH_S, self._watch, now + WATCH_S)
+        if self.opening is not None:
+            self.opening.look()
 
     def _from_box(self, port: int, packet: Packet) -> None:
         self.forwarder.receive(port, packet)

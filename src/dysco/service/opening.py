@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from dysco.service.agent import AgentService
 
 DELAY_S: Final = 0.02  # ours: how long a report may wait, so that many are taken at a wake-up
-LOOK_S: Final = (
-    0.5  # seconds between two looks at what changes by itself: MTUs, keys that expire, full tables
-)
 _LEAST: Final = (
     64  # tickets that lie ready for an address; twice as many whenever half of them were used at once
 )
@@ -65,7 +62,7 @@ class KernelOpening:
         self._policies: tuple[PolicySet, list[tuple[Clause, Rule | None]]] | None = None
         self._box: tuple[int, int | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._look: asyncio.TimerHandle | None = None
+        self._is_on = False
         self._listening = False
         self.refused = ""
 
@@ -80,14 +77,14 @@ class KernelOpening:
         self.refresh()
         self.openings.enable()
         self._listen()
-        self._look = self._loop.call_later(LOOK_S, self._look_again)
+        self._is_on = True
 
     def stop(self) -> None:
         """Have every SYN come to the agent again, and take what was opened until then."""
-        for timer in (self._timer, self._look):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._look = None
+        self._is_on = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._listening:
             self._loop.remove_reader(self.openings.fd)
             self._listening = False
@@ -152,12 +149,14 @@ class KernelOpening:
 
     # What the kernel must know.
 
-    def _look_again(self) -> None:
+    def look(self) -> None:
+        """Bring up to date what changes by itself: MTUs, keys that expire, full tables, tickets taken in vain."""
+        if not self._is_on:
+            return
         self.refresh()
         for slot in self._slots.values():
             slot.taken = max(slot.taken, self.openings.taken(slot.number))
             slot.fill(self._agent.now())
-        self._look = self._loop.call_later(LOOK_S, self._look_again)
 
     def refresh(self) -> None:
         """Bring up to date what the programs know; cheap if nothing has changed."""
