@@ -242,6 +242,15 @@ def test_what_still_moves_after_half_of_the_time_is_looked_after(monkeypatch: py
     assert rig.table.flows
 
 
+def test_a_session_that_is_young_is_not_listed_as_one_that_is_over() -> None:
+    rig = Rig()
+    over, young = began(rig), began(rig, session(9))
+    rig.agent.take_reports([*over, *ended(over), young[0]], rig.now, settle=False)
+    assert rig.state() == ["time-wait"]
+    rig.agent.take_reports([], rig.now)
+    assert sorted(rig.state()) == ["opening", "time-wait"]
+
+
 def test_a_new_session_takes_the_place_of_one_that_is_over() -> None:
     rig = Rig()
     for chain in (False, True):
