@@ -13,7 +13,7 @@ import pytest
 from dysco.protocol.events import Traced
 from dysco.protocol.ground import alias
 from dysco.protocol.settings import Timers
-from dysco.protocol.traces import MOST_PLACES, REPEAT_S, SOON_S, TRIES
+from dysco.protocol.traces import MOST_PLACES, REPEAT_S, SO_FAR, SOON_S, TRIES
 from dysco.wire.messages import Place, Places, Trace
 from protocol.rig import Rig, address, session, to_c
 from protocol.test_guards import chain_of, said, tell
@@ -21,6 +21,9 @@ from protocol.test_locks import CHAIN, LEFT, RIGHT, Talk
 
 B = Place("b", "box", address(2), alias(CHAIN, LEFT), alias(CHAIN, RIGHT), False, True, 5, 7)
 D = Place("d", "", address(4), alias(CHAIN, RIGHT), 0, False, True, 0, 0)
+A = Place("a", "", address(1), 0, alias(CHAIN, LEFT), False, True, 0, 0)
+NEW_A = replace(A, left=99)
+AS_COLLECTED = replace(B, box="pair", backward_sum=2**32 - 7)
 
 
 def answers(rig: Rig) -> list[tuple[int, tuple[str, ...]]]:
@@ -79,6 +82,46 @@ def test_no_more_places_are_collected_than_a_datagram_holds() -> None:
     [passed] = said(talk.rig, Trace)
     assert isinstance(passed, Trace)
     assert [place.agent for place in passed.places][-1] == "b"
+
+
+@pytest.mark.parametrize("known", ["all", "nothing", "too many", "another subsession"])
+@pytest.mark.parametrize("up", [True, False])
+def test_what_stands_to_the_left_is_learnt_on_the_way_to_a_host_that_may_be_dead(
+    up: bool, known: str
+) -> None:
+    talk = Talk()
+    rest = Places((D,) * (MOST_PLACES - 2 if known == "too many" else 1))
+    before = Places((A, B, *rest))
+    if known == "another subsession":
+        before = Places((A, replace(B, right=5), D))
+    chain = chain_of(talk)
+    chain.places = Places() if known == "nothing" else before
+    if not up:
+        talk.rig.agent.peer_down("d", talk.rig.now)
+    talk.rig.take()
+    talk.rig.messages.clear()
+    left = Places((NEW_A, NEW_A) if known == "too many" else (NEW_A,))
+    question = Trace(CHAIN, LEFT, 0, 1, "", left)
+    tell(talk.rig, "a", question)
+    onward = ("d", Trace(CHAIN, RIGHT, 0, 1, "", Places((*left, AS_COLLECTED))))
+    back = ("a", Trace(CHAIN, LEFT, 0, SO_FAR, "", Places((*left, AS_COLLECTED, *rest))))
+    sent = [one for one in talk.rig.messages if isinstance(one[1], Trace)]
+    assert sent == ([onward, back] if known == "all" and not up else [onward])
+    assert chain.places == (
+        Places((NEW_A, AS_COLLECTED, D)) if known == "all" else Places() if known == "nothing" else before
+    )
+
+
+def test_an_answer_as_far_as_a_dead_host_is_learnt_and_the_question_goes_on() -> None:
+    talk = Talk()
+    talk.rig.agent.trace(talk.key(), 9, talk.rig.now)
+    talk.rig.agent._changes.traces.tell_soon(chain_of(talk), talk.rig.now)
+    tell(talk.rig, "d", Trace(CHAIN, RIGHT, 9, SO_FAR, "b", Places((B, D))))
+    assert answers(talk.rig) == []
+    assert talk.rig.agent.places(talk.key()) == (B, D)
+    talk.rig.messages.clear()
+    talk.rig.wait(REPEAT_S)
+    assert {one.number for one in said(talk.rig, Trace) if isinstance(one, Trace)} == {0, 9}
 
 
 @pytest.mark.parametrize("learn", [1.0, math.inf])

@@ -19,11 +19,8 @@ REGRESSIONS = (
 """From before hosts could move or die: so they mean what they have meant."""
 RESTLESS = (
     6, 21, 28, 122, 292, 5245, 30757, 31068, 700477, 701410, 701998, 702274, 702355, 704180, 1795940455265,
-    12099169198416, 182340532212654, 183408403419819, 32850184918390,
+    12099169198416, 182340532212654, 183408403419819, 32850184918390, 176957595788499,
 )  # fmt: skip
-UNSOLVED = (176957595788499,)
-"""Fails, not mended yet: a host that stands twice in a chain dies with its neighbour. Both are bypassed at the first
-place; beyond the second nobody can hear of that, and asks by a label of the left anchor that is no more."""
 SEEDS = "4000:4400"
 
 
@@ -42,12 +39,6 @@ def test_a_seed_that_failed_once(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", RESTLESS)
 def test_a_seed_that_failed_once_with_hosts_that_move_and_die(seed: int) -> None:
-    assert run(seed).faults == []
-
-
-@pytest.mark.xfail(strict=True, reason="a host that stands twice in a chain has died with its neighbour")
-@pytest.mark.parametrize("seed", UNSOLVED)
-def test_a_seed_that_still_fails(seed: int) -> None:
     assert run(seed).faults == []
 
 

@@ -3,16 +3,17 @@
 asks --leg 0--> left end --leg 1, collecting--> right end --leg 2--> who asked
 
 The same answer goes round unasked, to the left end, a while after a chain has been opened or changed. So everybody
-on it knows the others, and can go on without a host that is dead (see `bypass`). A host between others that comes
-back lets it go round, too: leg 3 is the answer that the chain lives, and does not pass that host any more, which then
-leaves.
+on it knows the others, and can go on without a host that is dead (see `bypass`). It gets no further than to one that
+is dead: all before that learn what lies to the left as it comes, and the last one sends back, as leg 4, the same and
+what lies to the right as it was told before. A host between others that comes back lets it go round, too: leg 3 is
+the answer that the chain lives, and does not pass that host any more, which then leaves.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import replace
 from typing import Final
 
@@ -23,6 +24,7 @@ from dysco.wire.messages import Place, Places, Trace
 
 REPEAT_S: Final = 0.5
 TRIES: Final = 6
+SO_FAR: Final = 4  # the leg of an answer whose right end is what was told before
 MOST_PLACES: Final = 24  # ours: what one datagram holds of names of ordinary length
 _AT_ONCE: Final = 256  # ours: told in one go, after a restart all sessions may have to be
 _PAUSE_S: Final = 0.01
@@ -63,7 +65,7 @@ class Traces:
         facing = None if chain is None else self._ground.facing(chain, side, message.hop)
         if message.leg == 3:
             self._not_here(peer, message, now)
-        elif chain is None or facing is None or facing.peer != peer or message.leg > 3:
+        elif chain is None or facing is None or facing.peer != peer or message.leg > SO_FAR:
             self._ground.counters["message_implausible"] += 1
             if message.leg == 0 and not message.origin and self._lives_here(message.chain_id):
                 self._ground.output.message(peer, replace(message, leg=3))
@@ -112,10 +114,18 @@ class Traces:
         collected = replace(message, places=Places((*message.places, place)))
         if not self._ground.send(right, collected):
             self._back(chain, replace(collected, leg=2))
+            return
+        rest = _right_of(chain.places, place)
+        if rest and len(collected.places) + len(rest) <= MOST_PLACES:
+            known = replace(collected, leg=SO_FAR, places=Places((*collected.places, *rest)))
+            if self._ground.is_up(right.peer):
+                self._keep(chain, known.places)
+            else:
+                self._back(chain, known)
 
     def _back(self, chain: Chain, message: Trace) -> None:
-        self._learn(chain, message.places)
-        asked = self._asked.get(message.number)
+        self._learn(chain, message)
+        asked = self._asked.get(message.number) if message.leg != SO_FAR else None
         if asked is not None and message.origin == self._ground.settings.name:
             del self._asked[message.number]
             self._ground.output.event(Traced(message.number, chain.chain_id, tuple(message.places)))
@@ -168,16 +178,20 @@ class Traces:
         if self._queue:
             self._ground.alarm(max(self._queue[0][0], now + _PAUSE_S), self._due)
 
-    def _learn(self, chain: Chain, places: Places) -> None:
-        left, right = name_of(chain, chain.left), name_of(chain, chain.right)
-        me = self._ground.settings.name
-        if not any((one.agent, one.left, one.right) == (me, left, right) for one in places):
-            return  # collected while the chain was being changed here; another one follows
-        self._untold.pop(chain.key, None)
+    def _learn(self, chain: Chain, message: Trace) -> None:
+        if self._keep(chain, message.places) and message.leg != SO_FAR:
+            self._untold.pop(chain.key, None)
+
+    def _keep(self, chain: Chain, places: Places) -> bool:
+        """Whether this agent stands there as it does now; if not, it was changed meanwhile, and another one follows."""
+        here = self._ground.settings.name, name_of(chain, chain.left), name_of(chain, chain.right)
+        if not any((one.agent, one.left, one.right) == here for one in places):
+            return False
         if places != chain.places:
             self._ground.counters["places_learnt"] += 1
             chain.places = places
             self._ground.life.record(chain)
+        return True
 
     def chains(self) -> Iterator[Chain]:
         """Of which chains somebody here waits to hear."""
@@ -186,3 +200,9 @@ class Traces:
     def leftovers(self) -> dict[str, Sized]:
         """What must be empty once all is at rest."""
         return {"traces": self._asked, "places to tell": self._queue}
+
+
+def _right_of(places: Sequence[Place], here: Place) -> Sequence[Place]:
+    """What was told of the right of a place; nothing, if its right subsession was another one then."""
+    at = next((i for i, one in enumerate(places) if (one.agent, one.right) == (here.agent, here.right)), None)
+    return () if at is None else places[at + 1 :]

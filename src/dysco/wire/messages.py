@@ -432,9 +432,9 @@ class StateTransferred:
 class Trace:
     """Who is on a chain: goes to its left end, then collects to the right end, then goes back to who asked.
 
-    leg: 0 to the left end, 1 collecting, 2 on the way back, 3 the chain does not pass there any more. number: names the
-    question. Without an origin nobody asks: it goes back to the left end, and everybody on the way learns who is on the
-    chain.
+    leg: 0 to the left end, 1 collecting, 2 on the way back, 3 the chain does not pass there any more, 4 as 2, from the
+    left neighbour of a dead host, which adds what it knows to stand right of it. number: names the question. Without an
+    origin nobody asks: it goes back to the left end, and everybody on the way learns who is on the chain.
     """
 
     chain_id: bytes
