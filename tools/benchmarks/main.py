@@ -225,8 +225,8 @@ def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
     }
     if options.ways:
         ways = {name: way for name, way in ways.items() if name in options.ways}
-    # Many short turns of what varies most: the slowest request in 100 is one that had to wait for a processor, and by how
-    # the connections fall to nginx's workers it waits 0.7 to 3.5 ms, with or without agents.
+    # Many short turns of what varies most: the slowest request in 100 is one that had to wait for a processor, and by
+    # how the connections fall to nginx's workers it waits 0.7 to 3.5 ms, with or without agents.
     requests = [_keepalive] * (3 * options.seconds)
     measures = (_stream, _eight, *requests, _connects, _each)
     return _medians(_in_turns(bed, options, ways, 1, measures))

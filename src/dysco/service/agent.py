@@ -75,9 +75,10 @@ RESET_S: Final = 1.0  # seconds that resets of sessions may take when the agent 
 OVER: Final = frozenset(
     ("time-wait", "reset", "closed", "denied", "probed")
 )  # states that only wait for their end
-WATCH_S: Final = 1.0
-"""Seconds between two looks at the event loop's lag and at what else changes by itself. Nothing wakes an idle agent as
-often, and who shares a processor with it may be late by that."""
+WATCH_S: Final = 5.0
+"""Seconds between two looks at the event loop's lag and at what else changes by itself. Nothing wakes an idle agent
+more often: each time costs a millisecond, for nothing of it is in the processor's caches any more, and who shares the
+processor may be late by that."""
 
 
 class AgentService:
@@ -294,6 +295,7 @@ class AgentService:
 
     def on_key(self, peer: str, receive_key: bytes) -> None:
         self.core.accept_key(peer, receive_key, self._loop.time())
+        self._refresh_opening()
 
     def on_up(self, peer: str, hello: Hello, send_key: bytes, receive_key: bytes, address: bytes) -> None:
         self.core.peer_up(peer, hello, send_key, receive_key, self._loop.time(), address=address)

@@ -36,11 +36,10 @@ if TYPE_CHECKING:
     from dysco.service.agent import AgentService
 
 DELAY_S: Final = 0.02  # ours: how long a report may wait, so that many are taken at a wake-up
+LOOK_S: Final = 1.0  # ours: between two looks while chains are opened; the agent looks now and then by itself
 _LEAST: Final = (
-    64  # tickets that lie ready for an address; twice as many whenever half of them were used at once
+    512  # tickets that lie ready for an address; twice as many whenever half of them were used at once
 )
-
-
 # At most half of their places: a program may still be reading a ticket that it has taken when another is laid there.
 _MOST: Final = TICKETS // 2
 
@@ -64,6 +63,7 @@ class KernelOpening:
         self._timer: asyncio.TimerHandle | None = None
         self._is_on = False
         self._listening = False
+        self._looked_at = 0.0
         self.refused = ""
 
     async def start(self) -> None:
@@ -122,8 +122,11 @@ class KernelOpening:
             if begun := self.openings.begun[number]:
                 self._agent.core.adoption.charge(name, begun, now)
         self.openings.begun.clear()
-        for slot in self._slots.values():
-            slot.fill(now)
+        if now >= self._looked_at + LOOK_S:
+            self.look()
+        else:
+            for slot in self._slots.values():
+                slot.fill(now)
         return True
 
     def done(self) -> None:
@@ -153,10 +156,11 @@ class KernelOpening:
         """Bring up to date what changes by itself: MTUs, keys that expire, full tables, tickets taken in vain."""
         if not self._is_on:
             return
+        self._looked_at = now = self._agent.now()
         self.refresh()
         for slot in self._slots.values():
             slot.taken = max(slot.taken, self.openings.taken(slot.number))
-            slot.fill(self._agent.now())
+            slot.fill(now)
 
     def refresh(self) -> None:
         """Bring up to date what the programs know; cheap if nothing has changed."""
