@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import pytest
 
+from dysco.lab import Lab
 from dysco.protocol.left import SILENT
 from netns.conftest import MakeLab
 from netns.deaths import die, dies, switched
-from netns.labs import MEGABYTE, counters, lab_text, nft_counter, put_file, sessions, until
+from netns.labs import MEGABYTE, ask, counters, lab_text, nft_counter, put_file, sessions, until
 from netns.test_changes import change, download, firewall, seen, was_done, watch
+from netns.test_middleboxes import boxes
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,42 @@ def test_a_new_host_that_dies_when_all_know_that_it_has_come_is_bypassed(
         was_done(change(lab, asker, "remove", "c", force=True))
         assert running.digest() == wanted
     assert seen(lab, "resets") == 0
+
+
+TWICE = """
+[[host]]
+name = "NAME"
+copy = ["BOXES/counter.py"]
+[host.config]
+timers = { keepalive = 0.2, peer_dead = 0.8 }
+box = [{ name = "one", kind = "packet", python = "counter.py:Counter" },
+       { name = "two", kind = "packet", python = "counter.py:Counter" }]
+"""
+
+
+@pytest.mark.parametrize(("mode", "family"), [("ebpf", 4), ("tun", 6)], indirect=["mode"])
+def test_a_dead_host_that_stands_twice_is_taken_out_of_both_places(make_lab: MakeLab, family: int) -> None:
+    hosts = (boxes(TWICE.replace("NAME", name)) for name in "bc")
+    lab = make_lab(lab_text("both", *hosts, hops='["b/one", "c/one", "b/two"]'))
+    lab.up()
+    watch(lab, "b")
+    wanted = put_file(lab, 12 * MEGABYTE)
+    with download(lab, family, MEGABYTE) as running:
+        until("nobody was told", lambda: all(counters(lab, one)["places_learnt"] for one in "acd"))
+        die(lab, "b")
+        until(
+            "c believes in b",
+            lambda: next(one for one in ask(lab, "c", "peers") if one["name"] == "b")["state"] != "up",
+        )
+        was_done(change(lab, "d", "remove", "b/one", force=True))
+        # Beyond b/two nobody hears of that; all before it know what stands there.
+        until("a was not told", lambda: plan_of(lab, "a", "b") == ["a", "c/one", "b/two", "d"])
+        was_done(change(lab, "a", "remove", "b", force=True))
+        assert running.digest() == wanted
+    assert seen(lab, "resets") == 0
+
+
+def plan_of(lab: Lab, node: str, box: str) -> list[str]:
+    """Who is on the chain, as an agent believes that is asked to take out a dead host; empty if it refuses."""
+    steps = change(lab, node, "remove", box, force=True, dry_run=True)
+    return list(steps[0].before) if steps[0].kind == "plan" else []
