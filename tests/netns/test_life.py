@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dysco.dataplane.steer import Steering
+from dysco.dataplane.steer import LEAST_ENTRIES, Steering, entries_for
 from dysco.host import run_in
 from dysco.lab import Lab
 from dysco.wire.tuples import FiveTuple
@@ -181,6 +181,23 @@ def diverted() -> list[tuple[FiveTuple, int]]:
         return steering.entries()
     finally:
         steering.close()
+
+
+@both_modes
+def test_the_kernels_table_has_room_for_as_many_sessions_as_may_be(make_lab: MakeLab) -> None:
+    def room() -> int:
+        steering = Steering.open("dysco1")
+        try:
+            assert steering.taken_over
+            return steering.room
+        finally:
+            steering.close()
+
+    lab = make_lab(configured("room", "d", "limits = { sessions = 300_000 }"))
+    lab.up()
+    # Five tuples each, in a power of two; what is not said is 200,000.
+    assert [run_in(lab.netns(node), room) for node in "ad"] == [1 << 20, 1 << 21]
+    assert entries_for(1) == LEAST_ENTRIES
 
 
 SETTLED = 300_000  # bytes that three batches in a row may add to an agent: 50 a session

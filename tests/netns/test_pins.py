@@ -15,7 +15,7 @@ import pytest
 
 from dysco.dataplane import tcx
 from dysco.dataplane.bpf import call, object_info, pin, pinned
-from dysco.dataplane.steer import SPECS, Steering
+from dysco.dataplane.steer import LEAST_ENTRIES, SPECS, Steering
 from dysco.errors import HostError
 from dysco.host import Transaction, clean, for_agent, pins, run_in
 from dysco.host import links as host_links
@@ -172,10 +172,12 @@ class Rig:
         self.bpffs = directory_of(self.run_directory)
         self.locks = directory / "locks"
 
-    def up(self, *, bpffs: bool = True, by_tcx: bool | None = None) -> tuple[Steering, Transaction]:
+    def up(
+        self, *, bpffs: bool = True, by_tcx: bool | None = None, entries: int = LEAST_ENTRIES
+    ) -> tuple[Steering, Transaction]:
         """Bring it up; the calling thread stands in the namespace."""
         where = self.bpffs if bpffs else None
-        steering = Steering.open("dysco1", lambda: reach(where) if where is not None else None)
+        steering = Steering.open("dysco1", lambda: reach(where) if where is not None else None, entries)
         plan = for_agent(underlay=["eth0"], programs=steering.programs(), by_tcx=by_tcx, bpffs=where)
         it = Transaction(plan, self.run_directory, name="test", locks=self.locks)
         it.up()
@@ -202,6 +204,23 @@ def rig(spaces: list[Space], tmp_path: Path) -> Iterator[Rig]:
     yield made
     run_in(made.space.name, lambda: clean(made.run_directory, locks=made.locks))
     assert not mounted(made.bpffs)
+
+
+@pytest.mark.parametrize("bpffs", [True, False])
+def test_a_table_of_flows_of_another_size_is_taken_over(rig: Rig, bpffs: bool) -> None:
+    def work() -> None:
+        steering, it = rig.up(bpffs=bpffs, entries=64)
+        maps = rig.maps(steering)
+        steering.close()
+        it.leave()
+        steering, it = rig.up(bpffs=bpffs, entries=128)
+        assert steering.taken_over
+        assert steering.room == 64
+        assert rig.maps(steering) == maps
+        steering.close()
+        it.down()
+
+    run_in(rig.space.name, work)
 
 
 def test_attachments_of_an_earlier_version_get_links(rig: Rig) -> None:

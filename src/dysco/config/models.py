@@ -472,7 +472,12 @@ class Limits(Section):
     """How much there may be."""
 
     sessions: int = option(
-        200_000, doc="Sessions in the table; more are refused.", unit="sessions", ge=1, le=10_000_000
+        200_000,
+        doc="Sessions in the table; more are refused. The kernel's table of flows has room for as many; one that an "
+        "agent takes over from the one before keeps its size until `dysco tun down`.",
+        unit="sessions",
+        ge=1,
+        le=10_000_000,
     )
     embryonic: int = option(
         16_384,

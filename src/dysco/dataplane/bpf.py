@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -66,6 +66,10 @@ class MapSpec:
     key_size: int
     value_size: int
     entries: int
+
+    def allows(self, found: MapSpec) -> bool:
+        """Whether a map that is there may be this one; a hash map may have been made for more or fewer entries."""
+        return replace(found, entries=self.entries) == self if self.type == HASH else found == self
 
 
 class Program(NamedTuple):
@@ -271,13 +275,14 @@ def pinned(path: Path) -> int:
 
 
 def pinned_map(path: Path, spec: MapSpec) -> Map | None:
-    """The map that is pinned there; None if there is none, or another one than the spec says."""
+    """The map that is pinned there; None if there is none, or another one than the spec allows."""
     try:
         fd = pinned(path)
     except HostError:
         return None
-    if _spec(fd) == spec:
-        return Map(spec, fd)
+    found = _spec(fd)
+    if spec.allows(found):
+        return Map(found, fd)
     os.close(fd)
     return None
 
@@ -310,7 +315,7 @@ def _spec(fd: int) -> MapSpec:
 
 
 def maps_of_program(fd: int, specs: tuple[MapSpec, ...]) -> dict[str, Map]:
-    """The maps that a loaded program uses, as far as name and sizes agree with the specs."""
+    """The maps that a loaded program uses, as far as the specs allow them."""
     ids = (ctypes.c_uint32 * 64)()
     # struct bpf_prog_info: nr_map_ids at 52, map_ids at 56; the rest may stay zero.
     info = ctypes.create_string_buffer(256)
@@ -321,7 +326,7 @@ def maps_of_program(fd: int, specs: tuple[MapSpec, ...]) -> dict[str, Map]:
     for number in ids[: struct.unpack_from("=I", info, 52)[0]]:
         map_fd = call(_MAP_FD_BY_ID, struct.pack("=III", number, 0, 0), f"map {number} is gone")
         spec = _spec(map_fd)
-        if spec in specs:
+        if any(one.allows(spec) for one in specs):
             found[spec.name] = Map(spec, map_fd)
         else:
             os.close(map_fd)

@@ -87,6 +87,8 @@ _DIRECTIONS: Final[tuple[tcx.Direction, ...]] = ("ingress", "egress")
 _OWN: Final = "dysco_"  # our programs and filters are called so
 
 ENTRIES: Final = 1 << 20
+LEAST_ENTRIES: Final = 1 << 12
+_TUPLES: Final = 5  # of a session: two on each side of a box, and what a change needs beside them
 
 # Of open.bpf.h, for `dysco.dataplane.opening`.
 MAX_RULES: Final = 64
@@ -155,6 +157,11 @@ class Tally(NamedTuple):
 NOTHING: Final = Tally(0, 0)
 
 
+def entries_for(sessions: int) -> int:
+    """How many tuples the table of flows must have room for; a power of two, as the kernel makes it."""
+    return max(LEAST_ENTRIES, 1 << (sessions * _TUPLES - 1).bit_length())
+
+
 class Steering:
     """The maps and the programs. `taken_over` says whether a running agent's maps were found.
 
@@ -186,9 +193,21 @@ class Steering:
             self._clauses, self._first = _SET.unpack_from(self._written(), _SET_AT)
             self._arriving = {key for key in self._flows.keys() if key[_DIRECTION_AT] == IN}  # noqa: SIM118
 
+    @property
+    def room(self) -> int:
+        """How many tuples the table of flows has room for."""
+        return self._flows.spec.entries
+
     @classmethod
-    def open(cls, underlay_tun: str, pinned_in: Callable[[], Path | None] = lambda: None) -> Steering:
+    def open(
+        cls,
+        underlay_tun: str,
+        pinned_in: Callable[[], Path | None] = lambda: None,
+        entries: int = ENTRIES,
+    ) -> Steering:
         """Take over the maps that are pinned or behind the programs that run here, or make new ones.
+
+        entries: how many tuples new ones have room for.
 
         None are taken over if the underlay TUN is not there: pins outlive a namespace. Raises HostError.
         """
@@ -197,7 +216,7 @@ class Steering:
         found = (_pinned(pinned_in()) or _running()) if is_here else {}
         if found:
             return cls(found, taken_over=True, pinned_in=pinned_in)
-        return cls.make(pinned_in=pinned_in)
+        return cls.make(entries, pinned_in)
 
     @classmethod
     def make(cls, entries: int = ENTRIES, pinned_in: Callable[[], Path | None] = lambda: None) -> Steering:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from dysco.config.models import HostConfig
 from dysco.dataplane.fast import BoxDevice
 from dysco.dataplane.selftest import offload_fault
 from dysco.dataplane.since_boot import believed
-from dysco.dataplane.steer import MAX_ADDRESSES, Steering, SteeringConfig
+from dysco.dataplane.steer import MAX_ADDRESSES, Steering, SteeringConfig, entries_for
 from dysco.dataplane.trial import fault_since_boot
 from dysco.dataplane.tun import Tun
 from dysco.errors import HostError
@@ -30,6 +31,7 @@ from dysco.host.addresses import KeepAddress, device_of
 from dysco.host.netns import run_in
 from dysco.host.plan import Plan, for_agent, for_move, veth_name
 from dysco.host.transaction import Transaction
+from dysco.service.logs import log
 from dysco.service.settings import box_ports, namespace_boxes
 
 TRIAL: Final = Path("/run/dysco/trial")
@@ -176,7 +178,10 @@ def up(config: HostConfig) -> KernelSide:
     underlay = look(config)
     in_kernel, kernel_refused = choose(config.dataplane.mode)
     bpffs = pins.directory_of(config.run_directory)
-    steering = Steering.open(config.tun.underlay, partial(pins.reach, bpffs))
+    wanted = entries_for(config.limits.sessions)
+    steering = Steering.open(config.tun.underlay, partial(pins.reach, bpffs), wanted)
+    if steering.room < wanted:
+        log("flow_table_small", logging.WARNING, room=steering.room, wanted=wanted)
     ports = [port for box in namespace_boxes(config) for port in (box.port, box.port + 1)]
     changes = plan(config, steering.programs(ports), in_kernel)
     transaction = Transaction(changes, config.run_directory, name=config.agent.name)
