@@ -117,6 +117,72 @@ def test_a_stopped_agent_resets_its_sessions(make_lab: MakeLab, node: str) -> No
         assert b"reset by peer" in errors
 
 
+HOLD = """
+import selectors, socket, sys
+address, count, chosen = sys.argv[1], int(sys.argv[2]), selectors.DefaultSelector()
+for _ in range(count):
+    s = socket.create_connection((address, 8000), 10)
+    s.sendall(b"x")
+    assert s.recv(1) == b"x"
+    chosen.register(s, selectors.EVENT_READ)
+print("open", flush=True)
+while chosen.get_map():
+    for key, _ in chosen.select():
+        try:
+            print("ended" if not key.fileobj.recv(1) else "alive")
+        except ConnectionResetError:
+            count -= 1
+        chosen.unregister(key.fileobj)
+print(count, flush=True)
+"""
+ECHO = """
+import resource, socket
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+listening, held = socket.create_server(("", 8000), family=socket.AF_INET6, dualstack_ipv6=True), []
+while True:
+    held.append(listening.accept()[0])
+    held[-1].sendall(held[-1].recv(1))
+"""
+HELD = 800  # a process may have 1,024 descriptors without asking
+
+
+@pytest.mark.parametrize(
+    ("mode", "family", "node"), [("ebpf", 4, "b"), ("ebpf", 6, "a"), ("tun", 4, "d")], indirect=["mode"]
+)
+def test_a_stopped_agent_resets_all_sessions_however_many(make_lab: MakeLab, family: int, node: str) -> None:
+    lab = make_lab(
+        lab_text(
+            "many",
+            FIREWALL.replace("MORE", "").replace("dport 80 ", "dport 8000 "),
+            hops='["b"]',
+            match="dst port 8000",
+        )
+    )
+    lab.up()
+    echo = subprocess.Popen(lab.command("d", ["python3", "-c", ECHO]))
+    argv = ["python3", "-c", HOLD, lab.address("d", family), str(HELD)]
+    clients: list[subprocess.Popen[str]] = []
+    try:
+        until("nobody listens", lambda: ":8000" in lab.exec("d", ["ss", "-Hltn"]).stdout)
+        clients = [
+            subprocess.Popen(lab.command("a", argv), stdout=subprocess.PIPE, text=True) for _ in range(2)
+        ]
+        for client in clients:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "open\n"
+        assert len(sessions(lab, node)) == 2 * HELD
+        stop(lab, node)
+        assert [client.communicate(timeout=60)[0] for client in clients] == ["0\n", "0\n"]
+        until("the server has some left", lambda: ":8000" not in lab.exec("d", ["ss", "-Htn"]).stdout)
+    finally:
+        echo.kill()
+        for client in clients:
+            client.kill()
+            client.wait()
+        echo.wait()
+
+
 @both_modes
 @pytest.mark.parametrize("node", ["a", "b", "d"])
 def test_a_stopped_agent_keeps_its_sessions_if_told_so(make_lab: MakeLab, node: str) -> None:

@@ -233,7 +233,7 @@ def test_stopping_resets_both_ends_with_the_numbers_that_they_say() -> None:
     sub = rig.establish()
     rig.table.flows[HOST, ME].packets += 5
     rig.begin(session(2, port=5))
-    rig.agent.reset_all(rig.now)
+    rig.agent.reset(rig.agent.session_keys(), rig.now)
     probes = rig.take()
     assert [(port, read(packet).flags) for port, packet in probes] == [(HOST, ACK), (UNDERLAY, ACK)]
     assert rig.state() == ["established"]
@@ -247,6 +247,17 @@ def test_stopping_resets_both_ends_with_the_numbers_that_they_say() -> None:
     assert stopped[1].packets == 6
 
 
+def test_an_end_that_has_had_its_reset_gets_no_other_one_that_is_only_near() -> None:
+    rig = Rig(decision=to_c())
+    sub = rig.establish()
+    rig.agent.reset(rig.agent.session_keys(), rig.now)
+    rig.take()
+    rig.feed(HOST, build_tcp(ME, 1234, 5678, ACK, 1))
+    [(port, packet)] = rig.feed(UNDERLAY, build_tcp(sub.reversed(), 5678, 1234, ACK, 1))
+    assert (port, read(packet).five_tuple) == (UNDERLAY, sub)
+    assert rig.state() == []
+
+
 @pytest.mark.parametrize(
     ("size", "client", "server"), [(0, (9000, 1001), (1000, 9001)), (10, (9011, 1011), (1011, 9001))]
 )
@@ -258,7 +269,7 @@ def test_ends_are_asked_far_behind_their_window_with_numbers_of_the_session(
     if size:
         rig.feed(HOST, build_tcp(ME, 1001, 9001, ACK, 1, b"", bytes(size)))
         rig.feed(UNDERLAY, build_tcp(sub.reversed(), 9001, 1001 + size, ACK, 1, b"", bytes(size)))
-    rig.agent.reset_all(rig.now)
+    rig.agent.reset(rig.agent.session_keys(), rig.now)
     asked = [read(packet) for _, packet in rig.take()]
     assert [(one.five_tuple, (one.seq + FAR) & MASK32, one.ack) for one in asked] == [
         (ME.reversed(), *client),
@@ -271,7 +282,7 @@ def test_stopping_a_session_of_which_a_flow_is_lost() -> None:
     sub = rig.establish()
     rig.events()
     del rig.table.flows[HOST, ME]
-    rig.agent.reset_all(rig.now)
+    rig.agent.reset(rig.agent.session_keys(), rig.now)
     rig.take()
     rig.feed(HOST, build_tcp(ME, 1234, 5678, ACK, 1))
     rig.feed(UNDERLAY, build_tcp(sub.reversed(), 5678, 0, RST, 0))
@@ -285,7 +296,7 @@ def test_stopping_a_session_with_a_box_ends_both_sides() -> None:
     _, into = rig.one(UNDERLAY, first)
     _, out = rig.one(PAIR_BOX.right_read, into)
     rig.feed(UNDERLAY, syn_ack(read(out).five_tuple))
-    rig.agent.reset_all(rig.now)
+    rig.agent.reset(rig.agent.session_keys(), rig.now)
     rig.take()
     assert rig.feed(PAIR_BOX.right_read, build_tcp(session(), 1, 1, ACK, 1)) == []
     rig.feed(UNDERLAY, build_tcp(read(out).five_tuple.reversed(), 1, 1, ACK, 1))

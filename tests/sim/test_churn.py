@@ -68,7 +68,8 @@ class Churn(Flight):
         """By host: sessions, flows, pairs of ports, records, tuples on which SYNs are waited for; none rests."""
         for host in self.hosts:
             if host.agent is not None:
-                host.agent._life.chains.wake_all()
+                for key in host.agent.session_keys():
+                    host.agent._life.chains.get(key)
         return [
             (
                 len(host.agent or ()),

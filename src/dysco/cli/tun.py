@@ -20,7 +20,7 @@ from dysco.errors import DyscoError, NoAgentError, TimedOutError
 app = typer.Typer(no_args_is_help=True)
 
 RUN: Final = Path("/run/dysco")
-STOP_S: Final = 15.0  # seconds that a running agent has to undo what it did
+STOP_S: Final = 80.0  # seconds that a running agent has to reset its sessions and undo what it did
 _LOOK_S: Final = 0.05
 
 

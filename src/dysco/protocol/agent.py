@@ -381,10 +381,20 @@ class Agent:
         """What changes have left behind when there is no session any more; nothing, unless there is a defect."""
         return self._changes.leftovers()
 
-    def reset_all(self, now: float) -> None:
-        """Begin to reset both ends of every session; they are gone when their ends have answered."""
-        for chain in self._life.chains.wake_all():
-            self._life.begin_reset(chain, now)
+    def session_keys(self) -> list[bytes]:
+        """Every session by its key, but for those that are over at once (`brief`)."""
+        return list(self._life.chains)
+
+    def has(self, key: bytes) -> bool:
+        """Whether there is a session with this key."""
+        return key in self._life.chains
+
+    def reset(self, keys: Iterable[bytes], now: float) -> None:
+        """Begin to reset both ends of these sessions; each is gone when both have answered."""
+        for key in keys:
+            chain = self._life.chains.get(key)
+            if chain is not None:
+                self._life.begin_reset(chain, now)
 
     def restore(self, data: bytes, now: float) -> bool:
         """Take up a session that a journal remembers; False if the record does not fit this host any more."""

@@ -303,6 +303,8 @@ class Life:
             return  # it came out of the middlebox
         for bit, facing, towards in ends if not at.flags & RST else ():
             exact = bit == sender[0]
+            if not exact and self.resetting[chain.key] & bit:
+                continue  # it has had its own
             seq, ack = (at.ack, at.next_seq) if exact else (at.seq, at.ack)
             self._output.packet(facing.write, build_tcp(towards, seq, ack, RST | ACK, 0))
         self.resetting[chain.key] |= sender[0]

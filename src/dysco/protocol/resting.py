@@ -95,10 +95,6 @@ class Chains:
         for packed in list(self._at_rest.values()):
             yield self._read(packed)
 
-    def wake_all(self) -> list[Chain]:
-        """Every chain, awake from now on."""
-        return [self[key] for key in list(self)]
-
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """Key and record of each session that is established, each as it is when it is its turn."""
         for key in list(self):

@@ -62,6 +62,7 @@ from dysco.service.moving import Moving
 from dysco.service.opening import KernelOpening, clear_stale
 from dysco.service.proxies import Proxies
 from dysco.service.queries import Queries
+from dysco.service.resets import reset_all
 from dysco.service.state import movers
 from dysco.service.state_driver import StateDriver
 from dysco.transport.channel import Channel
@@ -71,7 +72,6 @@ from dysco.wire.packet import Located, Packet
 from dysco.wire.tuples import FiveTuple
 
 LOGGED_FAULTS: Final = 100  # defects that are logged; all are counted
-RESET_S: Final = 1.0  # seconds that resets of sessions may take when the agent stops
 OVER: Final = frozenset(
     ("time-wait", "reset", "closed", "denied", "probed")
 )  # states that only wait for their end
@@ -92,7 +92,7 @@ class AgentService:
         self.path = path
         self.stopped = asyncio.Event()
         self.events = Events()
-        self._empty = asyncio.Event()
+        self.closed = asyncio.Event()  # set with each session that is gone
         self.lag_s = 0.0
         self.began_at = 0.0
         self._deadline: float | None = None
@@ -149,10 +149,13 @@ class AgentService:
         if self.opening is not None:
             self.opening.stop()
             self._transmit()
-        if not self._keep:
-            await self._reset_sessions()
+        silent = 0
+        if not self._keep and hasattr(self, "core"):
+            self._withdraw_policies()
+            silent = await reset_all(self)
         await self._undo.aclose()
-        log("agent_stopped", name=self.config.agent.name, sessions="kept" if self._keep else "reset")
+        sessions = "kept" if self._keep else "reset"
+        log("agent_stopped", name=self.config.agent.name, sessions=sessions, silent=silent)
         self.stopped.set()
 
     async def _start(self) -> None:
@@ -425,8 +428,7 @@ class AgentService:
             log(report.name(event), level, **report.fields(event))
 
     def _closed(self, event: SessionClosed) -> None:
-        if not len(self.core):
-            self._empty.set()
+        self.closed.set()
         if event.box is not None:
             self.devices.forget(event.box, event.session)
 
@@ -554,16 +556,6 @@ class AgentService:
         )
         self._journal.start()
         self._undo.callback(lambda: self._journal.close(delete=not self._keep))
-
-    async def _reset_sessions(self) -> None:
-        if not hasattr(self, "core"):
-            return
-        self._empty.clear()
-        self.core.reset_all(self._loop.time())
-        self._transmit()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RESET_S if len(self.core) else 0):
-                await self._empty.wait()
 
     async def _close_kernel(self) -> None:
         for timer in (self._timer, self._lag_timer, self._slicing, self._stale_timer):
