@@ -38,7 +38,7 @@ from dysco.wire.tuples import FiveTuple
 
 RUN: Final = Path("/run/dysco")
 SOCKET_VARIABLE: Final = "DYSCO_SOCKET"
-_LINE: Final = 1 << 26
+_LINE: Final = 1 << 30
 
 
 def connect(path: str | os.PathLike[str] | None = None) -> Dysco:

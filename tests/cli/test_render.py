@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
+from rich.console import Group
+from rich.panel import Panel
+from rich.text import Text
 
 from cli import fakes
 from cli.show_text import text_of
-from dysco.cli import render
+from dysco.cli import output, render
 from dysco.views import Event, chains
 
 
@@ -113,3 +117,23 @@ def test_chains_of_four_agents_make_one_drawing() -> None:
         ]
     )
     assert text_of(render.chains([])) == "no chains"
+
+
+@pytest.mark.parametrize(
+    ("rows", "terminal"), [(1, False), (output._LONG + 1, False), (output._LONG + 1, True)]
+)
+def test_what_is_long_or_goes_into_a_pipe_is_as_on_the_screen_but_for_its_colours(
+    rows: int, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = render.table("chain", "session", "bytes", right=("bytes",))
+    for number in range(rows):
+        made.add_row(f"{number:04}", Text("宽 narrow", style="green"), render.number(number))
+    picture = Group(made, Text("a line"), "another")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    output.emit(None, False, lambda _: picture)
+    shown = capsys.readouterr().out
+    assert [line.rstrip() for line in shown.splitlines()] == text_of(picture, 200).splitlines()
+
+
+def test_of_something_else_only_a_console_makes_a_text() -> None:
+    assert output.as_text(Group(Text("a"), Panel("b"))) is None

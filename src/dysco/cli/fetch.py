@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_S: Final = 10.0  # seconds; an agent that is alive answers in milliseconds
+LIST_S: Final = 120.0  # likewise for all sessions, of which there may be a million
 
 
 def ask(socket: Path | None, question: Callable[[Dysco], Awaitable[T]], timeout_s: float = ANSWER_S) -> T:

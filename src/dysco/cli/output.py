@@ -11,7 +11,9 @@ from dysco.views import View
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
+_LONG: Final = 500  # lines that a console takes half a second for
 _PIPE_WIDTH: Final = 200  # columns; nobody cuts lines for a pipe at 80
 
 
@@ -28,8 +30,66 @@ def emit(value: Any, as_json: bool, picture: Callable[[Any], RenderableType]) ->
     """Print a value as JSON or as the picture that `picture` makes of it."""
     if as_json:
         print_json(value)
+        return
+    made = picture(value)
+    text = None if sys.stdout.isatty() and not _is_long(made) else as_text(made)
+    if text is None:
+        console().print(made)
     else:
-        console().print(picture(value))
+        print(text, flush=True)
+
+
+def as_text(made: RenderableType) -> str | None:
+    """A table, a text or several of them without colours, much sooner than by a console; None: something else."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    match made:
+        case str():
+            return made
+        case Text():
+            return made.plain
+        case Table():
+            return _table(made)
+        case Group():
+            parts = [as_text(one) for one in made.renderables]
+            return None if None in parts else "\n".join(str(part) for part in parts)
+        case _:
+            return None
+
+
+def _table(made: Table) -> str:
+    """As the console shows it, but for its colours and its width: no line is cut."""
+    from rich.cells import cell_len
+
+    columns = []
+    for one in made.columns:
+        cells = [as_text(cell) or "" for cell in (one.header, *one.cells)]
+        sizes = [cell_len(cell) for cell in cells]
+        width = max(sizes)
+        spaces = [" " * (width - size) for size in sizes]
+        right = one.justify == "right"
+        columns.append([s + c if right else c + s for c, s in zip(cells, spaces, strict=True)])
+    head, *rows = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+    return "\n".join([head, "─" * max(map(cell_len, (head, *rows))), *rows])
+
+
+def _is_long(made: RenderableType) -> bool:
+    return _lines(made) > _LONG
+
+
+def _lines(made: RenderableType) -> int:
+    from rich.console import Group
+    from rich.table import Table
+
+    match made:
+        case Table():
+            return made.row_count
+        case Group():
+            return sum(map(_lines, made.renderables))
+        case _:
+            return 1
 
 
 def print_json(value: Any, *, one_line: bool = False) -> None:

@@ -27,7 +27,9 @@ def sessions(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the sessions chained through this host."""
     from dysco.cli import render
 
-    emit(fetch.ask(socket_of(context), lambda agent: agent.sessions()), as_json, render.sessions)
+    emit(
+        fetch.ask(socket_of(context), lambda agent: agent.sessions(), fetch.LIST_S), as_json, render.sessions
+    )
 
 
 def chains(
@@ -45,7 +47,8 @@ def chains(
     from dysco.cli import render
 
     found = views.chains(
-        fetch.ask(socket, _name_and_sessions) for socket in (socket_of(context), *(others or ()))
+        fetch.ask(socket, _name_and_sessions, fetch.LIST_S)
+        for socket in (socket_of(context), *(others or ()))
     )
     places = fetch.ask(socket_of(context), _places)
     wanted = [one for one in found if state in (None, one.state)]

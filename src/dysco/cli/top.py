@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from dysco.client import Dysco
 
 LOOK_S: Final = 1.0  # seconds between two snapshots
+REST: Final = (
+    9.0  # and as many times as long as one takes: a tenth of an agent's time, however many sessions it has
+)
 _KEYS: Final = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down", "k": "up", "j": "down"}
 
 
@@ -47,7 +50,7 @@ async def _once(socket: Path | None) -> None:
     from dysco.client import connect
 
     board = Dashboard()
-    async with asyncio.timeout(fetch.ANSWER_S), connect(socket) as agent:
+    async with asyncio.timeout(fetch.LIST_S), connect(socket) as agent:
         board.see(await snapshot(agent))
         async for event in agent.events(follow=False):
             board.add_event(event)
@@ -61,8 +64,9 @@ async def snapshot(agent: Dysco) -> Snapshot:
     """Ask an agent for all that a frame shows but the events."""
     from dysco.cli.dashboard import Snapshot
 
-    status = await agent.status()
-    return Snapshot(time.monotonic(), status, await agent.sessions(), await agent.peers())
+    async with asyncio.timeout(fetch.ANSWER_S):
+        status, peers = await agent.status(), await agent.peers()
+    return Snapshot(time.monotonic(), status, await agent.sessions(), peers)
 
 
 async def _live(socket: Path | None) -> None:
@@ -95,10 +99,11 @@ async def _watch(socket: Path | None, board: Dashboard, changed: asyncio.Event) 
             async with connect(socket) as agent, asyncio.TaskGroup() as group:
                 group.create_task(_follow(agent, board, changed))
                 while True:
-                    async with asyncio.timeout(fetch.ANSWER_S):
+                    began = time.monotonic()
+                    async with asyncio.timeout(fetch.LIST_S):
                         board.see(await snapshot(agent))
                     changed.set()
-                    await asyncio.sleep(LOOK_S)
+                    await asyncio.sleep(max(LOOK_S, REST * (time.monotonic() - began)))
         except* (DyscoError, OSError, EOFError) as errors:
             first: BaseException = errors
             while isinstance(first, BaseExceptionGroup):

@@ -90,9 +90,10 @@ class Chains:
         return key in self._at_rest
 
     def values(self) -> Iterator[Chain]:
-        """Every chain. Those at rest are left at rest: what is given for them may be looked at, not changed."""
-        yield from list(self._awake.values())
-        for packed in list(self._at_rest.values()):
+        """Every chain that is here now. Those at rest are left so: what is given for them may be read, not changed."""
+        awake, at_rest = list(self._awake.values()), list(self._at_rest.values())
+        yield from awake
+        for packed in at_rest:
             yield self._read(packed)
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
