@@ -31,9 +31,7 @@ async def reset_all(agent: AgentService) -> int:
 
 async def _reset(agent: AgentService, waiting: deque[bytes], until: float) -> int:
     core, silent = agent.core, 0
-    asked: dict[
-        bytes, tuple[float, int]
-    ] = {}  # until when an answer is waited for, and how often they were asked
+    asked: dict[bytes, tuple[float, int]] = {}  # until when they may answer, and how often they were asked
     while (waiting or asked) and (now := agent.now()) < until:
         again = []
         for key, (due, tries) in list(asked.items()):
@@ -49,7 +47,7 @@ async def _reset(agent: AgentService, waiting: deque[bytes], until: float) -> in
         some = [*again, *((waiting.popleft(), 0) for _ in range(room))]
         core.reset((key for key, _ in some), now)
         agent.transmit()
-        asked.update((key, (now + ANSWER_S, tries + 1)) for key, tries in some)
+        asked.update((key, (now + ANSWER_S, tries + 1)) for key, tries in some if core.has(key))
         agent.closed.clear()
         if asked:
             with contextlib.suppress(TimeoutError):
