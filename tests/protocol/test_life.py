@@ -253,9 +253,14 @@ def test_an_end_that_has_had_its_reset_gets_no_other_one_that_is_only_near() -> 
     rig.agent.reset(rig.agent.session_keys(), rig.now)
     rig.take()
     rig.feed(HOST, build_tcp(ME, 1234, 5678, ACK, 1))
+    [key] = rig.agent.session_keys()
+    assert rig.agent.has(key)
     [(port, packet)] = rig.feed(UNDERLAY, build_tcp(sub.reversed(), 5678, 1234, ACK, 1))
     assert (port, read(packet).five_tuple) == (UNDERLAY, sub)
     assert rig.state() == []
+    assert not rig.agent.has(key)
+    rig.agent.reset([key], rig.now)
+    assert rig.take() == []
 
 
 @pytest.mark.parametrize(
