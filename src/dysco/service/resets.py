@@ -18,12 +18,14 @@ AT_ONCE: Final = 256  # sessions that are asked at a time: half of a device's qu
 ANSWER_S: Final = 1.0  # ours: what the ends of a session have time for, each time that they are asked
 TRIES: Final = 3
 LONGEST_S: Final = 60.0  # ours: for all; service managers kill after 90
+TURNS: Final = 2  # neighbours may begin new sessions all the time
 
 
 async def reset_all(agent: AgentService) -> int:
     """Reset the sessions of an agent, and those that begin meanwhile; how many had an end that has not answered."""
     seen, silent, until = set[bytes](), 0, agent.now() + LONGEST_S
-    while some := [key for key in agent.core.session_keys() if key not in seen]:
+    for _ in range(TURNS):
+        some = [key for key in agent.core.session_keys() if key not in seen]
         seen.update(some)
         silent += await _reset(agent, deque(some), until)
     return silent
