@@ -93,6 +93,7 @@ class AgentService:
         self.stopped = asyncio.Event()
         self.events = Events()
         self.closed = asyncio.Event()  # set with each session that is gone
+        self.hurried = False
         self.lag_s = 0.0
         self.began_at = 0.0
         self._deadline: float | None = None
@@ -157,6 +158,11 @@ class AgentService:
         sessions = "kept" if self._keep else "reset"
         log("agent_stopped", name=self.config.agent.name, sessions=sessions, silent=silent)
         self.stopped.set()
+
+    def hurry(self) -> None:
+        """Stop without the resets that are still to come."""
+        self.hurried = True
+        self.closed.set()
 
     async def _start(self) -> None:
         config = self.config

@@ -28,7 +28,10 @@ def preload() -> None:
 
 
 async def serve(config: HostConfig, path: Path | None, ready: Callable[[], None] = lambda: None) -> None:
-    """Run an agent until SIGTERM, SIGINT or the `stop` command; SIGHUP reloads. Raises what starting raises."""
+    """Run an agent until SIGTERM, SIGINT or the `stop` command; SIGHUP reloads. Raises what starting raises.
+
+    A second SIGTERM or SIGINT ends it without the resets that are still to come.
+    """
     loop = asyncio.get_running_loop()
     service = AgentService(config, path)
     reloads: set[asyncio.Task[None]] = set()
@@ -44,9 +47,14 @@ async def serve(config: HostConfig, path: Path | None, ready: Callable[[], None]
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
+    def end() -> None:
+        if service.stopped.is_set():
+            service.hurry()
+        service.stopped.set()
+
     async with service:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, service.stopped.set)
+            loop.add_signal_handler(number, end)
         loop.add_signal_handler(signal.SIGHUP, hup)
         pages.gather()
         _notify("READY=1")

@@ -34,7 +34,7 @@ async def reset_all(agent: AgentService) -> int:
 async def _reset(agent: AgentService, waiting: deque[bytes], until: float) -> int:
     core, silent = agent.core, 0
     asked: dict[bytes, tuple[float, int]] = {}  # until when they may answer, and how often they were asked
-    while (waiting or asked) and (now := agent.now()) < until:
+    while (waiting or asked) and not agent.hurried and (now := agent.now()) < until:
         again = []
         for key, (due, tries) in list(asked.items()):
             if not core.has(key):
