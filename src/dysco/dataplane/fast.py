@@ -30,17 +30,14 @@ TO_BOX: Final = 2
 TO_WIRE: Final = 3
 TO_DEVICE: Final = 4
 
-_REWRITE = struct.Struct("=16s16s4sHHBBBB4x")
-_NUMBERS = struct.Struct("=IIIIII8xQQ")
-_HOP = struct.Struct("=I")
-_HOP_AT: Final = 44  # hop_ifindex
-_BOX_AT: Final = 72  # hop_mac
-_NO_NUMBERS: Final = bytes(_NUMBERS.size)
+_FLOW = struct.Struct("=BBBB12xIIII16s16s4sHHIIQQ")
+_HOP = struct.Struct("=II")
+_HOP_AT: Final = 4  # hop_ifindex, and the box's device behind it
 _SWAPS: Final = sys.byteorder == "little"
 _KNOWN_SEQ: Final = 1
 _KNOWN_ACK: Final = 2
 _TELLS: Final = 5  # FINs are carried, and told
-_UNCHANGED: Final = Translation()
+_NO_DELTAS: Final = (0, 0, 0, 0)
 _MOST_AHEAD: Final = 1 << 26  # ours: more bytes than are under way in any session
 
 
@@ -208,8 +205,8 @@ class KernelFlowTable(PythonFlowTable):
         if action != TO_DEVICE:
             return entry
         box = self._boxes[flow.out]
-        hop, device = _HOP.pack(box.veth_ifindex), _HOP.pack(box.ifindex)
-        return b"".join((entry[:_HOP_AT], hop, entry[_HOP_AT + 4 : _BOX_AT], device, entry[_BOX_AT + 4 :]))
+        hop = _HOP.pack(box.veth_ifindex, box.ifindex)
+        return entry[:_HOP_AT] + hop + entry[_HOP_AT + len(hop) :]
 
     def _entries_of(self, keys: Sequence[FlowKey]) -> list[tuple[bytes, int]]:
         return [(match, self._direction(port, match)) for port, match in keys]
@@ -232,21 +229,23 @@ def pack(flow: Flow, action: int) -> bytes:
     new, numbers, seq, ack = flow.rewrite, flow.translation, flow.top_seq, flow.top_ack
     half = (len(new) - 4) // 2
     address_delta = flow.address_delta
-    rewrite = _REWRITE.pack(
+    deltas = _NO_DELTAS if numbers is None else [value & MASK32 for value in _values(numbers)]
+    return _FLOW.pack(
+        action,
+        numbers is not None,
+        (_KNOWN_SEQ if seq >= 0 else 0) | (_KNOWN_ACK if ack >= 0 else 0),
+        _TELLS,
+        *deltas,
         new[:half],
         new[half:-4],
         new[-4:],
         _sum(address_delta),
         _sum((flow.full_delta - address_delta) % 0xFFFF),
-        action,
-        numbers is not None,
-        (_KNOWN_SEQ if seq >= 0 else 0) | (_KNOWN_ACK if ack >= 0 else 0),
-        _TELLS,
+        max(seq, 0),
+        max(ack, 0),
+        flow.packets,
+        flow.bytes,
     )
-    if numbers is None and seq < 0 and ack < 0 and not flow.packets:
-        return rewrite + _NO_NUMBERS
-    values = (value & MASK32 for value in _values(numbers or _UNCHANGED))
-    return rewrite + _NUMBERS.pack(*values, max(seq, 0), max(ack, 0), flow.packets, flow.bytes)
 
 
 def _further(ours: int, kernel: int, before: int | None = None) -> int:

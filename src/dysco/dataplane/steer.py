@@ -71,7 +71,7 @@ _INDEX = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 DIVERT: Final = bytes(96)  # struct flow: nothing but zeros hands every packet to the agent
 # Of struct flow: which of the next two are known, top_seq, top_ack, packets, bytes.
-_TALLY: Final = struct.Struct("=42xB21xII8xQQ")
+_TALLY: Final = struct.Struct("=2xB69xIIQQ")
 _CARRIED: Final = struct.Struct("=QQ24x")  # in place of a key
 SERVICES: Final = 512
 AT_ONCE: Final = 64

@@ -17,29 +17,31 @@
 #define MAX_EDGES 9
 #define EPOCH_SHIFT 4 // of ticks, of which a kernel has 100 to 1000 a second: a next hop is believed for 160 ms at most
 
+// Laid out by lines of the cache: in the kernel's table, 32 bytes of the key stand before the first 32 of these. What
+// decides is only read, and stays in the caches of all CPUs; what each packet writes is touched after that, once.
 struct flow {
-	__u8 src[16], dst[16]; // as in the key
-	__be16 sport, dport;
-	__u16 address_delta, port_delta; // what to add to the sum behind a checksum, in the machine's order of bytes
 	__u8 action;
 	__u8 translates; // whether the numbers below are other than zero
 	__u8 known;	 // which of the highest numbers
 	__u8 tells;	 // what of beginning and end is carried here, and what the agent hears of it
 	__u32 hop_ifindex; // where packets left until lately; 0: not known. TO_DEVICE: our end of the box's veth pair
-	__u32 seq_delta, ack_delta, tsval_delta, tsecr_delta;
-	union tops {
-		struct {
-			__u32 seq, ack; // the number behind the last byte, and the highest acknowledgement, both as they came in
-		};
-		__u64 both; // raised in one step
-	} top;
 	union {
 		__u8 hop_mac[6]; // of the next hop
 		struct {
 			__u16 ifindex_low, ifindex_high; // TO_DEVICE: of the TUN device in the box's namespace
 		} box;
 	};
-	__u16 hop_epoch;	// when it was looked up
+	__u16 hop_epoch; // when it was looked up
+	__u32 seq_delta, ack_delta, tsval_delta, tsecr_delta;
+	__u8 src[16], dst[16]; // as in the key
+	__be16 sport, dport;
+	__u16 address_delta, port_delta; // what to add to the sum behind a checksum, in the machine's order of bytes
+	union tops {
+		struct {
+			__u32 seq, ack; // the number behind the last byte, and the highest acknowledgement, both as they came in
+		};
+		__u64 both; // raised in one step
+	} top;
 	__u64 packets, bytes; // counted here; bytes of IP packets
 };
 
@@ -320,6 +322,8 @@ static __always_inline void tally(struct flow *flow, const struct numbers *tcp, 
 			flow->top.ack = came.ack;
 		flow->known |= says;
 	}
+	__sync_fetch_and_add(&flow->packets, 1); // first, for it takes the line away from other CPUs in one go
+	__sync_fetch_and_add(&flow->bytes, size);
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
 		union tops old = { .both = flow->top.both }, new = { .seq = further(old.seq, came.seq), .ack = old.ack };
@@ -328,8 +332,6 @@ static __always_inline void tally(struct flow *flow, const struct numbers *tcp, 
 		if (likely(new.both == old.both || __sync_val_compare_and_swap(&flow->top.both, old.both, new.both) == old.both))
 			break;
 	}
-	__sync_fetch_and_add(&flow->packets, 1);
-	__sync_fetch_and_add(&flow->bytes, size);
 }
 
 // Do what a flow says. Everything that could be refused is asked before the first byte is changed. `translates` is a
