@@ -154,19 +154,17 @@ while True:
 HELD = 800  # a process may have 1,024 descriptors without asking
 
 
-@pytest.mark.parametrize(
-    ("mode", "family", "node"), [("ebpf", 4, "b"), ("ebpf", 6, "a"), ("tun", 4, "d")], indirect=["mode"]
-)
-def test_a_stopped_agent_resets_all_sessions_however_many(make_lab: MakeLab, family: int, node: str) -> None:
-    lab = make_lab(
-        lab_text(
-            "many",
-            FIREWALL.replace("MORE", "").replace("dport 80 ", "dport 8000 "),
-            hops='["b"]',
-            match="dst port 8000",
-        )
-    )
+def many(make_lab: MakeLab) -> Lab:
+    """A lab a, b (nftables firewall), d that is up, for sessions with port 8000."""
+    firewall = FIREWALL.replace("MORE", "").replace("dport 80 ", "dport 8000 ")
+    lab = make_lab(lab_text("many", firewall, hops='["b"]', match="dst port 8000"))
     lab.up()
+    return lab
+
+
+@contextmanager
+def holding(lab: Lab, family: int, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """So many clients with HELD idle sessions each; told "now", they print how many were reset and how many later."""
     echo = subprocess.Popen(lab.command("d", ["python3", "-c", ECHO]))
     argv = ["python3", "-c", HOLD, lab.address("d", family), str(HELD)]
     clients: list[subprocess.Popen[str]] = []
@@ -174,11 +172,26 @@ def test_a_stopped_agent_resets_all_sessions_however_many(make_lab: MakeLab, fam
         until("nobody listens", lambda: ":8000" in lab.exec("d", ["ss", "-Hltn"]).stdout)
         clients = [
             subprocess.Popen(lab.command("a", argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(2)
+            for _ in range(count)
         ]
         for client in clients:
             assert client.stdout is not None
             assert client.stdout.readline() == "open\n"
+        yield clients
+    finally:
+        echo.kill()
+        for client in clients:
+            client.kill()
+            client.wait()
+        echo.wait()
+
+
+@pytest.mark.parametrize(
+    ("mode", "family", "node"), [("ebpf", 4, "b"), ("ebpf", 6, "a"), ("tun", 4, "d")], indirect=["mode"]
+)
+def test_a_stopped_agent_resets_all_sessions_however_many(make_lab: MakeLab, family: int, node: str) -> None:
+    lab = many(make_lab)
+    with holding(lab, family, 2) as clients:
         assert len(sessions(lab, node)) == 2 * HELD
         stop(lab, node)
         for client in clients:
@@ -187,12 +200,25 @@ def test_a_stopped_agent_resets_all_sessions_however_many(make_lab: MakeLab, fam
             assert reset > HELD / 2
             assert reset + late == HELD
         until("the server has most left", lambda: lab.exec("d", ["ss", "-Htn"]).stdout.count(":8000") < HELD)
-    finally:
-        echo.kill()
-        for client in clients:
-            client.kill()
-            client.wait()
-        echo.wait()
+
+
+@pytest.mark.parametrize(
+    ("mode", "family", "node"),
+    [("ebpf", 4, "a"), ("ebpf", 6, "b"), ("ebpf", 4, "d"), ("tun", 6, "a"), ("tun", 4, "d")],
+    indirect=["mode"],
+)
+def test_sessions_that_an_agent_in_a_hurry_leaves_out_end_with_their_next_packet(
+    make_lab: MakeLab, family: int, node: str
+) -> None:
+    lab = many(make_lab)
+    with holding(lab, family, 1) as (client,):
+        pid = lab.agent_pid(node)
+        for one in (signal.SIGTERM, signal.SIGINT):  # two of a kind might come as one
+            os.kill(pid, one)
+        until("the agent does not end", lambda: not Path(f"/proc/{pid}/exe").exists())
+        reset, late = map(int, client.communicate("now\n", timeout=30)[0].split())
+        assert late
+        assert reset + late == HELD
 
 
 @both_modes

@@ -38,7 +38,10 @@ def names(tree: ast.AST) -> Iterator[str]:
 def test_every_name_is_in_the_list_and_the_list_has_no_other() -> None:
     used = {name for source in SOURCES for name in names(ast.parse(source.read_text()))}
     used |= {reason.value for reason in Reason}
-    used |= {f"closed_{reason}" for reason in ("closed", "reset", "denied", "idle", "embryonic", "bypassed")}
+    used |= {
+        f"closed_{reason}"
+        for reason in ("closed", "reset", "denied", "idle", "embryonic", "bypassed", "abandoned")
+    }
     used |= {f"change_{phase.name.lower()}" for phase in Phase}
     assert used == set(COUNTERS)
 

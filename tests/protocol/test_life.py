@@ -7,6 +7,7 @@ import pytest
 from dysco.protocol.chain import key_of
 from dysco.protocol.events import PeerDown, PeerUp, SessionClosed, SessionForgotten, SessionRecord
 from dysco.protocol.flow import HOST, UNDERLAY, Flow
+from dysco.protocol.life import RESET_S
 from dysco.protocol.settings import Timers
 from dysco.protocol.states import Input
 from dysco.wire.messages import Hello
@@ -195,10 +196,7 @@ def test_a_reset_behind_fins_that_both_ends_have_acknowledged_goes_no_further(fi
         sub = rig.establish()
         here, there = ME, sub.reversed()
     else:
-        _, inner = rig.one(UNDERLAY, rig.chained_syn(hops(2), of=session(1, 2)))
-        there = FiveTuple.of(address(1), 61001, address(2), 61002)
-        here = read(inner).five_tuple.reversed()
-        rig.one(HOST, syn_ack(here.reversed()))
+        here, there = ends_at_b(rig)
     own, other = (1001, 9001) if first else (9001, 1001)
     rig.one(HOST, build_tcp(here, own, other, FIN | ACK, 100))
     rig.one(UNDERLAY, build_tcp(there, other, own + 1, FIN | ACK, 100))
@@ -210,6 +208,51 @@ def test_a_reset_behind_fins_that_both_ends_have_acknowledged_goes_no_further(fi
     assert rig.feed(HOST, build_tcp(here, own + 1, 0, RST, 0)) == []
     assert rig.agent.counters["reset_late"] == 1
     rig.one(UNDERLAY, build_tcp(there, other + 1, 0, RST, 0))  # no socket here has sent that
+
+
+def ends_at_b(rig: Rig) -> tuple[FiveTuple, FiveTuple]:
+    """A session from a that ends at this host: as its stack answers, and as packets come in."""
+    _, inner = rig.one(UNDERLAY, rig.chained_syn(hops(2), of=session(1, 2)))
+    here = read(inner).five_tuple.reversed()
+    rig.one(HOST, syn_ack(here.reversed()))
+    return here, FiveTuple.of(address(1), 61001, address(2), 61002)
+
+
+def test_a_reset_of_an_end_whose_session_is_over_goes_past_the_chain_too() -> None:
+    """The other end may have no agent any more, and its packets come without the chain."""
+    rig = Rig()
+    here, there = ends_at_b(rig)
+    assert rig.one(HOST, rst(here))[0] == UNDERLAY  # of a session that lives: along the chain only
+    assert rig.state() == ["reset"]
+    past, along = rig.feed(HOST, rst(here))
+    assert (past[0], read(past[1]).five_tuple) == (UNDERLAY, here)
+    assert (along[0], read(along[1]).five_tuple) == (UNDERLAY, there.reversed())
+    assert read(past[1]).seq == read(along[1]).seq == 1001
+    assert rig.agent.counters["reset_past_chain"] == 1
+    assert rig.one(UNDERLAY, rst(there))[0] == HOST  # what comes by the chain does not go out again
+
+
+def test_a_session_of_an_agent_that_has_gone_for_good_is_reset_until_its_ends_are_quiet() -> None:
+    rig = Rig(decision=to_c())
+    sub = rig.establish()
+    [info] = rig.agent.sessions(rig.now)
+    key = key_of(info)
+    assert not rig.agent.abandon(key, "a", rig.now)
+    assert not rig.agent.abandon(bytes(18), "c", rig.now)
+    assert rig.agent.abandon(key, "c", rig.now)
+    assert not rig.agent.abandon(key, "c", rig.now)
+    asked = rig.take()
+    assert [(port, read(packet).flags) for port, packet in asked] == [(HOST, ACK), (UNDERLAY, ACK)]
+    own, other = rig.feed(HOST, build_tcp(ME, 1001, 9001, ACK, 100))
+    assert (own[0], read(own[1]).seq, read(own[1]).flags) == (HOST, 9001, RST | ACK)
+    assert (other[0], read(other[1]).seq) == (UNDERLAY, 1001)
+    rig.feed(UNDERLAY, build_tcp(sub.reversed(), 9001, 1001, ACK, 100))
+    # It has heard more meanwhile, past the chain, and that reset was not exact.
+    [(port, packet)] = rig.feed(UNDERLAY, build_tcp(sub.reversed(), 9001, 1005, ACK, 100))
+    assert (port, read(packet).seq, read(packet).flags) == (UNDERLAY, 1005, RST | ACK)
+    rig.wait(RESET_S)
+    assert rig.state() == []
+    assert reasons(rig) == ["abandoned"]
 
 
 def test_timers_of_closed_sessions_are_not_kept_for_hours() -> None:

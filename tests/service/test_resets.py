@@ -45,6 +45,12 @@ class Agent:
             if key not in self.silent and self.asked.count(key) > self.deaf:
                 asyncio.get_running_loop().call_soon(self.answer, key)
 
+    def abandon(self, key: bytes, peer: str, now: float) -> bool:
+        if peer != "b" or key in self.silent:
+            return False
+        self.asked.append(key)
+        return True
+
     def answer(self, key: bytes) -> None:
         self.sessions.discard(key)
         self.closed.set()
@@ -87,3 +93,24 @@ async def test_who_is_in_a_hurry_does_not_wait(monkeypatch: pytest.MonkeyPatch) 
     agent.hurried = True
     agent.closed.set()
     assert await running == 2 * resets.AT_ONCE
+
+
+@pytest.mark.parametrize("peer", ["b", "c"])
+async def test_all_that_went_by_an_agent_that_has_gone_is_ended(
+    monkeypatch: pytest.MonkeyPatch, peer: str
+) -> None:
+    monkeypatch.setattr(resets, "_PAUSE_S", 0.0)
+    agent = Agent(300, silent=range(100))
+    left = resets.LeftBehind(agent)  # type: ignore[arg-type]
+    left.by(peer)
+    await left.settle()
+    assert agent.asked == (agent.session_keys()[100:] if peer == "b" else [])
+
+
+async def test_an_agent_that_stops_itself_leaves_the_rest() -> None:
+    agent = Agent(300)
+    left = resets.LeftBehind(agent)  # type: ignore[arg-type]
+    left.by("b")
+    await asyncio.sleep(0)
+    await left.close()
+    assert 0 < len(agent.asked) < 300

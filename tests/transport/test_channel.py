@@ -17,7 +17,7 @@ from dysco.transport import keys
 from dysco.transport.association import State
 from dysco.transport.identity import Identity
 from dysco.transport.settings import PeerSettings
-from dysco.wire.messages import SynRefused
+from dysco.wire.messages import AGENT_AND_SESSIONS, Gone, SynRefused
 from transport.rig import FAST, Node, both_up, free_port, pair, running
 
 
@@ -73,6 +73,20 @@ async def test_a_peer_that_goes_is_down_at_once_and_comes_back(pki: Path) -> Non
         async with running(again):
             await both_up(a, again)
             assert a.hellos["b"].boot_id == again.channel.settings.boot_id
+
+
+@pytest.mark.parametrize("with_sessions", [False, True])
+async def test_a_peer_that_goes_says_whether_somebody_may_take_up_its_sessions(
+    pki: Path, with_sessions: bool
+) -> None:
+    a, b = pair(pki)
+    async with running(a, b):
+        await both_up(a, b)
+        await b.channel.close(with_sessions=with_sessions)
+        await a.until(lambda: "b" not in a.up)
+        told = [(peer, message) for peer, message in a.messages if isinstance(message, Gone)]
+        assert told == ([("b", Gone(AGENT_AND_SESSIONS))] if with_sessions else [])
+        assert a.channel.counters["peers_gone"] == 1
 
 
 async def test_a_silent_restart_is_noticed_at_once(pki: Path) -> None:

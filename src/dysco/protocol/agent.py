@@ -41,6 +41,7 @@ from dysco.protocol.replay import ReplayWindow, Window
 from dysco.protocol.reports import PlainReport
 from dysco.protocol.settings import Decide, Settings
 from dysco.protocol.setup import Setup
+from dysco.protocol.states import BROKEN, UNSETTLED
 from dysco.wire.chain_header import Hop
 from dysco.wire.decode import Malformed, decode
 from dysco.wire.messages import Change, Gone, Hello, Message, Moved, Place, SynRefused
@@ -138,6 +139,10 @@ class Agent:
         if at.flags & RST and self._ground.is_needless(chain, forward=forward):
             self.counters["reset_late"] += 1
             return
+        if at.flags & RST and chain.state in BROKEN and chain.is_from_end(flow):
+            # It may answer what has come past the chain, from an end whose agent has gone before it could reset it.
+            self.counters["reset_past_chain"] += 1
+            self._output.packet(UNDERLAY, packet.copy())
         apply(packet, flow, at)
         if at.flags & RST:
             flow.packets += 1
@@ -395,6 +400,21 @@ class Agent:
             chain = self._life.chains.get(key)
             if chain is not None:
                 self._life.begin_reset(chain, now)
+
+    def abandon(self, key: bytes, peer: str, now: float) -> bool:
+        """Begin to reset a session if it goes by a peer that has gone for good; it is gone soon, answered or not."""
+        chain = self._life.chains.get(key)
+        if (
+            chain is None
+            or not chain.goes_by(peer)
+            or chain.changing is not None
+            or chain.state not in UNSETTLED
+        ):
+            return False
+        if key in self._life.resetting:
+            return False
+        self._life.reset(chain, "abandoned", now, stays=True)
+        return True
 
     def restore(self, data: bytes, now: float) -> bool:
         """Take up a session that a journal remembers; False if the record does not fit this host any more."""

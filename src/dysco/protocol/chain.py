@@ -351,6 +351,17 @@ class Chain:
             return True
         return self.box is not None and flow.port == self.box.right_read and flow.match == self.session_out
 
+    def goes_by(self, peer: str) -> bool:
+        """Whether a peer is this session's next agent on one side."""
+        return self.left.peer == peer or (self.right is not None and self.right.peer == peer)
+
+    def is_from_end(self, flow: Flow) -> bool:
+        """Whether a flow is of what this host's own stack, or a network behind it, sends as an end of the session."""
+        here, left, right = (flow.port, flow.match), self.left, self.right
+        if left.peer is None and here == (HOST, left.tuple):
+            return True
+        return right is not None and right.peer is None and here == (HOST, right.tuple.reversed())
+
 
 def _both(one: Translation | None, other: Translation | None) -> Translation | None:
     return one + other if one is not None and other is not None else one or other

@@ -22,8 +22,10 @@ COUNTERS: Final[dict[str, str]] = {
     "closed_refused": "sessions whose chain could not be made",
     "closed_replaced": "sessions that a new one with the same tuple replaced",
     "closed_bypassed": "sessions that were reset because what a dead middlebox held is lost",
+    "closed_abandoned": "sessions that were reset because an agent beside this one has gone for good",
     "closed_stopped": "sessions that were ended because the agent stops",
     "reset_late": "RSTs of this host's stack behind FINs that both ends have acknowledged, dropped",
+    "reset_past_chain": "RSTs of an end whose session is over, which went past the chain, too",
     "probed_after_reset": "sessions whose endpoints were asked whether they believed a RST",
     "embryonic_evicted": "times that a session being opened made room for a new one",
     # set-up that fails

@@ -15,7 +15,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from dysco.protocol.chain import BACKWARD_FIN, FORWARD_FIN, Chain, Facing, Opening
 from dysco.protocol.events import SessionClosed, SessionEstablished, SessionForgotten, SessionRecord
@@ -39,6 +39,17 @@ _LEAST_STALE: Final = 1024
 _REASONS: Final = {State.TIME_WAIT: "closed", State.PROBED: "reset", State.DENIED: "denied"}
 
 
+class _Why(NamedTuple):
+    """Why a session is being reset, until when at most, and whether until then."""
+
+    reason: str
+    until: float
+    stays: bool
+
+
+_STOPPED: Final = _Why("stopped", math.inf, False)
+
+
 class Life:
     """The sessions of an agent by key (chain id and hop index).
 
@@ -59,7 +70,7 @@ class Life:
         self.embryonic: dict[bytes, Chain] = {}
         self.via: Counter[bytes] = Counter()
         self.resetting: dict[bytes, int] = {}
-        self._why_reset: dict[bytes, tuple[str, float]] = {}
+        self._why_reset: dict[bytes, _Why] = {}
         self.opening_over: Callable[[Chain, Opening], None] = lambda chain, opening: None
         self.no_association: Callable[[Chain, float], None] = lambda chain, now: None
         self.established: Callable[[Chain, float], None] = lambda chain, now: None
@@ -184,12 +195,12 @@ class Life:
     def expired(self, chain: Chain, now: float) -> None:
         """The timer of a session."""
         if chain.key in self._why_reset:
-            reason, until = self._why_reset[chain.key]
-            if now >= until:
-                self.close(chain, reason, now)
+            why = self._why_reset[chain.key]
+            if now >= why.until:
+                self.close(chain, why.reason, now)
             else:
                 self._ask_ends(chain)
-                self.arm(chain, min(now + ASK_S, until))
+                self.arm(chain, min(now + ASK_S, why.until))
             return
         if chain.opening is not None:
             self.advance(chain, Input.TIMER, now)
@@ -237,9 +248,12 @@ class Life:
             del self.via[subsession.dst]
         self._neighbours.release(subsession, now)
 
-    def reset(self, chain: Chain, reason: str, now: float) -> None:
-        """End a session that cannot go on; it is gone when its ends have answered, or soon."""
-        self._why_reset[chain.key] = reason, now + RESET_S
+    def reset(self, chain: Chain, reason: str, now: float, *, stays: bool = False) -> None:
+        """End a session that cannot go on; it is gone when its ends have answered, or soon.
+
+        stays: not when they have answered, for they may hear of each other past this chain, and expect more by then.
+        """
+        self._why_reset[chain.key] = _Why(reason, now + RESET_S, stays)
         self.begin_reset(chain, now)
         self.arm(chain, now + ASK_S)
 
@@ -308,8 +322,9 @@ class Life:
             seq, ack = (at.ack, at.next_seq) if exact else (at.seq, at.ack)
             self._output.packet(facing.write, build_tcp(towards, seq, ack, RST | ACK, 0))
         self.resetting[chain.key] |= sender[0]
-        if self.resetting[chain.key] == 3:
-            self.close(chain, self._why_reset.get(chain.key, ("stopped", now))[0], now)
+        why = self._why_reset.get(chain.key, _STOPPED)
+        if self.resetting[chain.key] == 3 and not why.stays:
+            self.close(chain, why.reason, now)
 
     def traffic(self, chain: Chain) -> tuple[int, int]:
         """Packets and bytes that the flows of a session have counted."""

@@ -90,6 +90,8 @@ DYING: Final = frozenset((State.TIME_WAIT, State.DENIED, State.RESET, State.PROB
 """A SYN with another ISN replaces a chain in one of these."""
 BROKEN: Final = frozenset((State.RESET, State.PROBED))
 """A reset has gone on to an end: for that one the session is over."""
+UNSETTLED: Final = BROKEN | {State.ESTABLISHED, State.HALF_CLOSED}
+"""An end may believe that the session goes on."""
 
 TABLE: Final[dict[tuple[State, Input], tuple[Action, State]]] = {
     (State.NEW, Input.HELD): (Action.NOTHING, State.WAITING),

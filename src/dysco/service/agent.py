@@ -62,12 +62,12 @@ from dysco.service.moving import Moving
 from dysco.service.opening import KernelOpening, clear_stale
 from dysco.service.proxies import Proxies
 from dysco.service.queries import Queries
-from dysco.service.resets import reset_all
+from dysco.service.resets import LeftBehind, reset_all
 from dysco.service.state import movers
 from dysco.service.state_driver import StateDriver
 from dysco.transport.channel import Channel
 from dysco.wire.chain_header import Hop
-from dysco.wire.messages import Hello, Message, Moved
+from dysco.wire.messages import AGENT_AND_SESSIONS, Gone, Hello, Message, Moved
 from dysco.wire.packet import Located, Packet
 from dysco.wire.tuples import FiveTuple
 
@@ -106,10 +106,11 @@ class AgentService:
         self._undo = contextlib.AsyncExitStack()
         self.changes = ChainChanges(self)
         self.devices = boxes.Devices(self._from_box, self._choose, self.changes.leave)
-        self._keep = False
+        self._keep = self._sessions_over = False
         self.failure: OSError | None = None
         self.faults = 0
         self.draining = Draining(self)
+        self.left_behind = LeftBehind(self)
         self.proxies = Proxies(self)
         self.moving = Moving(self)
         self.states: StateDriver
@@ -153,6 +154,7 @@ class AgentService:
         silent = 0
         if not self._keep and hasattr(self, "core"):
             self._withdraw_policies()
+            self._sessions_over = True
             silent = await reset_all(self)
         await self._undo.aclose()
         sessions = "kept" if self._keep else "reset"
@@ -230,7 +232,8 @@ class AgentService:
             settings.channel_settings(config, here, mtu, boot), identity, self, random.SystemRandom()
         )
         await self.channel.start()
-        self._undo.push_async_callback(self.channel.close)
+        self._undo.push_async_callback(self._close_channel)
+        self._undo.push_async_callback(self.left_behind.close)
         side.steering.set_policies(self.policies.clauses(MAX_CLAUSES))
         self._undo.callback(self._withdraw_policies)
         if self.opening is not None:
@@ -327,6 +330,8 @@ class AgentService:
             self.fault("message")
         if isinstance(message, Moved):
             self._refresh_opening()  # or the kernel goes on beginning chains toward where the peer was
+        elif isinstance(message, Gone) and message.chain_id == AGENT_AND_SESSIONS:
+            self.left_behind.by(peer)
         self._transmit()
 
     def on_mtu(self, peer: str, mtu: int) -> None:
@@ -562,6 +567,9 @@ class AgentService:
         )
         self._journal.start()
         self._undo.callback(lambda: self._journal.close(delete=not self._keep))
+
+    async def _close_channel(self) -> None:
+        await self.channel.close(with_sessions=self._sessions_over)
 
     async def _close_kernel(self) -> None:
         for timer in (self._timer, self._lag_timer, self._slicing, self._stale_timer):

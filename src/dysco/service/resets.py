@@ -2,12 +2,17 @@
 
 Each end is asked what it expects, and its answer is answered with the reset (`protocol.life`). So many answers at once
 as a device's queue has room for; the rest of the sessions go on meanwhile.
+
+An agent in a hurry leaves sessions out, and a reset may be lost. So it tells its neighbours that nobody will take up
+what is left, and each resets its part of it: nobody else would, for packets of an end beside the agent that has gone
+come past the chain, and a middlebox that has not seen them drops their answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +24,8 @@ ANSWER_S: Final = 1.0  # ours: what the ends of a session have time for, each ti
 TRIES: Final = 3
 LONGEST_S: Final = 60.0  # ours: for all; service managers kill after 90
 TURNS: Final = 2  # neighbours may begin new sessions all the time
+_SLICE: Final = 64
+_PAUSE_S: Final = 0.03  # ours, between two slices: some two thousand resets a second
 
 
 async def reset_all(agent: AgentService) -> int:
@@ -56,3 +63,35 @@ async def _reset(agent: AgentService, waiting: deque[bytes], until: float) -> in
                 async with asyncio.timeout_at(min(until, next(iter(asked.values()))[0])):
                     await agent.closed.wait()
     return silent + len(waiting) + len(asked)
+
+
+class LeftBehind:
+    """Ends what agents that have gone for good have left of their sessions."""
+
+    def __init__(self, agent: AgentService) -> None:
+        self._agent = agent
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def by(self, peer: str) -> None:
+        """Begin to end the sessions that went by this peer."""
+        task = asyncio.get_running_loop().create_task(self._end(peer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end(self, peer: str) -> None:
+        agent = self._agent
+        keys = iter(agent.core.session_keys())
+        while some := list(itertools.islice(keys, _SLICE)):
+            ended = sum(agent.core.abandon(key, peer, agent.now()) for key in some)
+            agent.transmit()
+            await asyncio.sleep(_PAUSE_S if ended else 0)
+
+    async def settle(self) -> None:
+        """Wait until all have been asked."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Leave the rest as it is."""
+        for task in self._tasks:
+            task.cancel()
+        await self.settle()

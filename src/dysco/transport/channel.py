@@ -40,6 +40,8 @@ from dysco.transport.settings import ChannelSettings, Handler, PeerSettings, Pee
 from dysco.transport.switchboard import Switchboard
 from dysco.wire import frames
 from dysco.wire.messages import (
+    AGENT_AND_SESSIONS,
+    WHOLE_AGENT,
     Gone,
     Hello,
     Keepalive,
@@ -50,7 +52,6 @@ from dysco.wire.messages import (
 )
 
 PROTOCOL_VERSION: Final = 1
-_EVERYTHING: Final = bytes(16)  # the chain id of a Gone that means the whole agent
 # A leader does not listen to a follower for so long after its own call, nor replaces a link that young.
 _OWN_CALL_S: Final = 1.0
 _YOUNG_S: Final = 5.0
@@ -88,15 +89,18 @@ class Channel:
         self._loop = loop
         self.reconfigure(self.settings.peers)
 
-    async def close(self) -> None:
-        """Tell the peers that this agent goes, and close everything. Nothing is called any more."""
+    async def close(self, *, with_sessions: bool = False) -> None:
+        """Tell the peers that this agent goes, and close everything. Nothing is called any more.
+
+        with_sessions: whether nobody will take up its sessions.
+        """
         if self._loop is None:
             return
         now = self._loop.time()
         for peer in self._peers.values():
             if peer.current is not None:
                 self._flush(peer, now)
-                self._post(peer.current, [Gone(_EVERYTHING)], now)
+                self._post(peer.current, [Gone(AGENT_AND_SESSIONS if with_sessions else WHOLE_AGENT)], now)
             self._forget(peer)
         self._peers.clear()
         self._board().close()
@@ -303,7 +307,9 @@ class Channel:
                     link.search.passed(message.size)
                     self._probe_on(peer, link, now)
                     self._arm(peer, now)
-            case Gone() if message.chain_id == _EVERYTHING:
+            case Gone() if message.chain_id in (WHOLE_AGENT, AGENT_AND_SESSIONS):
+                if message.chain_id == AGENT_AND_SESSIONS:
+                    self._handler.on_message(peer.settings.name, message)
                 self._say_gone(peer, link, now)
             case _:
                 if isinstance(message, Keepalive):

@@ -91,9 +91,17 @@ class KeepaliveAck:
     number: int = 0
 
 
+WHOLE_AGENT: Final = bytes(16)
+AGENT_AND_SESSIONS: Final = b"\xff" * 16
+
+
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The sender does not know this chain (any more), or goes away altogether (chain id all zero)."""
+    """The sender does not know this chain (any more).
+
+    Or it goes away altogether, and another agent may take up its sessions (chain id WHOLE_AGENT), or nobody will
+    (AGENT_AND_SESSIONS).
+    """
 
     chain_id: bytes
     reason: str = ""
