@@ -16,9 +16,10 @@ from dysco.errors import ConfigError, LocalError
 from dysco.transport import keys
 from dysco.transport.association import State
 from dysco.transport.identity import Identity
-from dysco.transport.settings import PeerSettings
+from dysco.transport.settings import PeerSettings, Timing
 from dysco.wire.messages import AGENT_AND_SESSIONS, Gone, SynRefused
 from transport.rig import FAST, Node, both_up, free_port, pair, running
+from transport.virtual import World, mesh
 
 
 def numbered(count: int) -> list[SynRefused]:
@@ -73,6 +74,28 @@ async def test_a_peer_that_goes_is_down_at_once_and_comes_back(pki: Path) -> Non
         async with running(again):
             await both_up(a, again)
             assert a.hellos["b"].boot_id == again.channel.settings.boot_id
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_keepalives_of_all_peers_go_together_and_answer_each_other(
+    pki: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    world = World(random.Random(seed))
+    hosts = mesh(world, pki, monkeypatch, "abcde")
+    world.run(1100.0)
+
+    def so_far() -> tuple[int, int]:
+        received = sum(host.channel.counters["datagrams_in"] for host in hosts)
+        return received, sum(host.loop.wakings for host in hosts)
+
+    received, wakings = so_far()
+    periods, pairs = 100, 10
+    world.run(1100.0 + periods * Timing().keepalive_s)
+    assert not any(host.downs for host in hosts)
+    assert all(peer.up for host in hosts for peer in host.channel.status())
+    # One of a pair sends, the other answers with its own, and that is acknowledged.
+    assert so_far()[0] - received <= 3.7 * pairs * periods
+    assert so_far()[1] - wakings <= 2.5 * len(hosts) * periods
 
 
 @pytest.mark.parametrize("with_sessions", [False, True])

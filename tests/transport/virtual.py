@@ -27,6 +27,7 @@ from dysco.wire.messages import Hello, Hops, Message, Moved
 from dysco.wire.tuples import show_address
 
 PORT: Final = 2016
+AWAKE_S: Final = 0.005  # what a host does within that time needs one waking
 _ANNOUNCE_S: Final = (0.0, 0.5, 2.0, 8.0)  # as protocol/neighbours.py has it
 
 
@@ -68,6 +69,9 @@ class World:
                 continue
             self.now = max(self.now, when)
             if not timer.cancelled:
+                if loop is not None and when > loop.woken + AWAKE_S:
+                    loop.wakings += 1
+                    loop.woken = when
                 callback()
         if not done():
             self.now = until
@@ -141,6 +145,8 @@ class Loop:
     def __init__(self, world: World) -> None:
         self.world = world
         self.busy_until = 0.0
+        self.woken = 0.0
+        self.wakings = 0
 
     def time(self) -> float:
         return self.world.now
@@ -241,10 +247,21 @@ def packed(address: str) -> bytes:
     return sockets.packed((address, 0))[:-2]
 
 
-def pair(
-    world: World, pki: Path, monkeypatch: pytest.MonkeyPatch, *, roaming: Sequence[str] = ("10.77.0.0/16",)
-) -> tuple[Host, Host]:
+def pair(world: World, pki: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> tuple[Host, Host]:
     """Hosts a and b, which name each other's first address."""
+    a, b = mesh(world, pki, monkeypatch, "ab", **more)
+    return a, b
+
+
+def mesh(
+    world: World,
+    pki: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: str,
+    *,
+    roaming: Sequence[str] = ("10.77.0.0/16",),
+) -> list[Host]:
+    """Hosts that all name each other's first address."""
 
     def call(remote: sockets.Endpoint, own: Sequence[str]) -> Socket:
         if not own:
@@ -253,14 +270,14 @@ def pair(
 
     monkeypatch.setattr(sockets, "listen", lambda address, port: Socket(world, (address, port)))
     monkeypatch.setattr(sockets, "call", call)
-    first = {"a": "10.0.0.1", "b": "10.0.0.2"}
-    hosts = [
-        Host(world, name, first[name], [PeerSettings(peer, (first[peer],))], pki, roaming=tuple(roaming))
-        for name, peer in ("ab", "ba")
-    ]
+    peers = [PeerSettings(name, (f"10.0.0.{number}",)) for number, name in enumerate(names, 1)]
+    hosts = []
+    for peer in peers:
+        others = [other for other in peers if other is not peer]
+        hosts.append(Host(world, peer.name, peer.addresses[0], others, pki, roaming=tuple(roaming)))
     for host in hosts:
         host.start(monkeypatch)
-    return hosts[0], hosts[1]
+    return hosts
 
 
 def _finish(coroutine: Coroutine[Any, Any, None]) -> None:
