@@ -227,7 +227,7 @@ def chain(bed: Testbed, options: argparse.Namespace) -> dict[str, Figures]:
         ways = {name: way for name, way in ways.items() if name in options.ways}
     # Many short turns of what varies most: the slowest request in 100 is one that had to wait for a processor, and by
     # how the connections fall to nginx's workers it waits 0.7 to 3.5 ms, with or without agents.
-    requests = [_keepalive] * (3 * options.seconds)
+    requests = [_keepalive] * (2 * options.seconds)
     measures = (_stream, _eight, *requests, _connects, _each)
     return _medians(_in_turns(bed, options, ways, 1, measures))
 
@@ -266,7 +266,8 @@ def _in_turns(
     """Measure each way so many times in each round; turns go to and fro.
 
     There are as many beds as ways, and with each round all ways go on to the next bed: two beds that are alike, without
-    any agent, differ by up to 7 %, as long as they stand.
+    any agent, differ by up to 7 %, as long as they stand. Before each turn the machine is at rest, so that nobody pays
+    for the end of another one's sessions.
     """
     rounds: Rounds = {name: defaultdict(list) for name in ways}
     with ExitStack() as standing:
@@ -285,6 +286,7 @@ def _in_turns(
                 for taken in measures:
                     for _ in range(turns):
                         for name, at, target in places:
+                            measure.wait_for_rest()
                             _note(rounds[name], taken(at, target, options))
                         places.reverse()
             beds.append(beds.pop(0))
@@ -302,8 +304,8 @@ def _eight(bed: Testbed, target: Target, options: argparse.Namespace) -> Figures
 
 
 def _keepalive(bed: Testbed, target: Target, options: argparse.Namespace) -> Figures:
-    """Requests for one second."""
-    found = measure.requests(bed, target.http, 1, keepalive=True, host=target.host, family=options.family)
+    """Requests for two seconds."""
+    found = measure.requests(bed, target.http, 2, keepalive=True, host=target.host, family=options.family)
     return {
         "keepalive_requests_s": found["requests_s"],
         "keepalive_cpu_us": found["cpu_us"],

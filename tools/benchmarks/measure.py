@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
+from pathlib import Path
+from typing import Final
 
 from benchmarks.testbed import ADDRESSES, CLIENT, SERVER, BenchError, Testbed
 
+_REST_S: Final = 5.0
+_AT_REST: Final = (
+    0.1  # share of the processors that agents on ten hosts and kernels use who have nothing to do
+)
 _CONNECT = """
 import socket, sys, time
 address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -27,6 +34,23 @@ print(times[len(times) // 2], times[len(times) * 99 // 100])
 def address(host: str, family: int) -> str:
     """The address of a host in family 4 or 6."""
     return ADDRESSES[host][0 if family == 4 else 1]
+
+
+def wait_for_rest() -> None:
+    """Wait until little runs on this machine, or for `_REST_S` at most."""
+    deadline = time.monotonic() + _REST_S
+    busy = 1.0
+    while busy > _AT_REST and time.monotonic() < deadline:
+        before = _processor_times()
+        time.sleep(0.1)
+        used, idle = (now - then for now, then in zip(_processor_times(), before, strict=True))
+        busy = used / max(1, used + idle)
+
+
+def _processor_times() -> tuple[int, int]:
+    """Ticks that all processors have been in use, and idle (proc_stat(5))."""
+    fields = [int(field) for field in Path("/proc/stat").read_text(encoding="ascii").split()[1:9]]
+    return sum(fields) - fields[3] - fields[4], fields[3] + fields[4]
 
 
 def stream(
