@@ -462,7 +462,12 @@ class Timers(Section):
     fingerprint: Seconds = option(
         2.0, unit="s", doc="A SYN must leave a box within this time to be known by fingerprint."
     )
-    keepalive: Seconds = option(5.0, unit="s", doc="Between two keepalives to a peer.", reload="restart")
+    keepalive: Seconds = option(
+        5.0,
+        unit="s",
+        doc="Between two keepalives to a peer; down to half of it with those of others, a fifth more behind an answer.",
+        reload="restart",
+    )
     peer_dead: Seconds = option(
         15.0, unit="s", doc="A peer that was not heard for this long counts as down.", reload="restart"
     )
