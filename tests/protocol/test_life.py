@@ -255,6 +255,20 @@ def test_a_session_of_an_agent_that_has_gone_for_good_is_reset_until_its_ends_ar
     assert reasons(rig) == ["abandoned"]
 
 
+def test_an_agent_that_stops_itself_does_not_stay_for_what_another_has_left() -> None:
+    rig = Rig(decision=to_c())
+    sub = rig.establish()
+    [info] = rig.agent.sessions(rig.now)
+    key = key_of(info)
+    assert rig.agent.abandon(key, "c", rig.now)
+    rig.agent.reset([key], rig.now)
+    rig.take()
+    rig.feed(HOST, build_tcp(ME, 1001, 9001, ACK, 100))
+    rig.feed(UNDERLAY, build_tcp(sub.reversed(), 9001, 1001, ACK, 100))
+    assert not rig.agent.has(key)
+    assert reasons(rig) == ["stopped"]
+
+
 def test_timers_of_closed_sessions_are_not_kept_for_hours() -> None:
     rig = Rig(decision=to_c())
     rig.establish(session(2, port=1))

@@ -399,7 +399,7 @@ class Agent:
         for key in keys:
             chain = self._life.chains.get(key)
             if chain is not None:
-                self._life.begin_reset(chain, now)
+                self._life.stop(chain, now)
 
     def abandon(self, key: bytes, peer: str, now: float) -> bool:
         """Begin to reset a session if it goes by a peer that has gone for good; it is gone soon, answered or not."""

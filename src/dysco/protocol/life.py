@@ -254,11 +254,16 @@ class Life:
         stays: not when they have answered, for they may hear of each other past this chain, and expect more by then.
         """
         self._why_reset[chain.key] = _Why(reason, now + RESET_S, stays)
-        self.begin_reset(chain, now)
+        self._begin_reset(chain, now)
         self.arm(chain, now + ASK_S)
 
-    def begin_reset(self, chain: Chain, now: float) -> None:
-        """Begin to reset both ends of a session: this agent goes down for good, or the session cannot go on.
+    def stop(self, chain: Chain, now: float) -> None:
+        """Begin to reset a session, for this agent goes down for good; it is gone when its ends have answered."""
+        self._why_reset.pop(chain.key, None)
+        self._begin_reset(chain, now)
+
+    def _begin_reset(self, chain: Chain, now: float) -> None:
+        """Begin to reset both ends of a session.
 
         A reset must carry the number that its receiver expects next (RFC 5961 section 3.2), which nobody here knows.
         So each end is sent an ACK far behind its window; it answers with one that says what it expects (RFC 9293

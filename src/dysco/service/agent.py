@@ -152,6 +152,7 @@ class AgentService:
             self.opening.stop()
             self._transmit()
         silent = 0
+        await self.left_behind.close()
         if not self._keep and hasattr(self, "core"):
             self._withdraw_policies()
             self._sessions_over = True

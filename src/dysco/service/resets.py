@@ -71,9 +71,12 @@ class LeftBehind:
     def __init__(self, agent: AgentService) -> None:
         self._agent = agent
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def by(self, peer: str) -> None:
         """Begin to end the sessions that went by this peer."""
+        if self._closed:
+            return
         task = asyncio.get_running_loop().create_task(self._end(peer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -91,7 +94,8 @@ class LeftBehind:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def close(self) -> None:
-        """Leave the rest as it is."""
+        """Leave the rest as it is, and what is told from now on: this agent stops itself."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await self.settle()
