@@ -210,7 +210,10 @@ class Joints:
     def leave(self, joint: Joint, now: float) -> None:
         """Let both sockets of the proxy see an ordinary end of stream; nothing of it leaves the host from here on."""
         for chain, side, fin, _ in self._sides(joint):
-            joint.ends[chain.key] = self._ground.numbers(chain, "left" if side == "right" else "right")
+            numbers = self._ground.numbers(chain, "left" if side == "right" else "right")
+            if numbers is not None and numbers.answered != numbers.received and not chain.fins & fin:
+                numbers = None  # something that came is missing there: only it knows where it stands
+            joint.ends[chain.key] = numbers
             if chain.fins & ~fin or chain.state not in LIVE:
                 joint.over.add(chain.key)  # the proxy has closed this side before
         for chain in (joint.left, joint.right):
