@@ -9,11 +9,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dysco.dataplane import tcx
+from dysco.dataplane import steer, tcx
 from dysco.dataplane.bpf import call, object_info, pin, pinned
 from dysco.dataplane.steer import LEAST_ENTRIES, SPECS, Steering
 from dysco.errors import HostError
@@ -204,6 +205,30 @@ def rig(spaces: list[Space], tmp_path: Path) -> Iterator[Rig]:
     yield made
     run_in(made.space.name, lambda: clean(made.run_directory, locks=made.locks))
     assert not mounted(made.bpffs)
+
+
+@pytest.mark.parametrize("bpffs", [True, False])
+def test_maps_of_another_layout_are_not_taken_over(
+    rig: Rig, bpffs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work() -> None:
+        with monkeypatch.context() as before:
+            before.setattr(steer, "SPECS", tuple(replace(spec, layout="0ld0") for spec in steer.SPECS))
+            steering, it = rig.up(bpffs=bpffs)
+            maps = rig.maps(steering)
+            steering.close()
+            it.leave()
+        steering, it = rig.up(bpffs=bpffs)
+        assert not steering.taken_over
+        assert not set(rig.maps(steering).values()) & set(maps.values())
+        steering.close()
+        it.leave()
+        steering, it = rig.up(bpffs=bpffs)
+        assert steering.taken_over
+        steering.close()
+        it.down()
+
+    run_in(rig.space.name, work)
 
 
 @pytest.mark.parametrize("bpffs", [True, False])

@@ -59,13 +59,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class MapSpec:
-    """How to make a map: type, sizes of key and value in bytes, and how many entries."""
+    """How to make a map: type, sizes of key and value in bytes, and how many entries.
+
+    layout: of its keys and values, four characters that stand in its name in the kernel; empty: does not matter.
+    """
 
     name: str
     type: int
     key_size: int
     value_size: int
     entries: int
+    layout: str = ""
 
     def allows(self, found: MapSpec) -> bool:
         """Whether a map that is there may be this one; a hash map may have been made for more or fewer entries."""
@@ -189,8 +193,12 @@ def create_map(spec: MapSpec) -> Map:
     """Make a map in the kernel. Raises HostError, PermissionDeniedError."""
     flags = _NO_PREALLOC if spec.type == HASH else 0
     sizes = (spec.type, spec.key_size, spec.value_size, spec.entries, flags)
-    attribute = struct.pack("=IIIIIII16s", *sizes, 0, 0, spec.name.encode()[:15])
+    attribute = struct.pack("=IIIIIII16s", *sizes, 0, 0, _kernel_name(spec))
     return Map(spec, call(_MAP_CREATE, attribute, f"the map {spec.name!r} cannot be made"))
+
+
+def _kernel_name(spec: MapSpec) -> bytes:
+    return (f"{spec.name}.{spec.layout}" if spec.layout else spec.name).encode()[:15]
 
 
 def load_program(object_file: Path, section: str, maps: dict[str, Map]) -> int:
@@ -310,8 +318,9 @@ def object_info(fd: int) -> ctypes.Array[ctypes.c_char]:
 
 
 def _spec(fd: int) -> MapSpec:
-    kind, _, key_size, value_size, entries, _, name = struct.unpack_from("=IIIIII16s", object_info(fd))
-    return MapSpec(name.rstrip(b"\0").decode(), kind, key_size, value_size, entries)
+    kind, _, key_size, value_size, entries, _, text = struct.unpack_from("=IIIIII16s", object_info(fd))
+    name, _, layout = text.rstrip(b"\0").decode().partition(".")
+    return MapSpec(name, kind, key_size, value_size, entries, layout)
 
 
 def maps_of_program(fd: int, specs: tuple[MapSpec, ...]) -> dict[str, Map]:

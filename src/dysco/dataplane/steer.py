@@ -100,7 +100,10 @@ PAGE: Final = mmap.PAGESIZE
 RING: Final = 1 << 20
 STAGES: Final = ("open_out", "send", "open_in", "enter", "tell", "answer", "carry_on")
 
-SPECS: Final = (
+LAYOUT: Final = "a0a0"
+"""Of what stands in the maps: begins the SHA-256 of all structs of the programs' sources, as a test makes sure."""
+
+_MAPS = (
     MapSpec("flows", HASH, _KEY.size, len(DIVERT), ENTRIES),
     MapSpec("clauses", ARRAY, 4, _CLAUSE.size, 2 * MAX_CLAUSES),
     MapSpec("services", ARRAY, 4, 4, SERVICES),
@@ -120,6 +123,7 @@ SPECS: Final = (
     MapSpec("reports", RINGBUF, 0, 0, RING),
     MapSpec("stages", PROG_ARRAY, 4, 4, len(STAGES)),
 )
+SPECS: Final = tuple(replace(one, layout=LAYOUT) for one in _MAPS)
 PROGRAMS: Final = ("egress", "ingress", "inject", "egress_l3", "ingress_l3", "from_host", "from_box")
 _KEEPERS: Final = ("ingress", "ingress_l3")
 # The kernel forgets what is in one with its last descriptor or pin: so that chains begin only while there is an agent.
@@ -209,7 +213,8 @@ class Steering:
 
         entries: how many tuples new ones have room for.
 
-        None are taken over if the underlay TUN is not there: pins outlive a namespace. Raises HostError.
+        None are taken over if the underlay TUN is not there: pins outlive a namespace; nor if an agent with other
+        structs in them has made them. Raises HostError.
         """
         with IPRoute() as ip:
             is_here = bool(ip.link_lookup(ifname=underlay_tun))
