@@ -44,6 +44,8 @@ _SYS_BPF: Final = {"x86_64": 321, "i686": 357, "armv7l": 386, "ppc64le": 361, "s
 _POSSIBLE_CPUS: Final = Path("/sys/devices/system/cpu/possible")
 _SCHED_CLS: Final = 3
 _PSEUDO_MAP_FD: Final = 1
+_PSEUDO_MAP_VALUE: Final = 2
+_VALUE: Final = "value/"  # how sections of variables begin that stand for the only value of a map
 _LOG_BYTES: Final = 1 << 20
 _NO_PREALLOC: Final = 1
 HASH: Final = 1
@@ -77,10 +79,11 @@ class MapSpec:
 
 
 class Program(NamedTuple):
-    """A program as it stands in an object file; maps: where it wants the descriptor of which one."""
+    """A program as it stands in an object file; maps, values: where it wants which one, or its only value's address."""
 
     code: bytes
     maps: tuple[tuple[int, str], ...]
+    values: tuple[tuple[int, str], ...]
 
 
 class Map:
@@ -347,8 +350,13 @@ def _relocated(object_file: Path, section: str, maps: dict[str, Map]) -> bytes:
     if program is None:
         raise HostError(f"{object_file}: no program {section!r}")
     code = bytearray(program.code)
+    # An instruction of two words: the map in the first one, in the second one where in its value.
     for offset, name in program.maps:
         code[offset + 1] = code[offset + 1] & 0x0F | _PSEUDO_MAP_FD << 4
+        struct.pack_into("=i", code, offset + 4, maps[name].fd)
+    for offset, name in program.values:
+        code[offset + 1] = code[offset + 1] & 0x0F | _PSEUDO_MAP_VALUE << 4
+        code[offset + 12 : offset + 16] = code[offset + 4 : offset + 8]
         struct.pack_into("=i", code, offset + 4, maps[name].fd)
     return bytes(code)
 
@@ -366,19 +374,24 @@ def programs(object_file: Path) -> dict[str, Program]:
                 continue
             code = bytearray(body.data())
             begin = len(code)
-            used = []
+            used, read = [], []
             relocations = elf.get_section_by_name(f".rel{body.name}")
             for relocation in relocations.iter_relocations() if relocations is not None else ():
                 offset = relocation["r_offset"]
                 if relocation["r_info_type"] != _CALL:
-                    used.append((offset, symbols.get_symbol(relocation["r_info_sym"]).name))
+                    symbol = symbols.get_symbol(relocation["r_info_sym"])
+                    place = elf.get_section(symbol["st_shndx"]).name
+                    if place.startswith(_VALUE):
+                        read.append((offset, place.removeprefix(_VALUE)))
+                    else:
+                        used.append((offset, symbol.name))
                     continue
                 # All functions stand behind the program; the instruction says where in their section this one begins.
                 if len(code) == begin:
                     code += functions.data()
                 inside = struct.unpack_from("=i", code, offset + 4)[0] + 1
                 struct.pack_into("=i", code, offset + 4, begin // 8 + inside - (offset // 8 + 1))
-            found[body.name] = Program(bytes(code), tuple(used))
+            found[body.name] = Program(bytes(code), tuple(used), tuple(read))
     return found
 
 

@@ -106,7 +106,7 @@ LAYOUT: Final = "a0a0"
 _MAPS = (
     MapSpec("flows", HASH, _KEY.size, len(DIVERT), ENTRIES),
     MapSpec("clauses", ARRAY, 4, _CLAUSE.size, 2 * MAX_CLAUSES),
-    MapSpec("services", ARRAY, 4, 4, SERVICES),
+    MapSpec("services", ARRAY, 4, SERVICES, 1),
     MapSpec("config", ARRAY, 4, _CONFIG.size, 1),
     MapSpec("counters", PERCPU_ARRAY, 4, 8, len(COUNTERS)),
     MapSpec("rules", ARRAY, 4, 232, 2 * MAX_RULES),
@@ -366,7 +366,7 @@ class Steering:
         """Have the programs look for packets of this service that leave; they never forget one again."""
         service = int.from_bytes(min(match[-4:-2], match[-2:]), "big") % SERVICES
         if service not in self._services:
-            self.maps["services"].put(_INDEX.pack(service), _INDEX.pack(1))
+            run_program(self._load("know"), _ETHERNET + _INDEX.pack(service))
             self._services.add(service)
 
     def _is_looked_for(self, match: FiveTuple, direction: int) -> bool:

@@ -511,16 +511,16 @@ static __always_inline int taken(const struct key *key, struct key *twin)
 	return flow && flow->tells & ENDED_HERE ? OVER : LIVE;
 }
 
-static __always_inline int hand_out(const struct config *conf)
+static __always_inline int hand_out(void)
 {
 	count(SYN_CAPTURED);
-	return bpf_redirect(conf->session_ifindex, 0);
+	return bpf_redirect(conf.session_ifindex, 0);
 }
 
-static __always_inline int hand_in(const struct config *conf)
+static __always_inline int hand_in(void)
 {
 	count(CAPTURED_IN);
-	return bpf_redirect(conf->underlay_ifindex, 0);
+	return bpf_redirect(conf.underlay_ifindex, 0);
 }
 
 // What `go_to` has left: without a branch, for the verifier would walk everything behind it twice.
@@ -529,12 +529,12 @@ static __always_inline int hand_in(const struct config *conf)
 static __always_inline __u32 smaller(__u32 one, __u32 other) { return one < other ? one : other; }
 
 // The first rule that a session lies in; 0 if there is none, or only the agent knows what is to become of it.
-static __always_inline const struct rule *rule_for(const struct key *key, const struct openings *conf)
+static __always_inline const struct rule *rule_for(const struct key *key, const struct openings *openings)
 {
 	for (__u32 index = 0; index < MAX_RULES; index++) {
-		if (index >= conf->rules)
+		if (index >= openings->rules)
 			return 0;
-		const struct rule *rule = AT(rules, conf->first_rule + index);
+		const struct rule *rule = AT(rules, openings->first_rule + index);
 		if (!rule)
 			return 0;
 		if (!lies_outside(&rule->clause, key))
@@ -562,26 +562,23 @@ static __always_inline struct ticket *take_ticket(__u32 slot)
 SEC("tc/open_out") int open_out(struct __sk_buff *skb)
 {
 	__u32 l2 = LINK_HEADER(skb);
-	struct config *conf = settings();
 	struct openings *open = AT(openings, 0);
 	struct scratch *s = AT(scratch, 0);
-	if (!conf)
-		return TC_ACT_UNSPEC;
 	if (!open || !s)
-		return hand_out(conf);
+		return hand_out();
 	struct found *found = &s->found;
 	struct head_of *head = &s->head;
 	__builtin_memset(found, 0, sizeof(*found));
 	if (!parse(skb, l2, found) || !found->plain || look(skb, l2, found, head) ||
 	    head->size != head->tcp - l2 + head->header || l2 + head->size != skb->len ||
 	    read_syn(skb, head->tcp, head->header, found->flags, &s->syn))
-		return hand_out(conf);
+		return hand_out();
 	int family = found->key.family, f = family == 6;
 	found->key.direction = FLOW_OUT;
 	const struct route *boxed = bpf_map_lookup_elem(&in_box, &found->key);
 	s->replaces = taken(&found->key, &s->twin);
 	if (s->replaces == LIVE)
-		return hand_out(conf);
+		return hand_out();
 	if (boxed) {
 		__builtin_memcpy(&s->route, boxed, sizeof(s->route));
 		s->kind = WENT_ON;
@@ -589,16 +586,16 @@ SEC("tc/open_out") int open_out(struct __sk_buff *skb)
 	} else {
 		const struct rule *rule = rule_for(&found->key, open);
 		if (!rule)
-			return hand_out(conf);
+			return hand_out();
 		__builtin_memcpy(&s->route, &rule->route, sizeof(s->route));
 		s->kind = BEGAN;
-		s->back = is_own(conf, found->key.src, family) ? TO_STACK : TO_WIRE;
+		s->back = is_own(found->key.src, family) ? TO_STACK : TO_WIRE;
 	}
 	__u32 hops = s->route.hops;
 	const struct neighbour *neighbour = AT(neighbours, s->route.neighbour);
 	struct pace *pace = AT(paces, s->route.neighbour);
 	if (!neighbour || !pace || !neighbour->sends || hops < 1 || hops > MAX_HOPS)
-		return hand_out(conf);
+		return hand_out();
 	// The subsession; of its ports routes know nothing.
 	struct key *sub = &s->key;
 	__builtin_memset(sub, 0, sizeof(*sub));
@@ -608,13 +605,13 @@ SEC("tc/open_out") int open_out(struct __sk_buff *skb)
 	s->mtu = smaller(smaller(neighbour->mtu, s->route.mtu), open->mtu);
 	__builtin_memcpy(s->flow.src, sub->src, 32);
 	__builtin_memset(&s->fib, 0, sizeof(s->fib));
-	long result = route(skb, conf, family, head->tos, &s->flow, &s->fib, BPF_FIB_LOOKUP_SKIP_NEIGH);
+	long result = route(skb, family, head->tos, &s->flow, &s->fib, BPF_FIB_LOOKUP_SKIP_NEIGH);
 	__u32 slot = neighbour->slot[f];
 	if (result != BPF_FIB_LKUP_RET_SUCCESS || s->mtu < 576 || slot >= MAX_SLOTS)
-		return hand_out(conf);
+		return hand_out();
 	struct ticket *ticket = take_ticket(slot);
 	if (!ticket)
-		return hand_out(conf);
+		return hand_out();
 	sub->sport = ticket->local;
 	sub->dport = ticket->remote;
 	s->ticket = ticket->number;
@@ -672,23 +669,20 @@ SEC("tc/open_out") int open_out(struct __sk_buff *skb)
 	*(__be32 *)(m + (at + 4 & 252)) = bpf_htonl((__u32)counter);
 	s->at = at;
 	bpf_tail_call(skb, &stages, STAGE_SEND);
-	return hand_out(conf);
+	return hand_out();
 }
 
 SEC("tc/send") int send(struct __sk_buff *skb)
 {
 	__u32 l2 = LINK_HEADER(skb);
-	struct config *conf = settings();
 	struct scratch *s = AT(scratch, 0);
 	const struct sha256_constants *constants = AT(sha256, 0);
-	if (!conf)
-		return TC_ACT_UNSPEC;
 	if (!s || !constants)
-		return hand_out(conf);
+		return hand_out();
 	__u32 at = s->at;
 	const struct neighbour *neighbour = AT(neighbours, s->route.neighbour);
 	if (!neighbour || at < LEAST_HEADER - 8 - HMAC_LEN || at > MAX_HEADER - 8 - HMAC_LEN)
-		return hand_out(conf);
+		return hand_out();
 	__u8 *m = s->message;
 	sign(s, constants->k, &neighbour->key, at + 8);
 #pragma unroll
@@ -697,7 +691,7 @@ SEC("tc/send") int send(struct __sk_buff *skb)
 	__u32 length = at + 8 + HMAC_LEN;
 	struct report *report = bpf_ringbuf_reserve(&reports, sizeof(*report), 0);
 	if (!report)
-		return hand_out(conf);
+		return hand_out();
 	if (s->replaces)
 		bpf_map_delete_elem(&flows, &s->twin);
 	// Its flows, the one of the answers first, and what the agent must know.
@@ -801,34 +795,31 @@ static __always_inline int differ(const __u8 *one, const __u8 *other)
 SEC("tc/open_in") int open_in(struct __sk_buff *skb)
 {
 	__u32 l2 = LINK_HEADER(skb);
-	struct config *conf = settings();
 	struct openings *open = AT(openings, 0);
 	struct scratch *s = AT(scratch, 0);
-	if (!conf)
-		return TC_ACT_UNSPEC;
 	if (!open || !s)
-		return hand_in(conf);
+		return hand_in();
 	struct found *found = &s->found;
 	struct head_of *head = &s->head;
 	__builtin_memset(found, 0, sizeof(*found));
 	if (!parse(skb, l2, found) || !found->plain || look(skb, l2, found, head) ||
 	    read_syn(skb, head->tcp, head->header, found->flags, &s->syn))
-		return hand_in(conf);
+		return hand_in();
 	int family = found->key.family;
 	found->key.direction = FLOW_IN;
 	__u32 begin = head->tcp + head->header, length = head->size - (begin - l2);
 	if (length < LEAST_HEADER || length > MAX_HEADER || length & 3)
-		return hand_in(conf);
+		return hand_in();
 	__u8 *m = s->message;
 	__builtin_memset(m, 0, sizeof(s->message));
 	if (bpf_skb_load_bytes(skb, begin, m, length))
-		return hand_in(conf);
+		return hand_in();
 	__u32 hops = m[25];
 	__u32 at = family == 4 ? FIXED_LEN + 2 * 12 + hops * 8 : FIXED_LEN + 2 * 36 + hops * 20;
 	if (*(__u32 *)m != bpf_htonl(MAGIC) || m[4] != 1 || m[5] & ~OPEN_ON_FAIL || ((__u32)m[6] << 8 | m[7]) != length ||
 	    m[26] != family || m[27] || m[24] >= LONGEST_CHAIN || hops < 1 || hops > MAX_HOPS ||
 	    length != at + 8 + HMAC_LEN)
-		return hand_in(conf);
+		return hand_in();
 	struct key *session = &s->key, *other = &s->other;
 	__builtin_memset(session, 0, sizeof(*session));
 	__builtin_memset(&s->route, 0, sizeof(s->route));
@@ -859,18 +850,18 @@ SEC("tc/open_in") int open_in(struct __sk_buff *skb)
 	__u32 from = neighbour_at(found->key.src, family), next = 0;
 	const struct neighbour *neighbour = AT(neighbours, from);
 	if (!neighbour || !neighbour->rate || differ(s->route.hop[0].address, found->key.dst))
-		return hand_in(conf);
+		return hand_in();
 	if (hops == 1) {
-		if (s->route.hop[0].box || !is_own(conf, session->dst, family) || (l2 != 0) != conf->device_has_mac)
-			return hand_in(conf);
+		if (s->route.hop[0].box || !is_own(session->dst, family) || (l2 != 0) != conf.device_has_mac)
+			return hand_in();
 	} else {
-		if (!conf->boxes || (s->route.hop[0].box && s->route.hop[0].box != open->box) ||
+		if (!conf.boxes || (s->route.hop[0].box && s->route.hop[0].box != open->box) ||
 		    bpf_map_lookup_elem(&in_box, session) || taken(session, &s->twin) == LIVE)
-			return hand_in(conf);
+			return hand_in();
 		for (int i = 1; i < MAX_HOPS; i++) {
 			__u32 index = i < hops ? neighbour_at(s->route.hop[i].address, family) : 0;
 			if (index == NO_SLOT)
-				return hand_in(conf);
+				return hand_in();
 			if (i == 1)
 				next = index;
 		}
@@ -879,7 +870,7 @@ SEC("tc/open_in") int open_in(struct __sk_buff *skb)
 	reverse(other);
 	s->replaces = taken(other, &s->twin);
 	if (s->replaces == LIVE)
-		return hand_in(conf);
+		return hand_in();
 	// What is left of the way, for the SYN that comes out of the box.
 	__builtin_memcpy(s->route.chain_id, m + 8, 16);
 	s->route.hop_index = m[24] + 1;
@@ -902,30 +893,27 @@ SEC("tc/open_in") int open_in(struct __sk_buff *skb)
 		*(__u32 *)(m + (at + 8 + 4 * i & 252)) = 0;
 	}
 	bpf_tail_call(skb, &stages, STAGE_ENTER);
-	return hand_in(conf);
+	return hand_in();
 }
 
 SEC("tc/enter") int enter(struct __sk_buff *skb)
 {
 	__u32 l2 = LINK_HEADER(skb);
-	struct config *conf = settings();
 	struct scratch *s = AT(scratch, 0);
 	const struct sha256_constants *constants = AT(sha256, 0);
-	if (!conf)
-		return TC_ACT_UNSPEC;
 	if (!s || !constants)
-		return hand_in(conf);
+		return hand_in();
 	__u32 at = s->at;
 	const struct neighbour *neighbour = AT(neighbours, s->neighbour);
 	struct pace *pace = AT(paces, s->neighbour);
 	if (!neighbour || !pace || at < LEAST_HEADER - 8 - HMAC_LEN || at > MAX_HEADER - 8 - HMAC_LEN)
-		return hand_in(conf);
+		return hand_in();
 	// Signed with one of the neighbour's keys? One at a time, for it is long to verify.
 	__u8 *m = s->message;
 	__u64 now = bpf_ktime_get_ns();
 	__u16 tried = s->tried++;
 	if (tried >= MAX_KEYS)
-		return hand_in(conf);
+		return hand_in();
 	sign(s, constants->k, &neighbour->accepted[tried].digest, at + 8);
 	__u32 differs = now >= neighbour->accepted[tried].until_ns;
 #pragma unroll
@@ -933,19 +921,19 @@ SEC("tc/enter") int enter(struct __sk_buff *skb)
 		differs |= s->state[i] ^ s->mac[i];
 	if (differs) {
 		bpf_tail_call(skb, &stages, STAGE_ENTER);
-		return hand_in(conf);
+		return hand_in();
 	}
 	__u32 window_index = neighbour->accepted[tried].window;
 	struct window *window = AT(windows, window_index);
 	if (!window || !may_begin(pace, neighbour->rate, now))
-		return hand_in(conf);
+		return hand_in();
 	struct report *report = bpf_ringbuf_reserve(&reports, sizeof(*report), 0);
 	if (!report)
-		return hand_in(conf);
+		return hand_in();
 	__u64 counter = (__u64)bpf_ntohl(*(__be32 *)(m + (at & 252))) << 32 | bpf_ntohl(*(__be32 *)(m + (at + 4 & 252)));
 	if (!is_new(window, counter)) {
 		bpf_ringbuf_discard(report, 0);
-		return hand_in(conf);
+		return hand_in();
 	}
 #pragma unroll
 	for (int i = 0; i < 4; i++)
@@ -993,15 +981,15 @@ SEC("tc/enter") int enter(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	// Where a device gave a sum of the whole packet: the header's bytes have left it, and so has their sum the checksum.
 	bpf_csum_update(skb, ~header);
-	return is_last ? deliver(skb, l2, conf) : bpf_redirect(conf->session_ifindex, BPF_F_INGRESS);
+	return is_last ? deliver(skb, l2) : bpf_redirect(conf.session_ifindex, BPF_F_INGRESS);
 }
 
-static __always_inline int hand_over(const struct config *conf, int arrives)
+static __always_inline int hand_over(int arrives)
 {
 	if (arrives)
-		return hand_in(conf);
+		return hand_in();
 	count(CAPTURED_OUT);
-	return bpf_redirect(conf->session_ifindex, 0);
+	return bpf_redirect(conf.session_ifindex, 0);
 }
 
 // Carry a packet that the agent hears of, if there is news in it.
@@ -1010,25 +998,24 @@ SEC("tc/carry_on") int carry_on(struct __sk_buff *skb)
 	__u32 l2 = LINK_HEADER(skb);
 	int arrives = skb->cb[1] & 1;
 	struct scratch *s = AT(scratch, 0);
-	struct config *conf = settings();
-	if (!s || !conf)
+	if (!s)
 		return TC_ACT_UNSPEC;
 	struct flow *flow = bpf_map_lookup_elem(&flows, &s->found.key);
 	if (!flow || flow->translates)
-		return hand_over(conf, arrives);
+		return hand_over(arrives);
 	struct report *report = bpf_ringbuf_reserve(&reports, SHORT_REPORT, 0);
 	if (!report)
-		return hand_over(conf, arrives);
+		return hand_over(arrives);
 	report->kind = s->kind;
 	say_syn(report, s->head.numbers.seq, &s->syn);
 	__builtin_memcpy(&report->key, &s->found.key, sizeof(report->key));
-	int verdict = move(skb, l2, arrives, conf, s->found.key.family, flow, 0);
+	int verdict = move(skb, l2, arrives, s->found.key.family, flow, 0);
 	if (verdict == ASK_AGENT || !s->news)
 		bpf_ringbuf_discard(report, 0);
 	else
 		bpf_ringbuf_submit(report, 0);
 	if (verdict == ASK_AGENT)
-		return hand_over(conf, arrives);
+		return hand_over(arrives);
 	if (s->kind == ANSWERED)
 		flow->tells &= ~ANSWER;
 	return verdict;
@@ -1036,11 +1023,10 @@ SEC("tc/carry_on") int carry_on(struct __sk_buff *skb)
 
 static __always_inline int go_on(struct __sk_buff *skb, struct scratch *s, __u8 kind, int news)
 {
-	struct config *conf = settings();
 	s->kind = kind;
 	s->news = news;
 	bpf_tail_call(skb, &stages, STAGE_CARRY);
-	return conf ? hand_over(conf, skb->cb[1] & 1) : TC_ACT_UNSPEC;
+	return hand_over(skb->cb[1] & 1);
 }
 
 // What both begin with; the packet's key in scratch.
@@ -1069,8 +1055,7 @@ SEC("tc/answer") int answer(struct __sk_buff *skb)
 	__u32 l2 = LINK_HEADER(skb);
 	int arrives = skb->cb[1] & 1, news = 1;
 	struct scratch *s = begin(skb, l2, arrives);
-	struct config *conf = settings();
-	if (!s || !conf)
+	if (!s)
 		return TC_ACT_UNSPEC;
 	struct flow *flow = bpf_map_lookup_elem(&flows, &s->found.key);
 	struct head_of *head = &s->head;
@@ -1081,7 +1066,7 @@ SEC("tc/answer") int answer(struct __sk_buff *skb)
 	    read_syn(skb, head->tcp, head->header, s->found.flags, &s->syn) ||
 	    clamp(skb, head->tcp, s->found.key.family, flow->tsval_delta, &s->syn, &sum) ||
 	    (sum && bpf_l4_csum_replace(skb, head->tcp + CHECKSUM_AT, 0, fold(sum), 0)))
-		return hand_over(conf, arrives);
+		return hand_over(arrives);
 	__u32 announces = s->syn.mss | s->syn.wscale << 16 | (__u32)s->syn.flags << 24;
 	if (flow->action == TO_BOX) {
 		// If the box lets it out as it came in, it need not be told again.

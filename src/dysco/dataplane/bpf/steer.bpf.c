@@ -139,26 +139,19 @@ struct {
 } clauses SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct config);
-} config SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, COUNTERS);
 	__type(key, __u32);
 	__type(value, __u64);
 } counters SEC(".maps");
 
+// Maps of one entry, which is read where it lies: the loader puts its address in.
+#define VALUE_OF(map) SEC("value/" map)
+
+struct config conf VALUE_OF("config");
+
 // Of what services sessions that leave by a flow were ever: so that others need not be looked for in a large table.
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SERVICES);
-	__type(key, __u32);
-	__type(value, __u32);
-} services SEC(".maps");
+__u8 services[SERVICES] VALUE_OF("services");
 
 struct place {
 	__u32 veth_ifindex; // 0: not known yet
@@ -181,12 +174,6 @@ static __always_inline void count(__u32 which)
 		*value += 1;
 }
 
-static __always_inline struct config *settings(void)
-{
-	__u32 zero = 0;
-	return bpf_map_lookup_elem(&config, &zero);
-}
-
 struct found {
 	struct key key;
 	__u32 tcp; // offset of the TCP header
@@ -199,7 +186,7 @@ struct ports { // as TCP begins
 	__be16 sport, dport;
 	__be32 seq, ack;
 	__u8 offset, flags;
-} __attribute__((packed));
+};
 
 static __always_inline void take_ports(const struct ports *tcp, __u32 offset, struct found *found)
 {
@@ -358,25 +345,16 @@ static __always_inline void reverse(struct key *key)
 }
 
 // The lower port is the service's, as a rule.
-static __always_inline __u32 *service_of(const struct key *key)
+static __always_inline volatile __u8 *service_of(const struct key *key)
 {
-	__u32 one = bpf_ntohs(key->sport), two = bpf_ntohs(key->dport), index = (one < two ? one : two) % SERVICES;
-	return bpf_map_lookup_elem(&services, &index);
+	__u32 one = bpf_ntohs(key->sport), two = bpf_ntohs(key->dport);
+	return &services[(one < two ? one : two) % SERVICES];
 }
 
-static __always_inline int may_leave_by_a_flow(const struct key *key)
-{
-	const __u32 *known = service_of(key);
-	return known && *known;
-}
+static __always_inline int may_leave_by_a_flow(const struct key *key) { return *service_of(key); }
 
 // Before there is a flow by which its packets leave.
-static __always_inline void know_service(const struct key *key)
-{
-	__u32 *known = service_of(key);
-	if (known)
-		*known = 1;
-}
+static __always_inline void know_service(const struct key *key) { *service_of(key) = 1; }
 
 // One branch for all: with one for each condition the verifier walks every way through 128 clauses.
 static __always_inline __u32 lies_outside(const struct clause *clause, const struct key *key)
@@ -416,23 +394,29 @@ static __always_inline int is_tagged(struct __sk_buff *skb, __u32 tcp)
 	return option[0] == 253 && option[1] == 12 && option[2] == 0xd1 && option[3] == 0x5c;
 }
 
-static __always_inline int is_own(const struct config *conf, const __u8 *address, __u8 family)
+static __always_inline int is_own(const __u8 *address, __u8 family)
 {
 	for (int i = 0; i < MAX_ADDRESSES; i++) {
-		if (i >= conf->addresses)
+		if (i >= conf.addresses)
 			return 0;
-		const __u32 *one = (const __u32 *)conf->address[i], *two = (const __u32 *)address;
-		if (conf->address_family[i] == family && one[0] == two[0] && one[1] == two[1] && one[2] == two[2] &&
+		const __u32 *one = (const __u32 *)conf.address[i], *two = (const __u32 *)address;
+		if (conf.address_family[i] == family && one[0] == two[0] && one[1] == two[1] && one[2] == two[2] &&
 		    one[3] == two[3])
 			return 1;
 	}
 	return 0;
 }
 
-static __always_inline int is_subsession(const struct config *conf, const __u8 *address, __be16 port, __u8 family)
+// Whether it is a port of subsessions.
+static __always_inline int is_reserved(__be16 port)
 {
 	__u16 number = bpf_ntohs(port);
-	return number >= conf->port_low && number <= conf->port_high && is_own(conf, address, family);
+	return number >= conf.port_low && number <= conf.port_high;
+}
+
+static __always_inline int is_subsession(const __u8 *address, __be16 port, __u8 family)
+{
+	return is_reserved(port) && is_own(address, family);
 }
 
 #include "fast.bpf.h"
@@ -477,11 +461,8 @@ static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
 		reverse(&found.key); // the flow of the other direction knows where the quoted packet came from
 	struct flow *flow = may_leave_by_a_flow(&found.key) ? bpf_map_lookup_elem(&flows, &found.key) : 0;
 	if (flow) {
-		struct config *conf = settings();
-		if (!conf)
-			return TC_ACT_UNSPEC;
 		if (is_fast(&found, flow)) {
-			int verdict = carry(skb, l2, 0, conf, found.key.family, flow);
+			int verdict = carry(skb, l2, 0, found.key.family, flow);
 			if (likely(verdict != ASK_AGENT))
 				return verdict;
 		} else if (is_told(&found, flow)) {
@@ -490,27 +471,24 @@ static __always_inline int egress_at(struct __sk_buff *skb, __u32 l2)
 			go_to(skb, STAGE_OUT, l2, 0);
 		}
 		count(CAPTURED_OUT);
-		return bpf_redirect(conf->session_ifindex, 0);
+		return bpf_redirect(conf.session_ifindex, 0);
 	}
 	if (likely(found.quoted || !(found.flags & RST || (found.flags & (SYN | ACK)) == SYN)))
 		return TC_ACT_UNSPEC;
-	struct config *conf = settings();
-	if (!conf)
-		return TC_ACT_UNSPEC;
 	if (found.flags & RST) {
 		// A fragment of a subsession packet passes ingress; what the kernel puts together finds no socket.
-		if (!is_subsession(conf, found.key.src, found.key.sport, found.key.family))
+		if (!is_subsession(found.key.src, found.key.sport, found.key.family))
 			return TC_ACT_UNSPEC;
 		count(RESET_KEPT_BACK);
 		return TC_ACT_SHOT;
 	}
-	int boxed = conf->boxes && bpf_map_lookup_elem(&in_box, &found.key);
-	if (!boxed && !conf->capture_all_syn && !is_tagged(skb, found.tcp) &&
-	    !wanted(&found.key, conf->first_clause, conf->clauses))
+	int boxed = conf.boxes && bpf_map_lookup_elem(&in_box, &found.key);
+	if (!boxed && !conf.capture_all_syn && !is_tagged(skb, found.tcp) &&
+	    !wanted(&found.key, conf.first_clause, conf.clauses))
 		return TC_ACT_UNSPEC;
 	go_to(skb, STAGE_OUT, l2, 0);
 	count(SYN_CAPTURED);
-	return bpf_redirect(conf->session_ifindex, 0);
+	return bpf_redirect(conf.session_ifindex, 0);
 }
 
 static __always_inline int ingress_at(struct __sk_buff *skb, __u32 l2)
@@ -523,22 +501,18 @@ static __always_inline int ingress_at(struct __sk_buff *skb, __u32 l2)
 	struct found found = {};
 	if (!parse(skb, l2, &found))
 		return TC_ACT_UNSPEC;
-	struct config *conf = settings();
-	if (!conf)
-		return TC_ACT_UNSPEC;
 	if (unlikely(found.quoted))
 		reverse(&found.key);
-	int subsession = is_subsession(conf, found.key.dst, found.key.dport, found.key.family);
-	if (!subsession && !conf->flows_in)
+	if (!is_reserved(found.key.dport) && !conf.flows_in)
 		return TC_ACT_UNSPEC;
 	found.key.direction = FLOW_IN;
 	struct flow *flow = bpf_map_lookup_elem(&flows, &found.key);
-	if (!flow && !subsession)
+	if (!flow && !is_subsession(found.key.dst, found.key.dport, found.key.family))
 		return TC_ACT_UNSPEC;
 	if (unlikely(skb->vlan_present) && bpf_skb_vlan_pop(skb))
 		return TC_ACT_SHOT;
 	if (flow && is_fast(&found, flow)) {
-		int verdict = carry(skb, l2, 1, conf, found.key.family, flow);
+		int verdict = carry(skb, l2, 1, found.key.family, flow);
 		if (likely(verdict != ASK_AGENT))
 			return verdict;
 	} else if (flow && is_told(&found, flow)) {
@@ -547,7 +521,7 @@ static __always_inline int ingress_at(struct __sk_buff *skb, __u32 l2)
 		go_to(skb, STAGE_IN, l2, 1);
 	}
 	count(CAPTURED_IN);
-	return bpf_redirect(conf->underlay_ifindex, 0);
+	return bpf_redirect(conf.underlay_ifindex, 0);
 }
 
 SEC("tc/egress") int egress(struct __sk_buff *skb) { return egress_at(skb, ETH_HLEN); }
@@ -558,10 +532,7 @@ SEC("tc/ingress_l3") int ingress_l3(struct __sk_buff *skb) { return ingress_at(s
 // What the agent writes to its underlay TUN: an IP packet without link-layer header.
 SEC("tc/inject") int inject(struct __sk_buff *skb)
 {
-	struct config *conf = settings();
 	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex };
-	if (!conf)
-		return TC_ACT_SHOT;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr ip;
 		if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
@@ -583,11 +554,11 @@ SEC("tc/inject") int inject(struct __sk_buff *skb)
 	}
 	long result = bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_SKIP_NEIGH);
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED) { // for this host itself
-		if (conf->device_has_mac && push_ethernet(skb, conf->device_mac))
+		if (conf.device_has_mac && push_ethernet(skb, conf.device_mac))
 			return TC_ACT_SHOT;
 		skb->mark = OUR_MARK;
 		count(TO_HOST);
-		return bpf_redirect(conf->device_ifindex, BPF_F_INGRESS);
+		return bpf_redirect(conf.device_ifindex, BPF_F_INGRESS);
 	}
 	if (result == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
 		count(TOO_BIG);
@@ -641,15 +612,14 @@ SEC("tc/leave") int leave_box(struct __sk_buff *skb)
 SEC("tc/from_box") int from_box(struct __sk_buff *skb)
 {
 	struct passage passage;
-	struct config *conf = settings();
-	if (!conf || bpf_skb_load_bytes(skb, 0, &passage, sizeof(passage)) || passage.kind != PASSAGE)
+	if (bpf_skb_load_bytes(skb, 0, &passage, sizeof(passage)) || passage.kind != PASSAGE)
 		return TC_ACT_SHOT;
 	struct found found = {};
 	if (parse(skb, ETH_HLEN, &found)) {
 		found.key.direction = passage.port;
 		struct flow *flow = bpf_map_lookup_elem(&flows, &found.key);
 		if (flow && flow->action == TO_WIRE && is_fast(&found, flow)) {
-			int verdict = carry(skb, ETH_HLEN, 1, conf, found.key.family, flow);
+			int verdict = carry(skb, ETH_HLEN, 1, found.key.family, flow);
 			if (verdict != ASK_AGENT)
 				return verdict;
 		}
@@ -671,6 +641,16 @@ SEC("tc/divert") int divert(struct __sk_buff *skb)
 	if (!flow)
 		return 0;
 	*(volatile __u8 *)&flow->action = TO_AGENT;
+	return 1;
+}
+
+// Likewise: look for packets of the service whose number the frame carries, from now on.
+SEC("tc/know") int know(struct __sk_buff *skb)
+{
+	__u32 service;
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &service, sizeof(service)))
+		return 0;
+	services[service % SERVICES] = 1;
 	return 1;
 }
 
