@@ -60,11 +60,16 @@ def built(directory: Path, old: str, new: str) -> Path:
 WRONG = [
     ("bpf_ntohl(number) + delta", "bpf_ntohl(number) + delta + 1", "52 bytes for IPv4 arrives with other bytes"),
     ("fold((__u64)old + address_delta)", "fold((__u64)old)", "20053 bytes for IPv4 arrives with other bytes"),
-    ("flow->address_delta);\n\t\t__builtin", "0);\n\t\t__builtin", "52 bytes for IPv4 does not arrive"),
+    ("ip->check + flow->address_delta", "ip->check", "52 bytes for IPv4 does not arrive"),
+    ("ip_sum + flow->address_delta", "ip_sum", "52 bytes for IPv4 arrives with other bytes"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "fault"), WRONG, ids=["numbers", "partial-checksums", "ip-checksums"])
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    WRONG,
+    ids=["numbers", "partial-checksums", "ip-checksums", "ip-checksums-general"],
+)
 def test_the_trial_finds_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str, fault: str
 ) -> None:

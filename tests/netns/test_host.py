@@ -353,7 +353,7 @@ def test_the_real_classifiers_and_their_maps_are_taken_over(rig: Rig, by_tcx: bo
         steering, it = open_and_attach()
         assert not steering.taken_over
         steering.add(session, OUT)
-        flows = steering.maps["flows"]
+        flows = steering.flows
         key = pack_key(session, OUT)
         assert flows.get(key) is not None
         assert ("wan0 egress dysco_egress_l3" in attached()) == by_tcx
@@ -363,7 +363,7 @@ def test_the_real_classifiers_and_their_maps_are_taken_over(rig: Rig, by_tcx: bo
         it.leave()
         steering, it = open_and_attach()
         assert steering.taken_over
-        assert steering.maps["flows"].get(key) is not None
+        assert steering.flows.get(key) is not None
         steering.close()
         assert it.down() == []
 

@@ -111,7 +111,7 @@ class Kernel:
 
     def values(self) -> list[bytes]:
         """What the programs know of flows."""
-        return list(dict(self.programs.steering.maps["flows"].items()).values())
+        return list(dict(self.programs.steering.flows.items()).values())
 
     def close(self) -> None:
         self.openings.disable()
@@ -218,7 +218,7 @@ def begins(kernel: Kernel) -> None:
         assert out == bytes(packet.data)
         assert verify(Packet(bytearray(out)))
         assert reports == [Report(Kind.BEGAN, HOST, session(family), half, header, "web")]
-        there = dict(kernel.programs.steering.maps["flows"].items())
+        there = dict(kernel.programs.steering.flows.items())
         assert len(there) == 2
         for flow, action in (
             (Flow(HOST, session(family), UNDERLAY, sub), TO_WIRE),

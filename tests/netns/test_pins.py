@@ -332,7 +332,7 @@ def test_cls_bpf_holds_programs_by_itself(rig: Rig) -> None:
         steering, it = rig.up(by_tcx=False)
         assert steering.taken_over
         second = identities(rig.bpffs)
-        assert second["maps/flows"] == first["maps/flows"]
+        assert second["maps/flows_4"] == first["maps/flows_4"]
         assert second["programs/ingress"] != first["programs/ingress"]
         steering.close()
         assert it.down() == []
@@ -390,7 +390,7 @@ plan = for_agent(underlay=["eth0"], programs=steering.programs(), bpffs=bpffs)
 Transaction(plan, run, name="test", locks=run.parent / "locks").up()
 entries = len(steering.entries())
 steering.add(FiveTuple.parse(f"10.1.1.1:{1000 + entries} > 10.1.1.2:80"), OUT)
-maps = pins.reach(bpffs) / "maps" / "flows"
+maps = pins.reach(bpffs) / "maps" / "flows_4"
 print(json.dumps([steering.taken_over, entries, str(maps), Path(f"/proc/self/ns/mnt").stat().st_ino]), flush=True)
 time.sleep(60)
 """
@@ -417,7 +417,7 @@ def test_agents_in_mount_namespaces_that_end_with_them(rig: Rig) -> None:
     with apart(rig, first) as said:
         one_taken, one_entries, one_path, one_space = said
     assert (one_taken, one_entries) == (False, 0)
-    assert one_path == f"{first}/root{rig.bpffs}/maps/flows"
+    assert one_path == f"{first}/root{rig.bpffs}/maps/flows_4"
     assert mounted(rig.bpffs)  # here, although made from there
     before = identities(rig.bpffs)
     assert {"links/eth0-egress", "links/eth0-ingress", "links/dysco1-ingress"} <= set(before)
@@ -427,7 +427,7 @@ def test_agents_in_mount_namespaces_that_end_with_them(rig: Rig) -> None:
     assert (two_taken, two_entries) == (True, 1)
     assert Path("/proc/self/ns/mnt").stat().st_ino not in (one_space, two_space)
     after = identities(rig.bpffs)
-    assert after["maps/flows"] == before["maps/flows"]
+    assert after["maps/flows_4"] == before["maps/flows_4"]
     assert after["links/eth0-egress"] == before["links/eth0-egress"]
     assert len(run_in(rig.space.name, attached)) == 3
     assert run_in(rig.space.name, lambda: clean(rig.run_directory, locks=rig.locks)) == []

@@ -7,6 +7,7 @@ packets cannot be given to them so; these go through real devices in a namespace
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dysco.dataplane.fast import TO_STACK, KernelFlowTable, pack
+from dysco.dataplane.fast import TO_STACK, TO_WIRE, KernelFlowTable, pack
 from dysco.dataplane.selftest import in_own_namespace
 from dysco.dataplane.steer import IN, OUT, SteeringConfig
 from dysco.dataplane.trial import Range, fault_since_boot, flows, rewriting_fault, steering_fault
@@ -28,6 +29,7 @@ from dysco.wire.tuples import FiveTuple
 from netns.programs import DIVERT, OWN4, OWN6, PASS, Programs
 from wire.strategies import U32, option_lists, packets, tuples
 
+LOOPBACK, NEXT_HOP = 1, bytes((2, 3, 4, 5, 6, 7))
 TOO_MANY_OPTIONS = 10  # the search in the kernel gives up
 _NUMBERS = st.none() | st.builds(Translation, U32, U32, U32, U32)
 _SETTINGS = settings(
@@ -49,6 +51,29 @@ def edited(programs: Programs, packet: Packet, flow: Flow, *, summed: bool = Fal
         return programs.edit("ingress", packet.data, summed=summed)
     finally:
         programs.steering.remove(flow.match, IN)
+
+
+def epoch() -> int:
+    """What the programs call it: sixteen ticks of the kernel's clock."""
+    found = re.search(r"^jiffies: (\d+)$", Path("/proc/timer_list").read_text(encoding="ascii"), re.M)
+    assert found is not None
+    return int(found[1]) >> 4 & 0xFFFF
+
+
+def edited_on_its_way_out(programs: Programs, packet: Packet, flow: Flow) -> tuple[int, bytes]:
+    """What egress makes of a packet, with its Ethernet header, when the next hop is known already."""
+    entry = bytearray(pack(flow, TO_WIRE))
+    kind = b"\x08\x00" if packet.data[0] >> 4 == 4 else b"\x86\xdd"
+    while True:
+        now = epoch()
+        struct.pack_into("=I6sH", entry, 4, LOOPBACK, NEXT_HOP, now)
+        programs.steering.add(flow.match, OUT, bytes(entry))
+        try:
+            found = programs.frame("egress", bytes(12) + kind + packet.data)
+        finally:
+            programs.steering.remove(flow.match, OUT)
+        if epoch() == now:
+            return found
 
 
 def is_for_the_agent(packet: Packet, flow: Flow) -> bool:
@@ -129,6 +154,22 @@ def test_one_packet(programs: Programs, data: st.DataObject) -> None:
         assert (verdict, got) == (DIVERT, bytes(packet.data))
     else:
         assert (verdict, got) == (PASS, bytes(expected.data))
+
+
+@_SETTINGS
+@given(st.data())
+def test_one_packet_that_leaves(programs: Programs, data: st.DataObject) -> None:
+    packet = data.draw(packets(flags=st.sampled_from((0, ACK, ACK | PSH, ACK | URG)), partial=False))
+    at = locate(packet)
+    assert at is not None
+    flow = Flow(HOST, at.five_tuple, UNDERLAY, data.draw(tuples(at.family)), translation=data.draw(_NUMBERS))
+    expected = packet.copy()
+    apply(expected, flow)
+    verdict, got = edited_on_its_way_out(programs, packet, flow)
+    if is_for_the_agent(packet, flow):
+        assert (verdict, got[:12], got[14:]) == (DIVERT, bytes(12), bytes(packet.data))
+    else:
+        assert (verdict, got[:12], got[14:]) == (PASS, NEXT_HOP + bytes(6), bytes(expected.data))
 
 
 @_SETTINGS
@@ -354,9 +395,9 @@ def test_a_capture_and_a_flow_with_one_tuple_do_not_spoil_each_other(programs: P
     session = FiveTuple.parse("10.0.0.1:4000 > 10.9.0.1:80")
     flow = Flow(HOST, session, UNDERLAY, FiveTuple.parse("10.0.0.1:61001 > 10.0.0.2:61002"))
     table.insert(flow)
-    kept = programs.steering.maps["flows"].get(next(iter(programs.steering.maps["flows"].keys())))
+    kept = programs.steering.flows.get(next(iter(programs.steering.flows.keys())))
     table.capture(session)
-    assert programs.steering.maps["flows"].get(next(iter(programs.steering.maps["flows"].keys()))) == kept
+    assert programs.steering.flows.get(next(iter(programs.steering.flows.keys()))) == kept
     table.delete(HOST, session)
     assert programs.steering.entries() == [(session, OUT)]
     packet = build_tcp(session, 9, 140, ACK, 1)
@@ -371,6 +412,6 @@ def test_entries_are_read_in_batches(programs: Programs) -> None:
         match = FiveTuple.of(bytes((10, 1, *number.to_bytes(2, "big"))), 1, OWN4, 2)
         programs.steering.add(match, IN)
         wanted[match] = IN
-    found = dict(programs.steering.maps["flows"].items())
+    found = dict(programs.steering.flows.items())
     assert len(found) == len(wanted)
     assert dict(programs.steering.entries()) == wanted

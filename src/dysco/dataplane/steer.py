@@ -39,6 +39,9 @@ from dysco.dataplane.bpf import (
     run_program,
     run_program_on,
 )
+from dysco.dataplane.flowmaps import ENTRIES, FLOW_BYTES, FlowMaps
+from dysco.dataplane.flowmaps import KEY as _KEY
+from dysco.dataplane.flowmaps import SPECS as _FLOWS
 from dysco.policy.clauses import Clause
 from dysco.wire.tuples import FiveTuple
 
@@ -60,7 +63,6 @@ COUNTERS: Final = (
     "syn_opened",
 )
 
-_KEY = struct.Struct("=16s16s4sBB2x")
 _CLAUSE = struct.Struct("=16s16s16s16sHHHHB7x")
 _CONFIG = struct.Struct("=IIIIIHH6sBBBB2xI256s16s")
 _SET = struct.Struct("=II")  # of the configuration: how many clauses count, and where they begin
@@ -69,7 +71,7 @@ _DIRECTION_AT: Final = 37
 _ACTION_AT: Final = 40  # of struct flow
 _INDEX = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
-DIVERT: Final = bytes(96)  # struct flow: nothing but zeros hands every packet to the agent
+DIVERT: Final = bytes(FLOW_BYTES)  # struct flow: nothing but zeros hands every packet to the agent
 # Of struct flow: which of the next two are known, top_seq, top_ack, packets, bytes.
 _TALLY: Final = struct.Struct("=2xB69xIIQQ")
 _CARRIED: Final = struct.Struct("=QQ24x")  # in place of a key
@@ -86,7 +88,6 @@ _EGRESS_PARENT: Final = 0xFFFFFFF3
 _DIRECTIONS: Final[tuple[tcx.Direction, ...]] = ("ingress", "egress")
 _OWN: Final = "dysco_"  # our programs and filters are called so
 
-ENTRIES: Final = 1 << 20
 LEAST_ENTRIES: Final = 1 << 12
 _TUPLES: Final = 5  # of a session: two on each side of a box, and what a change needs beside them
 
@@ -100,11 +101,11 @@ PAGE: Final = mmap.PAGESIZE
 RING: Final = 1 << 20
 STAGES: Final = ("open_out", "send", "open_in", "enter", "tell", "answer", "carry_on")
 
-LAYOUT: Final = "a0a0"
+LAYOUT: Final = "bb00"
 """Of what stands in the maps: begins the SHA-256 of all structs of the programs' sources, as a test makes sure."""
 
 _MAPS = (
-    MapSpec("flows", HASH, _KEY.size, len(DIVERT), ENTRIES),
+    *_FLOWS,
     MapSpec("clauses", ARRAY, 4, _CLAUSE.size, 2 * MAX_CLAUSES),
     MapSpec("services", ARRAY, 4, SERVICES, 1),
     MapSpec("config", ARRAY, 4, _CONFIG.size, 1),
@@ -185,7 +186,7 @@ class Steering:
         self._are_pinned = False
         self._loaded: dict[str, int] = {}
         self._places: dict[int, Map] = {}  # of each `leave`, by port
-        self._flows = self.maps["flows"]
+        self.flows = FlowMaps(self.maps)
         self._config: SteeringConfig | None = None
         self._first = self._clauses = 0
         self._boxed = False
@@ -195,12 +196,12 @@ class Steering:
         if taken_over:
             # What the running programs do goes on until the new agent says otherwise.
             self._clauses, self._first = _SET.unpack_from(self._written(), _SET_AT)
-            self._arriving = {key for key in self._flows.keys() if key[_DIRECTION_AT] == IN}  # noqa: SIM118
+            self._arriving = {key for key in self.flows.keys() if key[_DIRECTION_AT] == IN}  # noqa: SIM118
 
     @property
     def room(self) -> int:
-        """How many tuples the table of flows has room for."""
-        return self._flows.spec.entries
+        """How many tuples of each family the tables of flows have room for."""
+        return self.flows.room
 
     @classmethod
     def open(
@@ -211,7 +212,7 @@ class Steering:
     ) -> Steering:
         """Take over the maps that are pinned or behind the programs that run here, or make new ones.
 
-        entries: how many tuples new ones have room for.
+        entries: how many tuples of each family new ones have room for.
 
         None are taken over if the underlay TUN is not there: pins outlive a namespace; nor if an agent with other
         structs in them has made them. Raises HostError.
@@ -225,8 +226,9 @@ class Steering:
 
     @classmethod
     def make(cls, entries: int = ENTRIES, pinned_in: Callable[[], Path | None] = lambda: None) -> Steering:
-        """Make new maps with room for so many tuples. Raises HostError."""
-        specs = (spec if spec.name != "flows" else replace(spec, entries=entries) for spec in SPECS)
+        """Make new maps with room for so many tuples of each family. Raises HostError."""
+        flows = {spec.name for spec in _FLOWS}
+        specs = (replace(spec, entries=entries) if spec.name in flows else spec for spec in SPECS)
         return cls({spec.name: create_map(spec) for spec in specs}, pinned_in=pinned_in)
 
     def programs(self, box_ports: Iterable[int] = ()) -> dict[str, Callable[[], int]]:
@@ -266,7 +268,7 @@ class Steering:
         key = pack_key(match, direction)
         if direction == OUT:
             self._know_service(match)
-        self._flows.put(key, entry)
+        self.flows.put(key, entry)
         if self._is_looked_for(match, direction):
             self._arriving.add(key)
             if len(self._arriving) == 1 and self._config is not None:
@@ -275,7 +277,7 @@ class Steering:
     def remove(self, match: FiveTuple, direction: int) -> None:
         """Leave packets of this tuple alone; no error if they were."""
         key = pack_key(match, direction)
-        self._flows.delete(key)
+        self.flows.delete(key)
         if key in self._arriving:
             self._arriving.discard(key)
             if not self._arriving and self._config is not None:
@@ -297,13 +299,13 @@ class Steering:
 
     def tally(self, match: FiveTuple, direction: int) -> Tally:
         """What the programs have rewritten by an entry."""
-        entry = self._flows.get(pack_key(match, direction))
+        entry = self.flows.get(pack_key(match, direction))
         return NOTHING if entry is None else _unpack_tally(entry)
 
     def all_tallies(self) -> dict[tuple[FiveTuple, int], Tally]:
         """The same of every entry that was used, read in batches."""
         found = {}
-        for key, entry in self._flows.items():
+        for key, entry in self.flows.items():
             tally = _unpack_tally(entry)
             if tally != NOTHING:
                 found[unpack_key(key)] = tally
@@ -336,11 +338,11 @@ class Steering:
 
     def entries(self) -> list[tuple[FiveTuple, int]]:
         """All tuples that are diverted, with their direction; takes time proportional to their number."""
-        return [unpack_key(key) for key in self._flows.keys()]  # noqa: SIM118
+        return [unpack_key(key) for key in self.flows.keys()]  # noqa: SIM118
 
     def diverted(self) -> list[tuple[FiveTuple, int]]:
         """Those whose packets are handed to the agent, all of them."""
-        return [unpack_key(key) for key, entry in self._flows.items() if not entry[_ACTION_AT]]
+        return [unpack_key(key) for key, entry in self.flows.items() if not entry[_ACTION_AT]]
 
     def boxed(self) -> list[FiveTuple]:
         """The tuples of SYNs that are in the kernel box, by what the programs know."""

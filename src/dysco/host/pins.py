@@ -1,6 +1,6 @@
 """The bpffs of an agent, where its maps, programs and links are pinned and outlive it.
 
-    RUN DIRECTORY/bpf/maps/flows     programs/ingress     links/eth0-ingress
+    RUN DIRECTORY/bpf/maps/flows_4     programs/ingress     links/eth0-ingress
 
 Knows mount namespaces. `ip netns exec` makes one that ends with the last process in it, and with it would end what is
 mounted there and each link that is pinned there alone. So the bpffs is mounted where process 1 of the machine stands,

@@ -16,9 +16,6 @@
 // no chain begins. The second of two goes on with what the first has left in `scratch`, on the same CPU.
 
 static long (*const bpf_tail_call)(void *, void *, __u32) = (void *)BPF_FUNC_tail_call;
-static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
-					 __u64 flags) = (void *)BPF_FUNC_map_update_elem;
-static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static __s64 (*const bpf_csum_diff)(const void *from, __u32 from_size, const void *to, __u32 to_size,
 				    __u32 seed) = (void *)BPF_FUNC_csum_diff;
 static long (*const bpf_skb_change_tail)(struct __sk_buff *, __u32 length, __u64 flags) = (void *)BPF_FUNC_skb_change_tail;
@@ -495,7 +492,7 @@ static __always_inline void awaits(struct flow *flow, __be32 isn, __u32 mtu)
 // Whether a new session may take a tuple that leaves this host; `twin`: the other direction's, of one that is over.
 static __always_inline int taken(const struct key *key, struct key *twin)
 {
-	const struct flow *flow = bpf_map_lookup_elem(&flows, key);
+	const struct flow *flow = flow_of(key);
 	if (!flow)
 		return FREE;
 	if (!(flow->tells & ENDED_HERE))
@@ -507,7 +504,7 @@ static __always_inline int taken(const struct key *key, struct key *twin)
 	twin->dport = flow->sport;
 	twin->family = key->family;
 	twin->direction = FLOW_IN;
-	flow = bpf_map_lookup_elem(&flows, twin);
+	flow = flow_of(twin);
 	return flow && flow->tells & ENDED_HERE ? OVER : LIVE;
 }
 
@@ -693,7 +690,7 @@ SEC("tc/send") int send(struct __sk_buff *skb)
 	if (!report)
 		return hand_out();
 	if (s->replaces)
-		bpf_map_delete_elem(&flows, &s->twin);
+		drop_flow(&s->twin);
 	// Its flows, the one of the answers first, and what the agent must know.
 	struct key *session = &s->found.key, *sub = &s->key, *other = &s->other;
 	int family = session->family;
@@ -704,10 +701,10 @@ SEC("tc/send") int send(struct __sk_buff *skb)
 	make(&s->flow, other, session, s->back);
 	reverse(session);
 	awaits(&s->flow, s->head.numbers.seq, s->mtu);
-	long failed = bpf_map_update_elem(&flows, other, &s->flow, BPF_ANY);
+	long failed = put_flow(other, &s->flow);
 	make(&s->flow, session, sub, TO_WIRE);
 	know_service(session);
-	failed |= bpf_map_update_elem(&flows, session, &s->flow, BPF_ANY);
+	failed |= put_flow(session, &s->flow);
 	__u64 sum = 0;
 	__u32 announced_mss = s->syn.mss;
 	failed |= clamp(skb, s->head.tcp, family, s->mtu, &s->syn, &sum);
@@ -945,7 +942,7 @@ SEC("tc/enter") int enter(struct __sk_buff *skb)
 	__u64 sum = 0;
 	long failed = 0;
 	if (s->replaces)
-		bpf_map_delete_elem(&flows, &s->twin);
+		drop_flow(&s->twin);
 	reverse(sub);
 	make(&s->flow, other, sub, TO_WIRE);
 	reverse(sub);
@@ -953,11 +950,11 @@ SEC("tc/enter") int enter(struct __sk_buff *skb)
 		s->flow.tells = CARRIES_FIN; // it is told once, behind the box
 	awaits(&s->flow, s->head.numbers.seq, s->mtu);
 	know_service(other);
-	failed |= bpf_map_update_elem(&flows, other, &s->flow, BPF_ANY);
+	failed |= put_flow(other, &s->flow);
 	make(&s->flow, sub, session, is_last ? TO_STACK : TO_BOX);
 	if (!is_last)
 		s->flow.tells = CARRIES_FIN;
-	failed |= bpf_map_update_elem(&flows, sub, &s->flow, BPF_ANY);
+	failed |= put_flow(sub, &s->flow);
 	if (!is_last)
 		failed |= bpf_map_update_elem(&in_box, session, &s->route, BPF_ANY);
 	report->kind = ARRIVED;
@@ -1000,7 +997,7 @@ SEC("tc/carry_on") int carry_on(struct __sk_buff *skb)
 	struct scratch *s = AT(scratch, 0);
 	if (!s)
 		return TC_ACT_UNSPEC;
-	struct flow *flow = bpf_map_lookup_elem(&flows, &s->found.key);
+	struct flow *flow = flow_of(&s->found.key);
 	if (!flow || flow->translates)
 		return hand_over(arrives);
 	struct report *report = bpf_ringbuf_reserve(&reports, SHORT_REPORT, 0);
@@ -1057,7 +1054,7 @@ SEC("tc/answer") int answer(struct __sk_buff *skb)
 	struct scratch *s = begin(skb, l2, arrives);
 	if (!s)
 		return TC_ACT_UNSPEC;
-	struct flow *flow = bpf_map_lookup_elem(&flows, &s->found.key);
+	struct flow *flow = flow_of(&s->found.key);
 	struct head_of *head = &s->head;
 	__u64 sum = 0;
 	// Who acknowledges the chain header is no agent; the agent says what then.
@@ -1077,7 +1074,7 @@ SEC("tc/answer") int answer(struct __sk_buff *skb)
 		out->dport = flow->dport;
 		out->family = s->found.key.family;
 		out->direction = FLOW_OUT;
-		struct flow *left = bpf_map_lookup_elem(&flows, out);
+		struct flow *left = flow_of(out);
 		if (left && left->tells & ANSWER && !left->translates) {
 			left->seq_delta = head->numbers.seq;
 			left->ack_delta = announces;
