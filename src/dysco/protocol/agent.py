@@ -409,9 +409,8 @@ class Agent:
             or not chain.goes_by(peer)
             or chain.changing is not None
             or chain.state not in UNSETTLED
+            or key in self._life.resetting
         ):
-            return False
-        if key in self._life.resetting:
             return False
         self._life.reset(chain, "abandoned", now, stays=True)
         return True
