@@ -153,9 +153,9 @@ class Dysco:
         """
         return Changing(self, {"addresses": list(addresses), **terms}, "move")
 
-    async def stop(self) -> None:
-        """Tell the agent to stop, as SIGTERM does."""
-        await self.command("stop")
+    async def stop(self, *, for_good: bool = False) -> None:
+        """Tell the agent to stop, as SIGTERM does; for_good: reset its sessions whatever `agent.on_stop` says."""
+        await self.command("stop", for_good=for_good)
 
     async def events(self, *, follow: bool = True) -> AsyncIterator[Event]:
         """The last events; with `follow` all that come, until the connection ends."""

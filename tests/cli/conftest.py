@@ -102,7 +102,8 @@ class FakeAgent:
         self.asked.append(("undrain_proxy", {"proxy": proxy}))
         return bool(self._answer(proxy == "balancer"))
 
-    async def stop(self) -> None:
+    async def stop(self, *, for_good: bool) -> None:
+        assert for_good
         self.stops += 1
         self.there = False
 

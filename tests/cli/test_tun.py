@@ -73,7 +73,7 @@ def test_down_takes_every_agent_that_left_a_journal(
 def test_an_agent_that_does_not_stop_is_a_time_out(
     agent: FakeAgent, dysco: Run, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def deaf() -> None:
+    async def deaf(*, for_good: bool) -> None:
         """Say yes and go on."""
 
     monkeypatch.setattr(agent, "stop", deaf)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -232,6 +233,20 @@ def test_a_stopped_agent_keeps_its_sessions_if_told_so(make_lab: MakeLab, node: 
         lab.start_agent(node)
         lab.wait_for_agents()
         assert finished(lab, process) == wanted
+
+
+@both_modes
+@pytest.mark.parametrize("node", ["a", "b", "d"])
+def test_an_agent_that_is_taken_down_resets_also_what_it_would_keep(make_lab: MakeLab, node: str) -> None:
+    lab = make_lab(configured("life", node, 'agent = { on_stop = "keep" }'))
+    lab.up()
+    put_file(lab, MORE_THAN_BUFFERS)
+    with download(lab, 4) as process:
+        config = str(lab.directory / node / "host.toml")
+        lab.exec(node, [sys.executable, "-m", "dysco.cli", "tun", "down", "--config", config])
+        _, errors = process.communicate(timeout=40)
+        assert process.returncode == 56, errors  # curl: failure in receiving network data
+        assert b"reset by peer" in errors
 
 
 CHURN = """

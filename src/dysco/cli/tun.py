@@ -122,7 +122,7 @@ def _stop(socket: Path) -> None:
     pid = fetch.ask(socket, lambda agent: agent.status()).pid
     deadline = time.monotonic() + STOP_S
     with _process(pid) as process:
-        fetch.ask(socket, lambda agent: agent.stop())
+        fetch.ask(socket, lambda agent: agent.stop(for_good=True))
         while _answers(socket):
             if time.monotonic() > deadline:
                 raise TimedOutError(f"the agent at {socket} did not stop within {STOP_S:g} s")

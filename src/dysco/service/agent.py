@@ -107,6 +107,8 @@ class AgentService:
         self.changes = ChainChanges(self)
         self.devices = boxes.Devices(self._from_box, self._choose, self.changes.leave)
         self._keep = self._sessions_over = False
+        self.for_good = False
+        """Whether no agent will start here again."""
         self.failure: OSError | None = None
         self.faults = 0
         self.draining = Draining(self)
@@ -146,8 +148,8 @@ class AgentService:
             raise
 
     async def stop(self) -> None:
-        """Take it down; established sessions are kept or reset, as `agent.on_stop` says."""
-        self._keep = self.config.agent.on_stop == "keep"
+        """Take it down; established sessions are kept or reset, as `agent.on_stop` says, or reset `for_good`."""
+        self._keep = self.config.agent.on_stop == "keep" and not self.for_good
         if self.opening is not None:
             self.opening.stop()
             self._transmit()

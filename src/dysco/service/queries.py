@@ -79,7 +79,8 @@ class Queries:
     async def _expect(self, session_in: str, session_out: str) -> bool:
         return self._agent.core.expect(_tuple(session_in), _tuple(session_out))
 
-    async def _stop(self) -> None:
+    async def _stop(self, for_good: bool = False) -> None:
+        self._agent.for_good = for_good
         self._agent.stopped.set()
 
 
