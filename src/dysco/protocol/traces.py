@@ -68,7 +68,7 @@ class Traces:
         elif chain is None or facing is None or facing.peer != peer or message.leg > SO_FAR:
             self._ground.counters["message_implausible"] += 1
             if message.leg == 0 and not message.origin and self._lives_here(message.chain_id):
-                self._ground.output.message(peer, replace(message, leg=3))
+                self._ground.tell(peer, replace(message, leg=3))
         elif message.leg == 0:
             self._leftward(chain, message)
         elif message.leg == 1:
