@@ -235,3 +235,8 @@ class SlowClient:
         (self._here / "hurry").touch()
         assert self._process.wait(60) == 0
         return (self._here / "digest").read_text()
+
+
+def of_host(name: str, setting: str, text: str) -> str:
+    """Put a setting into the host.toml of one host."""
+    return text.replace(f'name = "{name}"\n', f'name = "{name}"\n{setting}\n', 1)

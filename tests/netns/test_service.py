@@ -18,6 +18,7 @@ from netns.labs import (
     fetch,
     lab_text,
     log_of,
+    of_host,
     put_file,
     sessions,
     until,
@@ -50,11 +51,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def of_host(name: str, setting: str, text: str) -> str:
-    """Put a setting into the host.toml of one host."""
-    return text.replace(f'name = "{name}"\n', f'name = "{name}"\n{setting}\n', 1)
 
 
 def test_an_agent_whose_device_was_deleted_stops_and_says_so(make_lab: MakeLab) -> None:
